@@ -1,0 +1,71 @@
+"""Progress for people: bars on a terminal, a line per epoch elsewhere."""
+
+import logging
+import sys
+import time
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+
+log = logging.getLogger(__name__)
+
+
+def progress_bar(*, every_s: float = 30.0) -> ProgressBar:
+    """Rich bars when standard error is a terminal, else plain lines at least `every_s` apart."""
+    if sys.stderr.isatty():
+        return RichProgressBar(leave=True, console_kwargs={"stderr": True})
+    return PlainProgress(every_s=every_s)
+
+
+class PlainProgress(ProgressBar):
+    """A line at the end of each epoch, and one every `every_s` seconds in long ones."""
+
+    def __init__(self, *, every_s: float = 30.0) -> None:
+        super().__init__()
+        self.every_s = every_s
+        self._last = 0.0
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def _line(self, text: str) -> None:
+        self._last = time.monotonic()
+        if self._enabled:
+            log.info(text)
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        self._last = time.monotonic()
+
+    def _batch(self, what: str, batch_idx: int, total: int | float) -> None:
+        if time.monotonic() - self._last >= self.every_s:
+            self._line(f"  {what} {batch_idx + 1}/{total}")
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        epoch = f"epoch {trainer.current_epoch + 1}: batch"
+        self._batch(epoch, batch_idx, self.total_train_batches)
+
+    def on_validation_batch_end(
+        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        self._batch("validation batch", batch_idx, trainer.num_val_batches[dataloader_idx])
+
+    def on_predict_batch_end(
+        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        self._batch("prediction batch", batch_idx, trainer.num_predict_batches[dataloader_idx])
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
+        metrics = trainer.callback_metrics
+        shown = [
+            f"{name} {metrics[name]:.4f}"
+            for name in ("train/loss_epoch", "val/loss", "val/accuracy")
+            if name in metrics
+        ]
+        self._line(f"epoch {trainer.current_epoch + 1}/{last}: " + ", ".join(shown))

@@ -1,0 +1,22 @@
+"""HCT-Lightning: train, optimise and deploy HCT on very large images.
+
+Importing this package imports nothing heavy and changes nothing in the process.
+"""
+
+from pathlib import Path
+from typing import Any
+
+# A checkout that shadows an installed wheel: callbacks and conf stand beside the package.
+_checkout = Path(__file__).resolve().parent.parent
+if (_checkout / "pyproject.toml").exists():
+    __path__.append(str(_checkout))
+
+__all__ = ["load_artifact"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_artifact":
+        from hct_lightning.deploy import load_artifact
+
+        return load_artifact
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,3 @@
+from hct_lightning.app import main
+
+main()

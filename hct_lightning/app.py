@@ -1,0 +1,105 @@
+"""The entry point: compose the configuration, check it, call the task.
+
+Nothing heavy is imported before the configuration is composed, so that `--help` and `--cfg job`
+answer at once.
+"""
+
+import importlib
+import logging
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+
+log = logging.getLogger(__name__)
+
+
+class UserConfigs(SearchPathPlugin):
+    """Finds a user's own configuration in ~/.config/hct_lightning (say `local/default.yaml`)."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+        folder = Path(home) / "hct_lightning"
+        if folder.is_dir():
+            search_path.append("hct-user", f"file://{folder}")
+
+
+def _key(override: str) -> str:
+    """The option that an override on the command line sets: `+experiment=ddp4` -> `experiment`."""
+    return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
+
+
+def recompose(argv: list[str]) -> list[str]:
+    """Expands `run=<folder>` to that run's own overrides, those on the command line winning.
+
+    `ckpt=<file>` inside a run's folder implies the run. Results then go to the run's folder, and
+    its `.hydra` is left as it is.
+
+    Raises:
+        ValueError: when the folder is not a run.
+    """
+    flags = [arg for arg in argv if arg.startswith("-")]
+    given = {_key(arg): arg for arg in argv if not arg.startswith("-")}
+    run = given.get("run", "").partition("=")[2]
+    if not run and (ckpt := given.get("ckpt", "").partition("=")[2]):
+        holder = Path(ckpt).resolve().parent.parent
+        if (holder / ".hydra" / "overrides.yaml").exists():
+            run = str(holder)
+    if not run or run == "null":
+        return argv
+    folder = Path(run).expanduser().resolve()
+    recorded = folder / ".hydra" / "overrides.yaml"
+    if not recorded.exists():
+        raise ValueError(
+            f"run={run} is not the folder of an earlier run: there is no {recorded}; "
+            "give the folder that holds checkpoints/ and run.json"
+        )
+    earlier = [
+        override
+        for override in OmegaConf.to_container(OmegaConf.load(recorded))
+        if _key(override) not in given and not _key(override).startswith(("hydra", "task"))
+    ]
+    if "task" not in given:
+        given["task"] = "task=fit"
+    given["run"] = f'run="{folder}"'
+    home = [f'hydra.run.dir="{folder}"', "hydra.output_subdir=null"]
+    mine = [override for key, override in given.items() if not key.startswith("hydra.")]
+    hydras = [override for key, override in given.items() if key.startswith("hydra.")]
+    hydras += [override for override in home if _key(override) not in given]
+    return flags + earlier + mine + hydras
+
+
+@hydra.main(version_base="1.3", config_path="pkg://hct_lightning.conf", config_name="config")
+def _run(cfg: DictConfig) -> None:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        from hct_lightning import runtime, safety
+
+        safety.check_targets(OmegaConf.to_container(cfg, resolve=True), cfg.safety.allow)
+        runtime.configure(cfg.runtime)
+        task = importlib.import_module(f"hct_lightning.tasks.{cfg.task}")
+        task.main(cfg, folder)
+    except (ValueError, OSError, ImportError) as error:
+        # What a user can mend: the message alone; the traceback is in the log for whoever asks.
+        log.debug("traceback", exc_info=True)
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        log.error("%s", error)
+        print(f"error: {error}\n(the traceback is in {folder / 'run.log'})", file=sys.stderr)
+        sys.exit(1)
+
+
+def main() -> None:
+    """`hct` and `python -m hct_lightning`."""
+    Plugins.instance().register(UserConfigs)
+    try:
+        sys.argv[1:] = recompose(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    _run()

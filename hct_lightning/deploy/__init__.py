@@ -1,0 +1,5 @@
+"""From a trained network to artifacts, and back to predictions."""
+
+from hct_lightning.deploy.artifact import Artifact, export_artifact, load_artifact
+
+__all__ = ["Artifact", "export_artifact", "load_artifact"]

@@ -1,0 +1,108 @@
+"""Linear attention with positive random features (Performer).
+
+Choromanski et al., "Rethinking Attention with Performers", ICLR 2021. Softmax attention needs a
+tokens x tokens matrix; here queries and keys are mapped to m non-negative features, so that
+
+    out = phi(q) (phi(k)^T v) / (phi(q) sum_n phi(k)_n)
+
+can be summed over the tokens first: time and memory grow linearly with the number of tokens.
+
+Legend: b batch, n tokens, c channels, h heads, d = c / h, m random features.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Kernel = Literal["relu", "softmax"]
+
+
+def orthogonal_features(rows: int, dim: int) -> Tensor:
+    """Draws the random projection P.
+
+    Args:
+        rows: number of random features m.
+        dim: dimension d of a head.
+
+    Returns:
+        m x d, made of square blocks with orthogonal rows, every row scaled to norm sqrt(d).
+    """
+    blocks = []
+    for start in range(0, rows, dim):
+        q, _ = torch.linalg.qr(torch.randn(dim, dim))
+        blocks.append(q.T[: rows - start])
+    return torch.cat(blocks) * math.sqrt(dim)
+
+
+class PerformerAttention(nn.Module):
+    """Self-attention over all positions of a feature map, linear in their number.
+
+    Args:
+        dim: channels c, a multiple of `heads`.
+        heads: number of heads h.
+        kernel: `relu`, phi(x) = relu(d^-1/4 x P^T) + 1e-3; or `softmax`, the positive estimator of
+            the softmax kernel.
+        drop_rate: dropout on the output.
+
+    Input and output are tokens, b n c. The kernels and the sums over tokens are computed in fp32
+    even under autocast; the linear layers follow autocast.
+    """
+
+    def __init__(
+        self, dim: int, *, heads: int = 8, kernel: Kernel = "relu", drop_rate: float = 0.0
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim={dim} is not a multiple of heads={heads}")
+        if kernel not in ("relu", "softmax"):
+            raise ValueError(f"kernel={kernel!r} is unknown; choose 'relu' or 'softmax'")
+        self.heads = heads
+        self.kernel = kernel
+        head_dim = dim // heads
+        features = int(head_dim * math.log(head_dim))
+        if features < 1:
+            raise ValueError(f"heads of {head_dim} channels have no random features; use >= 3")
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
+        self.v = nn.Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
+        self.drop = nn.Dropout(drop_rate)
+        self.register_buffer("projection", orthogonal_features(features, head_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if torch.is_autocast_enabled(x.device.type):  # not entered otherwise: exports stay flat
+            with torch.autocast(x.device.type, enabled=False):
+                out = self._attend(q.float(), k.float(), v.float())
+        else:
+            out = self._attend(q.float(), k.float(), v.float())
+        return self.drop(self.proj(out.to(q.dtype)))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """b n (h d) three times, fp32 -> b n (h d)."""
+        b, n, _ = q.shape
+        q = self._features(q, is_query=True)  # b n h m
+        k = self._features(k, is_query=False)  # b n h m
+        v = v.view(b, n, self.heads, -1)  # b n h d
+        context = k.permute(0, 2, 3, 1) @ v.transpose(1, 2)  # b h m d
+        total = k.sum(dim=1)[..., None]  # b h m 1
+        # The normaliser rides along as one more column: a single pass over phi(q).
+        out = q.transpose(1, 2) @ torch.cat([context, total], dim=-1)  # b h n (d + 1)
+        out = out[..., :-1] / out[..., -1:]
+        return out.transpose(1, 2).reshape(b, n, -1)
+
+    def _features(self, x: Tensor, *, is_query: bool) -> Tensor:
+        """phi: b n (h d) -> b n h m."""
+        b, n, c = x.shape
+        d, m = c // self.heads, self.projection.shape[0]
+        x = x.reshape(b, n * self.heads, d)
+        # The scale is folded into the small matrix, not applied to every token.
+        projected = (x @ (self.projection.float() * d**-0.25).T).view(b, n, self.heads, m)
+        if self.kernel == "relu":
+            return projected.relu() + 1e-3
+        norm = (x.square().sum(dim=-1) * (0.5 * d**-0.5)).view(b, n, self.heads, 1)
+        # Stabilises exp. Constant over a key's features and positions, it cancels in the ratio.
+        peak = projected.detach().amax(dim=-1 if is_query else (1, 3), keepdim=True)
+        return (torch.exp(projected - norm - peak) + 1e-4) * m**-0.5

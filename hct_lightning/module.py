@@ -1,0 +1,139 @@
+"""The LightningModule: forward, loss, metrics, optimiser and schedule. It computes and logs."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import lightning
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassAUROC,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+)
+
+from hct_lightning.data.loading import Batch
+
+
+class ImageClassifier(lightning.LightningModule):
+    """Classifies uint8 images, b c h w.
+
+    Args:
+        network: takes uint8 images and gives logits, b classes.
+        classes: their names, sorted.
+        optimizer: takes parameters and `lr`, gives the optimiser.
+        schedule: see `hct_lightning.schedules`.
+        lr: the learning rate at a global batch of `reference_batch`.
+        reference_batch: images per step for which `lr` is meant.
+        global_batch: images per step over all devices; the rate grows with it linearly.
+        class_weights: one weight per class in the loss.
+        label_smoothing: of the cross-entropy.
+        spec: what rebuilds the network and feeds it (see `hct_lightning.network`), saved in
+            checkpoints.
+
+    Logs `train/loss`, `val/loss`, `val/accuracy`, `val/balanced_accuracy`, `val/f1` (macro) and
+    `val/auroc` (macro, one against the rest); all but the losses are fractions.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        classes: Sequence[str],
+        optimizer: Callable[..., torch.optim.Optimizer],
+        schedule: Callable[..., float],
+        lr: float,
+        reference_batch: int = 16,
+        global_batch: int = 16,
+        class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        spec: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not lr > 0:
+            raise ValueError(f"optim.lr={lr}: give a positive learning rate")
+        self.network = network
+        self.classes = list(classes)
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.scale = global_batch / reference_batch
+        self.lr = lr
+        self.label_smoothing = label_smoothing
+        self.register_buffer(
+            "class_weights",
+            torch.tensor(class_weights, dtype=torch.float32) if class_weights else None,
+            persistent=False,
+        )
+        self.save_hyperparameters({"spec": spec or {}})
+        n = len(self.classes)
+        self.val_loss = MeanMetric()
+        self.val_metrics = MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(n, average="micro"),
+                "balanced_accuracy": MulticlassAccuracy(n, average="macro"),
+                "f1": MulticlassF1Score(n, average="macro"),
+                "auroc": MulticlassAUROC(n, average="macro"),
+                "confusion": MulticlassConfusionMatrix(n),
+            }
+        )
+        self.confusion: Tensor | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = F.cross_entropy(
+            self(batch.images).float(),
+            batch.labels,
+            weight=self.class_weights,
+            label_smoothing=self.label_smoothing,
+        )
+        size = len(batch.labels)
+        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        logits = self(batch.images).float()
+        counted = batch.index >= 0  # the rest pads an uneven last round over the ranks
+        if counted.any():
+            logits, labels = logits[counted], batch.labels[counted]
+            self.val_loss.update(F.cross_entropy(logits, labels), weight=len(labels))
+            self.val_metrics.update(logits.softmax(dim=1), labels)
+
+    def on_validation_epoch_end(self) -> None:
+        values = self.val_metrics.compute()
+        self.confusion = values.pop("confusion").cpu()
+        values["loss"] = self.val_loss.compute()
+        # The same on every rank already: torchmetrics gathered the counts.
+        shown = ("loss", "accuracy")
+        for name, value in values.items():
+            self.log(f"val/{name}", value.float(), prog_bar=name in shown, rank_zero_only=True)
+        self.val_metrics.reset()
+        self.val_loss.reset()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """b classes probabilities."""
+        return self(batch.images).float().softmax(dim=1)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.optimizer(self.parameters(), lr=self.lr * self.scale)
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        steps_per_epoch = math.ceil(
+            self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        )
+        multiplier = partial(
+            self.schedule,
+            steps_per_epoch=steps_per_epoch,
+            total_steps=total_steps,
+            scale=self.scale,
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: multiplier(step))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }

@@ -1,0 +1,132 @@
+"""A run is a folder; this is what it holds and the record of how it went."""
+
+import contextlib
+import json
+import os
+import platform
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("hct-lightning", "torch", "lightning", "timm", "torchmetrics", "hydra-core", "pillow")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that readers see the old one or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Run:
+    """The folder of a run and its `run.json`.
+
+    Args:
+        folder: where everything of the run lies; made when absent.
+        writes: whether this process keeps the record (rank 0 alone does).
+    """
+
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
+        self.folder = Path(folder)
+        self.writes = writes
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def record_path(self) -> Path:
+        return self.folder / "run.json"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What is known of the run so far; empty for a new one."""
+        return json.loads(self.record_path.read_text()) if self.record_path.exists() else {}
+
+    def update(self, **fields: Any) -> None:
+        """Adds fields to `run.json`, replacing the file as a whole."""
+        if self.writes:
+            text = json.dumps(self.record | fields, indent=2, default=str) + "\n"
+            write_whole(self.record_path, text)
+
+    def checkpoint(self, name: str) -> Path:
+        """The file behind `best`, `last` or a path.
+
+        Raises:
+            FileNotFoundError: naming what is there instead.
+        """
+        folder = self.folder / "checkpoints"
+        path = folder / f"{name}.ckpt" if name in ("best", "last") else Path(name).expanduser()
+        if not path.is_file():
+            there = ", ".join(sorted(p.stem for p in folder.glob("*.ckpt"))) or "none"
+            raise FileNotFoundError(
+                f"ckpt={name}: there is no checkpoint {path} (in this run: {there}); "
+                "give run=<folder of an earlier run> with ckpt=best or last, or ckpt=<file>"
+            )
+        return path
+
+    @contextlib.contextmanager
+    def recording(self, **fields: Any) -> Iterator[None]:
+        """Records status, reason, times, versions and machine of what runs inside.
+
+        The status is `running`, then `completed`, `failed` or `interrupted`.
+        """
+        started = time.time()
+        self.update(
+            **{"id": uuid.uuid4().hex[:8], "created": _now()} | self.record,
+        )
+        self.update(
+            status="running", reason=None, pid=os.getpid(), started=_now(), ended=None,
+            versions={"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
+            machine=machine(), **fields,
+        )  # fmt: skip
+        status, reason = "completed", None
+        try:
+            yield
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+            status = "interrupted" if stopped else "failed"
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise
+        finally:
+            # A full disk must not hide the error that led here.
+            with contextlib.suppress(OSError) if status != "completed" else contextlib.nullcontext():
+                seconds = round(time.time() - started, 1)
+                self.update(status=status, reason=reason, ended=_now(), seconds=seconds)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def machine() -> dict[str, Any]:
+    """What the run ran on."""
+    import torch
+
+    from hct_lightning.runtime import cpu_count
+
+    return {
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpus": cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "command": sys.argv,
+    }
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

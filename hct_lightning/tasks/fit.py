@@ -1,0 +1,161 @@
+"""Trains, and leaves a run's folder that says everything about it."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning
+from hydra.utils import instantiate
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from hct_lightning.callbacks.epoch_time import EpochTime
+from hct_lightning.callbacks.export import ExportAtEnd
+from hct_lightning.data.datamodule import ImageData
+from hct_lightning.deploy.artifact import read_descriptions
+from hct_lightning.module import ImageClassifier
+from hct_lightning.network import build_network, load_weights
+from hct_lightning.run import Run
+from hct_lightning.training import build_trainer
+
+log = logging.getLogger(__name__)
+
+
+def main(cfg: DictConfig, folder: Path) -> None:
+    """`task=fit`: a new run in `folder`, or with `run=` the interrupted one there goes on."""
+    run = Run(folder, writes=rank_zero_only.rank == 0)
+    with run.recording(task="fit"):
+        lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+        data: ImageData = instantiate(cfg.data, _convert_="all")
+        data.prepare()
+        describe(data.summary())
+        run.update(classes=data.classes, data=data.summary())
+
+        spec = {
+            "model": OmegaConf.to_container(cfg.model, resolve=True),
+            "classes": list(data.classes),
+            "channels": data.channels,
+            "resolution": list(data.size),
+            "geometry": data.geometry,
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "window": list(data.window) if data.window else None,
+        }
+        network = build_network(spec)
+        resume = run.checkpoint("last") if cfg.run else None
+        if cfg.ckpt and not cfg.run:
+            load_weights(network, run.checkpoint(cfg.ckpt), cfg.safety.allow)
+
+        exporters = instantiate(cfg.export, _convert_="all")
+        dynamic = exporters.pop("dynamic")
+        timer = EpochTime()
+        callbacks = [
+            *instantiate(cfg.callbacks, _convert_="all").values(),
+            timer,
+            ExportAtEnd(exporters, dynamic=dynamic, allow=tuple(cfg.safety.allow)),
+        ]
+        loggers = list(instantiate(cfg.logger, _convert_="all").values()) if cfg.logger else []
+        trainer = build_trainer(cfg, folder, callbacks=callbacks, loggers=loggers)
+
+        global_batch = data.batch_size * trainer.world_size
+        module = ImageClassifier(
+            network,
+            classes=data.classes,
+            optimizer=instantiate(cfg.optim.optimizer, _convert_="all"),
+            schedule=instantiate(cfg.schedule, _convert_="all"),
+            lr=cfg.optim.lr,
+            reference_batch=cfg.optim.reference_batch,
+            global_batch=global_batch,
+            class_weights=class_weights(cfg.loss.class_weights, data),
+            label_smoothing=cfg.loss.label_smoothing,
+            spec=spec,
+        )
+        log.info(
+            "%s, %.2f M parameters; %s x %d, %s; global batch %d, lr %.3g",
+            cfg.model._target_.rpartition(".")[2],
+            sum(p.numel() for p in network.parameters()) / 1e6,
+            trainer.strategy.root_device.type,
+            trainer.world_size,
+            trainer.precision,
+            global_batch,
+            module.lr * module.scale,
+        )
+        if resume:
+            log.info("resuming from %s", resume)
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        run.update(metrics=read_metrics(trainer), epoch_times=timer.rows)
+    if trainer.is_global_zero:
+        show_results(run, trainer, timer.rows)
+
+
+def describe(summary: dict[str, Any]) -> None:
+    """Says in a few lines which data this is and what will be made of it."""
+    counts = summary["counts"]
+    log.info("data: %s", summary["source"])
+    for name, number in summary["images"].items():
+        each = ", ".join(f"{cls} {count}" for cls, count in counts[name].items())
+        log.info("  %s: %d images (%s)", name, number, each)
+    small, large = (f"{h}x{w}" for h, w in summary["source_size"].values())
+    height, width = summary["resolution"]
+    log.info(
+        "  %d channel(s), %s -> %dx%d (%s)",
+        summary["channels"], small if small == large else f"{small} to {large}",
+        height, width, summary["geometry"],
+    )  # fmt: skip
+    for note in summary["notes"]:
+        log.info("  note: %s", note)
+
+
+def class_weights(option: Any, data: ImageData) -> list[float] | None:
+    """The option `loss.class_weights`: none, `balanced` (inverse frequency, mean 1) or a list."""
+    if option is None:
+        return None
+    counts = [data.catalogue.train.labels.count(i) for i in range(len(data.classes))]
+    if option == "balanced":
+        return [sum(counts) / (len(counts) * count) if count else 0.0 for count in counts]
+    weights = [float(weight) for weight in option]
+    if len(weights) != len(counts):
+        raise ValueError(f"loss.class_weights has {len(weights)} weights for {len(counts)} classes")
+    return weights
+
+
+def read_metrics(trainer: lightning.Trainer) -> dict[str, float]:
+    """The last values of everything that was logged, and the best validation accuracy."""
+    metrics = {name: value.item() for name, value in sorted(trainer.callback_metrics.items())}
+    best = getattr(trainer.checkpoint_callback, "best_model_score", None)
+    if best is not None:
+        metrics["best"] = best.item()
+    return metrics
+
+
+def show_results(run: Run, trainer: lightning.Trainer, times: list[dict[str, float]]) -> None:
+    """Tables of results and times, and where things lie, on standard output."""
+    metrics = run.record["metrics"]
+    results = Table("", "last epoch", title="Validation", title_justify="left")
+    for name in ("accuracy", "balanced_accuracy", "f1", "auroc", "loss"):
+        if f"val/{name}" in metrics:
+            results.add_row(name.replace("_", " "), f"{metrics[f'val/{name}']:.4f}")
+    monitor = getattr(trainer.checkpoint_callback, "monitor", None)
+    if "best" in metrics:
+        results.add_row(f"best {str(monitor).removeprefix('val/')}", f"{metrics['best']:.4f}")
+    clock = Table("per epoch", "loading", "training", "running", "images/s", title="Time", title_justify="left")
+    for label, rows in (("mean", times), ("last", times[-1:])):
+        if rows:
+            mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+            seconds = (f"{mean[key]:.2f} s" for key in ("load_s", "train_s", "run_s"))
+            clock.add_row(label, *seconds, f"{mean['images_s']:.1f}")
+    places = Table("what", "where", title="Results", title_justify="left")
+    places.add_row("run", str(run.folder))
+    for name in ("best", "last"):
+        if (path := run.folder / "checkpoints" / f"{name}.ckpt").exists():
+            places.add_row(f"checkpoint ckpt={name}", str(path.relative_to(run.folder)))
+    for name, description in read_descriptions(run.folder / "artifacts").items():
+        size = f"{description['size_bytes'] / 1e6:.2f} MB"
+        places.add_row(f"artifact {name}, {size}", f"artifacts/{name}/")
+    places.add_row("every metric", "metrics.csv")
+    console = Console()
+    for table in (results, clock, places):
+        if table.row_count:
+            console.print(table)

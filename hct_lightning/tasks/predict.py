@@ -1,0 +1,96 @@
+"""Classes and probabilities of new images."""
+
+import csv
+import glob
+import io
+import logging
+import sys
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from hct_lightning.callbacks.progress import progress_bar
+from hct_lightning.data.geometry import as_size
+from hct_lightning.data.images import is_image
+from hct_lightning.data.loading import Images, Loader, auto_workers, collate, worker_init
+from hct_lightning.module import ImageClassifier
+from hct_lightning.network import load_network
+from hct_lightning.run import Run, write_whole
+from hct_lightning.training import build_trainer
+
+log = logging.getLogger(__name__)
+
+
+def main(cfg: DictConfig, folder: Path) -> None:
+    """`task=predict run=<folder> predict.input=<file, folder or glob>`.
+
+    A table on the terminal (CSV when standard output is a pipe), and a CSV file.
+    """
+    if OmegaConf.is_missing(cfg.predict, "input"):
+        raise ValueError("predict.input is not set; give predict.input=<image, folder or glob>")
+    run = Run(folder)
+    network, spec = load_network(run.checkpoint(cfg.ckpt or "best"), cfg.safety.allow)
+    paths = find_images(str(cfg.predict.input))
+    resolution = OmegaConf.to_object(OmegaConf.create({"r": cfg.predict.resolution}))["r"]
+    size = as_size(resolution or spec["resolution"])
+    images = Images(
+        paths,
+        [0] * len(paths),
+        channels=spec["channels"],
+        size=size,
+        geometry=spec["geometry"],
+        max_pixels=cfg.data.max_pixels,
+        window=spec["window"],
+    )
+    log.info("%d image(s) at %dx%d (%s)", len(paths), *size, spec["geometry"])
+    loader = Loader(
+        images,
+        batch_size=cfg.predict.batch_size,
+        num_workers=min(auto_workers(cfg.data.num_workers), len(paths) - 1),
+        collate_fn=collate,
+        worker_init_fn=worker_init,
+    )
+    module = ImageClassifier(network, classes=spec["classes"], optimizer=None, schedule=None, lr=1.0)
+    trainer = build_trainer(cfg, folder, callbacks=[progress_bar()])
+    probabilities = torch.cat(trainer.predict(module, loader))
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "class", *(f"p_{name}" for name in spec["classes"])])
+    for path, row in zip(paths, probabilities.tolist(), strict=True):
+        winner = spec["classes"][max(range(len(row)), key=row.__getitem__)]
+        writer.writerow([path, winner, *(f"{p:.6f}" for p in row)])
+    out = Path(cfg.predict.output or folder / "predict" / "predictions.csv").expanduser()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, text.getvalue())
+    if sys.stdout.isatty():
+        show(paths, probabilities, spec["classes"])
+    else:
+        sys.stdout.write(text.getvalue())
+    log.info("-> %s", out)
+
+
+def find_images(pattern: str) -> list[str]:
+    """The images behind a file name, a folder (searched recursively) or a glob, sorted.
+
+    Raises:
+        FileNotFoundError: when there are none.
+    """
+    path = Path(pattern).expanduser()
+    if path.is_file():
+        return [str(path)]  # whatever its name
+    found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+    images = sorted(str(p) for p in found if p.is_file() and is_image(p))
+    if not images:
+        raise FileNotFoundError(f"predict.input={pattern}: no image there")
+    return images
+
+
+def show(paths: list[str], probabilities: torch.Tensor, classes: list[str]) -> None:
+    table = Table("image", "class", *classes)
+    for path, row in zip(paths, probabilities, strict=True):
+        table.add_row(path, classes[row.argmax()], *(f"{p:.3f}" for p in row.tolist()))
+    Console().print(table)

@@ -1,0 +1,75 @@
+"""Measures a checkpoint on the validation images."""
+
+import json
+import logging
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from hct_lightning.callbacks.progress import progress_bar
+from hct_lightning.data.datamodule import ImageData
+from hct_lightning.module import ImageClassifier
+from hct_lightning.network import load_network
+from hct_lightning.run import Run, write_whole
+from hct_lightning.training import build_trainer
+
+log = logging.getLogger(__name__)
+
+
+def main(cfg: DictConfig, folder: Path) -> None:
+    """`task=validate run=<folder> [ckpt=best|last|<file>]`: results in `<run>/validate/`."""
+    run = Run(folder)
+    checkpoint = run.checkpoint(cfg.ckpt or "best")
+    network, spec = load_network(checkpoint, cfg.safety.allow)
+    options = {"channels": spec["channels"], "mean": spec["mean"], "std": spec["std"]}
+    data: ImageData = instantiate(cfg.data, **options, _convert_="all")
+    data.prepare()
+    check_classes(spec["classes"], data.classes)
+    log.info("%s on %s, %dx%d", checkpoint, data.catalogue.source, *data.size)
+
+    # No optimiser is asked for in validation.
+    module = ImageClassifier(network, classes=data.classes, optimizer=None, schedule=None, lr=1.0)
+    trainer = build_trainer(cfg, folder, callbacks=[progress_bar()])
+    trainer.validate(module, datamodule=data, verbose=False)
+
+    metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    result = {
+        "checkpoint": str(checkpoint),
+        "source": data.catalogue.source,
+        "images": len(data.catalogue.valid),
+        "resolution": data.size,
+        "metrics": metrics,
+        "classes": data.classes,
+        "confusion": module.confusion.tolist(),
+    }
+    if trainer.is_global_zero:
+        (folder / "validate").mkdir(exist_ok=True)
+        name = checkpoint.stem if checkpoint.parent == folder / "checkpoints" else "metrics"
+        out = folder / "validate" / f"{name}.json"
+        write_whole(out, json.dumps(result, indent=2) + "\n")
+        show(result, out)
+
+
+def check_classes(trained: list[str], found: tuple[str, ...]) -> None:
+    """Raises ValueError when the data has other classes than the network was trained on."""
+    if list(trained) != list(found):
+        raise ValueError(
+            f"the data has the classes {', '.join(found)}, the checkpoint was trained on "
+            f"{', '.join(trained)}; give the data it was made for"
+        )
+
+
+def show(result: dict, out: Path) -> None:
+    console = Console()
+    metrics = Table("metric", "value", title=f"{result['images']} images", title_justify="left")
+    for name, value in sorted(result["metrics"].items()):
+        metrics.add_row(name.removeprefix("val/").replace("_", " "), f"{value:.4f}")
+    confusion = Table("true \\ predicted", *result["classes"], title="Confusion", title_justify="left")
+    for name, row in zip(result["classes"], result["confusion"], strict=True):
+        confusion.add_row(name, *(str(count) for count in row))
+    console.print(metrics)
+    console.print(confusion)
+    console.print(str(out), soft_wrap=True)

@@ -1,0 +1,53 @@
+"""The trainer of a run, from its configuration."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig
+
+from hct_lightning.metrics_csv import MetricsCSV
+from hct_lightning.runtime import resolve_accelerator, resolve_precision
+
+# Lightning's advice on what is deliberate here.
+_EXPECTED = (
+    ".*does not have many workers.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*srun. command is available.*",
+    ".*number of training batches .* is smaller than the logging interval.*",
+    ".*LeafSpec.*",
+    "No (positive|negative) samples in targets.*",  # a class that validation lacks is noted at the start
+)
+
+
+def build_trainer(
+    cfg: DictConfig, folder: Path, *, callbacks: list[Callback], loggers: list[Any] | None = None
+) -> lightning.Trainer:
+    """Lightning's Trainer with `cfg.trainer`, `auto` settings resolved, everything in `folder`.
+
+    Args:
+        cfg: the whole configuration.
+        folder: of the run.
+        callbacks: of this task.
+        loggers: beside metrics.csv; None logs nothing at all.
+    """
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # our own lines say what matters
+        logging.getLogger(name).handlers.clear()
+    for message in _EXPECTED:
+        warnings.filterwarnings("ignore", message)
+    accelerator = resolve_accelerator(cfg.trainer.accelerator)
+    return instantiate(
+        cfg.trainer,
+        accelerator=accelerator,
+        precision=resolve_precision(cfg.trainer.precision, accelerator),
+        callbacks=callbacks,
+        logger=False if loggers is None else [MetricsCSV(folder), *loggers],
+        default_root_dir=str(folder),
+        enable_model_summary=False,
+        _convert_="all",
+    )
