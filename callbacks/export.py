@@ -24,7 +24,11 @@ class ExportAtEnd(Callback):
     """
 
     def __init__(
-        self, exporters: Mapping[str, Exporter], *, dynamic: bool = False, allow: tuple[str, ...] = ()
+        self,
+        exporters: Mapping[str, Exporter],
+        *,
+        dynamic: bool = False,
+        allow: tuple[str, ...] = (),
     ) -> None:
         self.exporters = exporters
         self.dynamic = dynamic

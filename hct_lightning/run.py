@@ -98,7 +98,9 @@ class Run:
             raise
         finally:
             # A full disk must not hide the error that led here.
-            with contextlib.suppress(OSError) if status != "completed" else contextlib.nullcontext():
+            with (
+                contextlib.suppress(OSError) if status != "completed" else contextlib.nullcontext()
+            ):
                 seconds = round(time.time() - started, 1)
                 self.update(status=status, reason=reason, ended=_now(), seconds=seconds)
 

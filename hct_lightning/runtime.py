@@ -55,7 +55,9 @@ def resolve_accelerator(accelerator: str) -> str:
     if torch.backends.mps.is_available():
         return "mps"
     if accelerator == "gpu":
-        raise ValueError("trainer.accelerator=gpu, but torch sees no GPU; use trainer.accelerator=cpu")
+        raise ValueError(
+            "trainer.accelerator=gpu, but torch sees no GPU; use trainer.accelerator=cpu"
+        )
     return "cpu"
 
 
@@ -81,6 +83,4 @@ def resolve_precision(precision: str | int, accelerator: str) -> str:
 
 def _cpu_has_bf16() -> bool:
     """AVX512-BF16 or AMX; without them oneDNN emulates bf16 at a loss."""
-    return bool(
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    )
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -7,12 +7,14 @@ stages then let every position see the whole image, at a cost linear in the numb
 Legend: b batch, c channels, h height, w width; stage s works at stride 8 * 2^s and 16 * 2^s channels.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from timm.layers import DropPath
-from timm.models import build_model_with_cfg, checkpoint_seq, register_model
+from timm.models import build_model_with_cfg, register_model
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hct_lightning.models.performer import Kernel, PerformerAttention
 
@@ -103,6 +105,30 @@ class Stem(nn.Module):
         return self.pool(self.conv(x))
 
 
+@contextlib.contextmanager
+def statistics_frozen(stage: nn.Module) -> Iterator[None]:
+    """BatchNorm normalises by the batch as ever, but leaves its running statistics alone."""
+    norms = [module for module in stage.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches
+
+
+def checkpointed(stage: nn.Module, x: Tensor) -> Tensor:
+    """`stage(x)`, recomputed in the backward pass; running statistics count each batch once."""
+    return checkpoint(
+        stage,
+        x,
+        use_reentrant=False,
+        context_fn=lambda: (contextlib.nullcontext(), statistics_frozen(stage)),
+    )
+
+
 class HCT(nn.Module):
     """The whole network: b in_chans h w, normalised floats -> b num_classes logits.
 
@@ -185,7 +211,7 @@ class HCT(nn.Module):
         x = self.stem(x)
         for stage in self.stages:
             if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint_seq(stage, x)
+                x = checkpointed(stage, x)
             else:
                 x = stage(x)
         return self.act(self.norm(x))
@@ -210,11 +236,14 @@ class HCT(nn.Module):
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes each stage's blocks in the backward pass instead of keeping what they made."""
+        """Recomputes each stage in the backward pass instead of keeping what its blocks made."""
         self.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, object]:
-        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"}
+        return {
+            "stem": r"^stem",
+            "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)",
+        }
 
 
 @register_model

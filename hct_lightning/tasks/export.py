@@ -19,7 +19,5 @@ def main(cfg: DictConfig, folder: Path) -> None:
     if not exporters:
         raise ValueError("export=[] names nothing to make; give export=[torchscript]")
     for name, exporter in exporters.items():
-        made = export_artifact(
-            name, exporter, network, spec, folder / "artifacts", dynamic=dynamic
-        )
+        made = export_artifact(name, exporter, network, spec, folder / "artifacts", dynamic=dynamic)
         print(made)

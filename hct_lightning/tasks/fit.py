@@ -56,7 +56,15 @@ def main(cfg: DictConfig, folder: Path) -> None:
             timer,
             ExportAtEnd(exporters, dynamic=dynamic, allow=tuple(cfg.safety.allow)),
         ]
-        loggers = list(instantiate(cfg.logger, _convert_="all").values()) if cfg.logger else []
+        loggers = []
+        for name, node in cfg.logger.items():
+            # The same W&B run goes on when this one is resumed.
+            options = {"id": run.record["id"], "resume": "allow"} if name == "wandb" else {}
+            loggers.append(instantiate(node, **options, _convert_="all"))
+        if "wandb" in cfg.logger:
+            from hct_lightning.callbacks.wandb_run import WandbRun
+
+            callbacks.append(WandbRun(OmegaConf.to_container(cfg, resolve=True)))
         trainer = build_trainer(cfg, folder, callbacks=callbacks, loggers=loggers)
 
         global_batch = data.batch_size * trainer.world_size
@@ -140,7 +148,15 @@ def show_results(run: Run, trainer: lightning.Trainer, times: list[dict[str, flo
     monitor = getattr(trainer.checkpoint_callback, "monitor", None)
     if "best" in metrics:
         results.add_row(f"best {str(monitor).removeprefix('val/')}", f"{metrics['best']:.4f}")
-    clock = Table("per epoch", "loading", "training", "running", "images/s", title="Time", title_justify="left")
+    clock = Table(
+        "per epoch",
+        "loading",
+        "training",
+        "running",
+        "images/s",
+        title="Time",
+        title_justify="left",
+    )
     for label, rows in (("mean", times), ("last", times[-1:])):
         if rows:
             mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}

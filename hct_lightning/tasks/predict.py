@@ -34,8 +34,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
     run = Run(folder)
     network, spec = load_network(run.checkpoint(cfg.ckpt or "best"), cfg.safety.allow)
     paths = find_images(str(cfg.predict.input))
-    resolution = OmegaConf.to_object(OmegaConf.create({"r": cfg.predict.resolution}))["r"]
-    size = as_size(resolution or spec["resolution"])
+    options = OmegaConf.to_container(cfg.predict)
+    size = as_size(options["resolution"] or spec["resolution"])
     images = Images(
         paths,
         [0] * len(paths),
@@ -53,7 +53,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
         collate_fn=collate,
         worker_init_fn=worker_init,
     )
-    module = ImageClassifier(network, classes=spec["classes"], optimizer=None, schedule=None, lr=1.0)
+    module = ImageClassifier(
+        network, classes=spec["classes"], optimizer=None, schedule=None, lr=1.0
+    )
     trainer = build_trainer(cfg, folder, callbacks=[progress_bar()])
     probabilities = torch.cat(trainer.predict(module, loader))
 

@@ -67,7 +67,9 @@ def show(result: dict, out: Path) -> None:
     metrics = Table("metric", "value", title=f"{result['images']} images", title_justify="left")
     for name, value in sorted(result["metrics"].items()):
         metrics.add_row(name.removeprefix("val/").replace("_", " "), f"{value:.4f}")
-    confusion = Table("true \\ predicted", *result["classes"], title="Confusion", title_justify="left")
+    confusion = Table(
+        "true \\ predicted", *result["classes"], title="Confusion", title_justify="left"
+    )
     for name, row in zip(result["classes"], result["confusion"], strict=True):
         confusion.add_row(name, *(str(count) for count in row))
     console.print(metrics)
