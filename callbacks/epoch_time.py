@@ -33,6 +33,10 @@ class EpochTime(Callback):
         self.rows: list[dict[str, float]] = []
         self._images = 0
 
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        # Lightning starts no epoch when a run is resumed in the middle of one.
+        self.on_train_epoch_start(trainer, module)
+
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
         synchronise(module.device)
         self._images = 0

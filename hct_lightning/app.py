@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import hydra
@@ -35,6 +36,18 @@ def _key(override: str) -> str:
     return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
 
 
+def _still_meant(key: str, given: dict[str, str]) -> bool:
+    """Whether an earlier run's override of `key` holds beside what is given now."""
+    group, _, option = key.partition(".")
+    if key in given or group in ("hydra", "task", "run", "ckpt"):
+        return False
+    if group in given and option:
+        # Another data set has its own options; resolution and the like go on.
+        base = files("hct_lightning.conf") / group / "_base.yaml"
+        return base.is_file() and option.split(".")[0] in OmegaConf.create(base.read_text())
+    return True
+
+
 def recompose(argv: list[str]) -> list[str]:
     """Expands `run=<folder>` to that run's own overrides, those on the command line winning.
 
@@ -47,7 +60,8 @@ def recompose(argv: list[str]) -> list[str]:
     flags = [arg for arg in argv if arg.startswith("-")]
     given = {_key(arg): arg for arg in argv if not arg.startswith("-")}
     run = given.get("run", "").partition("=")[2]
-    if not run and (ckpt := given.get("ckpt", "").partition("=")[2]):
+    verb = given.get("task", "task=fit").partition("=")[2]
+    if not run and verb != "fit" and (ckpt := given.get("ckpt", "").partition("=")[2]):
         holder = Path(ckpt).resolve().parent.parent
         if (holder / ".hydra" / "overrides.yaml").exists():
             run = str(holder)
@@ -63,10 +77,9 @@ def recompose(argv: list[str]) -> list[str]:
     earlier = [
         override
         for override in OmegaConf.to_container(OmegaConf.load(recorded))
-        if _key(override) not in given and not _key(override).startswith(("hydra", "task"))
+        if _still_meant(_key(override), given)
     ]
-    if "task" not in given:
-        given["task"] = "task=fit"
+    given["task"] = f"task={verb}"
     given["run"] = f'run="{folder}"'
     home = [f'hydra.run.dir="{folder}"', "hydra.output_subdir=null"]
     mine = [override for key, override in given.items() if not key.startswith("hydra.")]

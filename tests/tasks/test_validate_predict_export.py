@@ -1,0 +1,117 @@
+"""What is done with a finished run."""
+
+import csv
+import io
+import json
+import shutil
+
+import pytest
+import torch
+
+from hct_lightning import load_artifact
+from hct_lightning.data.geometry import apply
+from hct_lightning.data.images import read_image
+from hct_lightning.network import load_network
+
+
+def test_validate_repeats_what_training_measured(cli, trained):
+    done = cli("task=validate", f"run={trained}", "ckpt=last", cwd=trained.parent)
+    result = json.loads((trained / "validate" / "last.json").read_text())
+    record = json.loads((trained / "run.json").read_text())
+    for name in ("accuracy", "auroc", "f1", "balanced_accuracy"):
+        assert result["metrics"][f"val/{name}"] == record["metrics"][f"val/{name}"]
+    confusion = torch.tensor(result["confusion"])
+    assert confusion.sum() == 10
+    assert confusion.diag().sum() / 10 == pytest.approx(result["metrics"]["val/accuracy"])
+    assert "Confusion" in done.stdout
+
+
+def test_validate_leaves_the_runs_hydra_folder_alone(cli, trained):
+    before = {p.name: p.read_bytes() for p in (trained / ".hydra").iterdir()}
+    cli("task=validate", f"run={trained}", "data.resolution=256", cwd=trained.parent)
+    assert {p.name: p.read_bytes() for p in (trained / ".hydra").iterdir()} == before
+    result = json.loads((trained / "validate" / "best.json").read_text())
+    assert result["resolution"] == [256, 256]
+
+
+def test_validate_refuses_data_with_other_classes(cli, trained, photos):
+    done = cli("task=validate", f"run={trained}", "data=folder", f"data.root={photos}",
+               cwd=trained.parent, status=1)  # fmt: skip
+    assert "the checkpoint was trained on dots, grid" in done.stderr
+
+
+def test_predict_file_folder_and_glob(cli, trained, photos, tmp_path):
+    files = sorted(str(p) for p in photos.rglob("*.jpg"))
+    for given, expected in (
+        (files[0], files[:1]),
+        (str(photos), files),
+        (f"{photos}/**/*.jpg", files),
+    ):
+        done = cli("task=predict", f"run={trained}", f"predict.input='{given}'",
+                   f"predict.output={tmp_path}/out.csv", cwd=tmp_path)  # fmt: skip
+        rows = list(csv.DictReader(io.StringIO(done.stdout)))
+        assert [row["path"] for row in rows] == expected
+        assert (tmp_path / "out.csv").read_text() == done.stdout
+
+    network, spec = load_network(trained / "checkpoints" / "best.ckpt")
+    for row in rows:
+        p = [float(row[f"p_{name}"]) for name in spec["classes"]]
+        assert sum(p) == pytest.approx(1, abs=1e-4)
+        assert row["class"] == spec["classes"][p.index(max(p))]
+    image = read_image(files[-1], 3, max_pixels=2**30)
+    with torch.inference_mode():
+        direct = network(apply(image, (128, 128), "cover")[None]).softmax(1)[0]
+    assert p == pytest.approx(direct.tolist(), abs=0.03)  # trained and run in bf16 where there is
+
+
+def test_predict_finds_the_run_of_a_checkpoint(cli, trained, photos, tmp_path):
+    file = next(photos.rglob("*.jpg"))
+    checkpoint = trained / "checkpoints" / "last.ckpt"
+    cli("task=predict", f"ckpt={checkpoint}", f"predict.input={file}", cwd=tmp_path)
+    assert (trained / "predict" / "predictions.csv").exists()
+    moved = tmp_path / "elsewhere.ckpt"
+    shutil.copy(checkpoint, moved)
+    cli("task=predict", f"ckpt={moved}", f"predict.input={file}",
+        f"predict.output={tmp_path}/moved.csv", "hydra.run.dir=here", cwd=tmp_path)  # fmt: skip
+    assert (tmp_path / "moved.csv").read_text() == (
+        trained / "predict" / "predictions.csv"
+    ).read_text()
+
+
+def test_predict_says_which_file_is_broken(cli, trained, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    done = cli(
+        "task=predict", f"run={trained}", f"predict.input={tmp_path}", cwd=tmp_path, status=1
+    )
+    assert "broken.jpg: not an image" in done.stderr.splitlines()[-2]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("predict.input=nothing*.png",), "no image there"),
+        ((), "predict.input is not set"),
+        (("predict.input=x", "ckpt=third.ckpt"), "best, last"),
+    ],
+)
+def test_predict_refuses(cli, trained, args, message):
+    done = cli("task=predict", f"run={trained}", *args, cwd=trained.parent, status=1)
+    assert message in done.stderr
+
+
+def test_export_again_with_open_size(cli, trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    shutil.rmtree(run / "artifacts")
+    done = cli(
+        "task=export", f"run={run}", "export=[torchscript]", "export.dynamic=true", cwd=tmp_path
+    )
+    assert done.stdout.strip() == str(run / "artifacts" / "torchscript")
+    artifact = load_artifact(run / "artifacts" / "torchscript")
+    network, _ = load_network(run / "checkpoints" / "best.ckpt")
+    for shape in ((1, 3, 128, 128), (3, 3, 200, 333)):
+        images = torch.randint(0, 256, shape, dtype=torch.uint8)
+        with torch.inference_mode():
+            torch.testing.assert_close(
+                artifact(images), network(images).softmax(1), rtol=0, atol=1e-5
+            )
