@@ -31,6 +31,10 @@ class UserConfigs(SearchPathPlugin):
             search_path.append("hct-user", f"file://{folder}")
 
 
+def _is_override(arg: str) -> bool:
+    return not arg.startswith("-") and ("=" in arg or arg.startswith("~"))
+
+
 def _key(override: str) -> str:
     """The option that an override on the command line sets: `+experiment=ddp4` -> `experiment`."""
     return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
@@ -57,11 +61,11 @@ def recompose(argv: list[str]) -> list[str]:
     Raises:
         ValueError: when the folder is not a run.
     """
-    flags = [arg for arg in argv if arg.startswith("-")]
-    given = {_key(arg): arg for arg in argv if not arg.startswith("-")}
-    run = given.get("run", "").partition("=")[2]
-    verb = given.get("task", "task=fit").partition("=")[2]
-    if not run and verb != "fit" and (ckpt := given.get("ckpt", "").partition("=")[2]):
+    given = {_key(arg): arg for arg in argv if _is_override(arg)}
+    flags = [arg for arg in argv if not _is_override(arg)]
+    value = {key: arg.partition("=")[2].strip("'\"") for key, arg in given.items()}
+    run, verb, ckpt = value.get("run"), value.get("task", "fit"), value.get("ckpt")
+    if not run and ckpt and verb != "fit":
         holder = Path(ckpt).resolve().parent.parent
         if (holder / ".hydra" / "overrides.yaml").exists():
             run = str(holder)

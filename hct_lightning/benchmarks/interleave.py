@@ -74,7 +74,9 @@ def interleave(
 def _answer(name: str, process: subprocess.Popen) -> dict[str, Any]:
     line = process.stdout.readline()
     if not line:
-        raise RuntimeError(f"the side {name} ended with status {process.wait()}; see its error above")
+        raise RuntimeError(
+            f"the side {name} ended with status {process.wait()}; see its error above"
+        )
     return json.loads(line)
 
 
