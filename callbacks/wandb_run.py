@@ -71,7 +71,7 @@ class WandbRun(Callback):
             pixels if pixels.shape[-1] == 3 else np.ascontiguousarray(pixels[..., 0])
         )
 
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
+    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
         rows = [

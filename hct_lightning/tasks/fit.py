@@ -61,13 +61,14 @@ def main(cfg: DictConfig, folder: Path) -> None:
             # The same W&B run goes on when this one is resumed.
             options = {"id": run.record["id"], "resume": "allow"} if name == "wandb" else {}
             loggers.append(instantiate(node, **options, _convert_="all"))
-        if "wandb" in cfg.logger:
-            from hct_lightning.callbacks.wandb_run import WandbRun
-
-            callbacks.append(WandbRun(OmegaConf.to_container(cfg, resolve=True)))
         trainer = build_trainer(cfg, folder, callbacks=callbacks, loggers=loggers)
 
         global_batch = data.batch_size * trainer.world_size
+        if "wandb" in cfg.logger:
+            from hct_lightning.callbacks.wandb_run import WandbRun
+
+            resolved = OmegaConf.to_container(cfg, resolve=True)
+            trainer.callbacks.append(WandbRun(resolved | {"global_batch": global_batch}))
         module = ImageClassifier(
             network,
             classes=data.classes,
