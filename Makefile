@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: demo install lint test test-all clean
 
 demo: install
-	$(BIN)/python -m hct_lightning
+	$(BIN)/python -m hct_lightning +experiment=demo
 
 install: $(VENV)/.installed
 

@@ -121,7 +121,12 @@ class ImageClassifier(lightning.LightningModule):
         return self(batch.images).float().softmax(dim=1)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = self.optimizer(self.parameters(), lr=self.lr * self.scale)
+        # Weight decay is for matrices and kernels, not for biases and norms (timm's convention).
+        by_kind = {True: [], False: []}
+        for parameter in self.parameters():
+            by_kind[parameter.ndim > 1].append(parameter)
+        groups = [{"params": by_kind[True]}, {"params": by_kind[False], "weight_decay": 0.0}]
+        optimizer = self.optimizer(groups, lr=self.lr * self.scale)
         total_steps = int(self.trainer.estimated_stepping_batches)
         steps_per_epoch = math.ceil(
             self.trainer.num_training_batches / self.trainer.accumulate_grad_batches

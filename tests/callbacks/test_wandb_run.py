@@ -56,9 +56,9 @@ def test_configuration_curves_confusion_and_samples(run):
     config, history, ids = read(run)
     assert config["data"]["resolution"] == 128
     assert config["global_batch"] == 4
-    assert config["optim"]["optimizer"]["_target_"] == "torch.optim.Adam"
+    assert config["optim"]["optimizer"]["_target_"] == "torch.optim.AdamW"
     assert len(history["val/accuracy"]) == 2
-    assert history["lr-Adam"][0] > 0
+    assert history["lr-AdamW/pg1"][0] > 0
     charts = [key for key in history if key.startswith("val/confusion")]
     assert charts
     assert any(key.startswith("val/samples") for key in history)

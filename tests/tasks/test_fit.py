@@ -55,7 +55,7 @@ def test_metrics_csv_has_the_epochs_figures(trained):
         assert load + train == pytest.approx(run, rel=1e-4)
         assert float(row["memory/peak_gib"]) > 0.1
         assert 0 <= float(row["val/auroc"]) <= 1
-    assert any(row["lr-Adam"] for row in rows_of(trained))
+    assert any(row["lr-AdamW/pg1"] for row in rows_of(trained))
 
 
 def test_tables_of_results_and_times_end_the_run(trained):

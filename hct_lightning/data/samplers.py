@@ -1,0 +1,100 @@
+"""Which images come when: derived from the seed and the step, never stored.
+
+A run that was interrupted asks for the same images again, whatever the number of ranks.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+class GlobalBatches(Sampler[list[int]]):
+    """The sequence of global batches, numbered by optimiser step; yields this rank's share.
+
+    Each epoch is a permutation drawn from (seed, epoch) whose last, incomplete global batch is
+    dropped. Iterating starts at the current step and gives one epoch's number of batches, so a
+    run resumed in the middle of an epoch goes on with the batch that it would have seen.
+
+    Args:
+        size: number of images.
+        global_batch: images per optimiser step, over all ranks; a multiple of `world`.
+        seed: of the order.
+        step: gives the number of optimiser steps taken so far.
+        rank: of this process.
+        world: number of processes.
+
+    Raises:
+        ValueError: when there are fewer images than one global batch.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        global_batch: int,
+        *,
+        seed: int,
+        step: Callable[[], int],
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if size < global_batch:
+            raise ValueError(
+                f"{size} training images are fewer than one global batch of {global_batch}; "
+                "use a smaller data.batch_size or fewer devices"
+            )
+        assert global_batch % world == 0, (global_batch, world)
+        self.size = size
+        self.global_batch = global_batch
+        self.seed = seed
+        self.step = step
+        self.rank = rank
+        self.world = world
+
+    def __len__(self) -> int:
+        """Global batches, that is optimiser steps, per epoch."""
+        return self.size // self.global_batch
+
+    def epoch(self, step: int) -> int:
+        """The epoch that optimiser step `step` belongs to."""
+        return step // len(self)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The permutation of the images in `epoch`."""
+        return np.random.default_rng((self.seed, epoch)).permutation(self.size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self.step()
+        epoch, order = -1, None
+        for step in range(first, first + len(self)):
+            if self.epoch(step) != epoch:
+                epoch = self.epoch(step)
+                order = self.order(epoch)
+            start = step % len(self) * self.global_batch
+            share = order[start : start + self.global_batch][self.rank :: self.world]
+            yield share.tolist()
+
+
+class EveryImageOnce(Sampler[int]):
+    """Image i on rank i mod world, in order; every rank gives the same number.
+
+    Ranks that would run out give -1 - i for some image i again, so that all ranks take the same
+    number of steps; such an image is padding and is not counted.
+
+    Args:
+        size: number of images.
+        rank: of this process.
+        world: number of processes.
+    """
+
+    def __init__(self, size: int, *, rank: int = 0, world: int = 1) -> None:
+        self.size = size
+        self.rank = rank
+        self.world = world
+
+    def __len__(self) -> int:
+        return -(-self.size // self.world)
+
+    def __iter__(self) -> Iterator[int]:
+        for position in range(self.rank, len(self) * self.world, self.world):
+            yield position if position < self.size else -1 - position % self.size

@@ -1,0 +1,271 @@
+import json
+from collections import Counter
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from hct_lightning.data.datamodule import IMAGENET_MEAN, IMAGENET_STD, ImageData
+from hct_lightning.data.images import UnreadableImageError
+from hct_lightning.data.sources import folder, table
+from hct_lightning.models import HCT, FromPixels
+from hct_lightning.module import ImageClassifier
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec"),
+]
+
+
+def save(path: Path, mode: str = "RGB", size: tuple[int, int] = (40, 40)) -> None:
+    """An image that is darker to the right."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ramp = np.linspace(255, 0, size[1]).astype(np.uint8)[None].repeat(size[0], 0)
+    Image.fromarray(ramp).convert(mode).save(path)
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """10 images of each of two classes: 8 train, 2 validate."""
+    for name in "ab":
+        for i in range(10):
+            save(tmp_path / name / f"{i}.png")
+    return tmp_path
+
+
+def image_data(root: Path, **options) -> ImageData:
+    defaults = {"resolution": 32, "batch_size": 4, "num_workers": 0, "root": str(root)}
+    return ImageData(folder, **(defaults | options))
+
+
+def prepared(root: Path, **options) -> ImageData:
+    data = image_data(root, **options)
+    data.prepare()
+    return data
+
+
+class Watch(lightning.LightningModule):
+    """Learns nothing; keeps what it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.trained, self.validated = [], []
+
+    def training_step(self, batch, batch_idx):
+        self.trained.append((self.trainer.current_epoch, batch))
+        return self.weight.sum()
+
+    def validation_step(self, batch, batch_idx):
+        self.validated.append(batch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def fit(data: ImageData, module: lightning.LightningModule | None = None, epochs: int = 1) -> Watch:
+    module = module or Watch()
+    trainer = lightning.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    return module
+
+
+# What the data are
+
+
+def test_all_grey_is_one_channel_and_one_in_colour_makes_three(root):
+    for path in root.rglob("*.png"):
+        save(path, "L")
+    grey = prepared(root)
+    assert grey.channels == 1
+    assert grey.mean == pytest.approx([sum(IMAGENET_MEAN) / 3])
+    assert grey.images(grey.catalogue.train)[0].images.shape == (1, 32, 32)
+    save(root / "b" / "3.png", "RGB")
+    mixed = prepared(root)
+    assert mixed.channels == 3
+    assert (mixed.mean, mixed.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert {mixed.images(mixed.catalogue.train)[i].images.shape for i in range(16)} == {(3, 32, 32)}
+
+
+def test_channels_and_statistics_are_options(root):
+    data = prepared(root, channels=1, mean=[0.5], std=[0.25])
+    assert (data.channels, data.mean, data.std) == (1, (0.5,), (0.25,))
+    with pytest.raises(ValueError, match=r"data\.mean has 1 values for 3 channels"):
+        prepared(root, mean=[0.5])
+    with pytest.raises(ValueError, match=r"data\.std has 3 values for 1 channels"):
+        prepared(root, channels=1, std=IMAGENET_STD)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, r"data\.batch_size=0: give at least 1"),
+        ({"channels": 4}, r"data\.channels=4: images are read as 1 \(grey\) or 3"),
+        ({"limit": 0}, r"data\.limit=0: give at least 1, or null"),
+        ({"window": [255, 0]}, r"data\.window=\[255, 0\]: give \[low, high\]"),
+        ({"window": [1]}, r"data\.window=\[1\]: give \[low, high\]"),
+        ({"resolution": 0}, r"resolution=0: give one positive number"),
+    ],
+)
+def test_a_wrong_option_is_named_before_anything_is_read(options, message):
+    with pytest.raises(ValueError, match=message):
+        image_data(Path("absent"), **options)
+
+
+def test_the_source_gets_its_options_and_is_asked_once(root):
+    asked = []
+
+    def source(**options):
+        asked.append(options)
+        return folder(**options)
+
+    data = ImageData(source, resolution=32, root=str(root), valid_fraction=0.5)
+    data.prepare()
+    data.setup("fit")
+    assert asked == [{"root": str(root), "valid_fraction": 0.5}]
+    assert Counter(data.catalogue.valid.labels) == {0: 5, 1: 5}
+    assert data.classes == ("a", "b")
+
+
+@pytest.mark.parametrize("limit", [2, 3, 4, 7])
+def test_limit_keeps_the_classes_balanced(root, limit):
+    data = prepared(root, limit=limit)
+    for split, whole in ((data.catalogue.train, 16), (data.catalogue.valid, 4)):
+        assert len(split) == len(set(split.paths)) == min(limit, whole)
+        counts = Counter(split.labels)
+        assert abs(counts[0] - counts[1]) <= 1
+        assert all(
+            Path(p).parent.name == "ab"[y] for p, y in zip(split.paths, split.labels, strict=True)
+        )
+
+
+def test_the_summary_says_what_there_is(root):
+    save(root / "a" / "0.png", size=(64, 100))
+    save(root / "c" / "0.png")
+    summary = prepared(root, resolution=[48, 32], reduce_to=8).summary()
+    assert summary["source"] == f"folder {root}"
+    assert summary["counts"] == {
+        "train": {"a": 8, "b": 8, "c": 1},
+        "valid": {"a": 2, "b": 2, "c": 0},
+    }
+    assert summary["images"] == {"train": 17, "valid": 4}
+    assert summary["source_size"] == {"smallest": (40, 40), "largest": (64, 100)}
+    assert (summary["resolution"], summary["geometry"]) == ((48, 32), "cover")
+    assert summary["reduce_to"] == 8
+    assert "c has one image" in summary["notes"][0]
+    json.dumps(summary)
+
+
+def test_too_few_classes_or_images_are_refused(root):
+    for path in (root / "b").iterdir():
+        path.unlink()
+    (root / "b").rmdir()
+    with pytest.raises(ValueError, match=r"folder .* has one class, a; it takes two"):
+        prepared(root)
+    lines = ["path,label,split", "a/0.png,x,train", "a/1.png,y,train"]
+    (root / "data.csv").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"table .*data\.csv has no validation images; add some"):
+        ImageData(table, resolution=32, root=str(root / "data.csv")).prepare()
+    save(root / "b" / "0.png")
+    with pytest.raises(
+        ValueError, match=r"9 training images are fewer than one global batch of 16"
+    ):
+        fit(image_data(root, batch_size=16))
+
+
+# What a run sees
+
+
+def test_training_and_validation_see_what_they_should(root):
+    data = image_data(root, batch_size=3)
+    seen = fit(data, epochs=2)
+    for epoch in (0, 1):
+        batches = [batch for at, batch in seen.trained if at == epoch]
+        index = torch.cat([batch.index for batch in batches])
+        assert [len(batch.index) for batch in batches] == [3] * 5  # 16 images: the last is dropped
+        assert len(set(index.tolist())) == 15
+        assert index.tolist() == data.order.order(epoch)[:15].tolist()
+        labels = torch.tensor(data.catalogue.train.labels)
+        assert torch.equal(torch.cat([batch.labels for batch in batches]), labels[index])
+    for batch in seen.validated:
+        assert batch.images.shape[1:] == (3, 32, 32)
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.cat([batch.index for batch in seen.validated]).tolist() == [0, 1, 2, 3] * 2
+
+
+def flipped(batch) -> dict[int, bool]:
+    """By index: whether the image, once darker to the right, is now darker to the left."""
+    darker_left = batch.images[:, 0, :, 0] < batch.images[:, 0, :, -1]
+    assert torch.equal(darker_left.all(1), darker_left.any(1))
+    return dict(zip(batch.index.tolist(), darker_left[:, 0].tolist(), strict=True))
+
+
+def flips(root: Path, epochs: int = 4, **options) -> list[dict[int, bool]]:
+    seen = fit(image_data(root, **options), epochs=epochs)
+    assert not any(any(flipped(batch).values()) for batch in seen.validated)
+    by_epoch = [{} for _ in range(epochs)]
+    for epoch, batch in seen.trained:
+        by_epoch[epoch] |= flipped(batch)
+    return by_epoch
+
+
+def test_flips_come_from_seed_epoch_and_index(root):
+    first = flips(root)
+    assert first == flips(root, batch_size=2)  # not from the batch that an image is in
+    assert first == flips(root, num_workers=1)
+    assert first != flips(root, seed=1)
+    assert len({tuple(sorted(epoch.items())) for epoch in first}) == 4
+    assert 20 <= sum(sum(epoch.values()) for epoch in first) <= 44  # of 64
+    # Derived once more, from their definition.
+    assert first == [
+        {i: np.random.default_rng((0, epoch, i)).random() < 0.5 for i in range(16)}
+        for epoch in range(4)
+    ]
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_the_probability_of_a_flip_is_an_option(root, flip):
+    assert {flag for epoch in flips(root, 2, flip=flip) for flag in epoch.values()} == {flip == 1}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_file_reaches_the_user(root, workers):
+    broken = sorted((root / "a").iterdir())[-1]
+    broken.write_bytes(broken.read_bytes()[:-40])  # the header is fine: only reading tells
+    with pytest.raises(UnreadableImageError) as raised:
+        fit(image_data(root, num_workers=workers))
+    assert str(raised.value).startswith(f"{broken}: ")
+
+
+def test_a_file_that_is_no_image_is_named_before_training(root):
+    (root / "a" / "5.png").write_text("<html>404</html>")
+    with pytest.raises(UnreadableImageError, match=r"/a/5\.png: not an image"):
+        prepared(root)
+    with pytest.raises(UnreadableImageError, match=r"data\.max_pixels=100"):
+        prepared(root, max_pixels=100)
+
+
+@pytest.mark.filterwarnings("ignore:No (positive|negative) samples")  # one validates, a Building
+def test_hct_trains_on_photographs(photos):
+    data = image_data(photos, resolution=[128, 160], batch_size=2, max_pixels=2**24)
+    data.prepare()
+    module = ImageClassifier(
+        FromPixels(HCT(num_classes=4), data.mean, data.std),
+        classes=data.classes,
+        optimizer=torch.optim.SGD,
+        schedule=lambda step, **_: 1.0,
+        lr=1e-3,
+    )
+    fit(data, module)
+    assert module.trainer.global_step == 2
+    assert module.trainer.callback_metrics["train/loss"].isfinite()
+    assert module.confusion.sum() == 1
+    assert module.confusion[1].sum() == 1

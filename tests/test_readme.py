@@ -1,0 +1,82 @@
+"""Every command in the README works: composed by default, really run (small) with the slow tests."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from hct_lightning.app import recompose
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.removeprefix("python -m hct_lightning").strip()
+    for block in BLOCKS
+    for line in block.strip().splitlines()
+]
+# What makes a command one of seconds; the command itself is run as it stands.
+SMALL = (
+    "data.resolution=128", "data.batch_size=4", "trainer.max_epochs=1", "data.limit=12",
+    "data.num_workers=1",
+)  # fmt: skip
+SMALL_SCENES = ("data.scene_size=128", "data.train=24", "data.valid=10")
+
+
+def arguments(command: str, home: Path, trained: Path) -> list[str]:
+    """The command's arguments, its RUN and weights.ckpt being the small trained run's."""
+    command = command.replace("RUN", str(trained))
+    command = command.replace("weights.ckpt", str(trained / "checkpoints" / "best.ckpt"))
+    return shlex.split(command)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, photos) -> Path:
+    """A folder with what the README speaks of: photos and a list of them."""
+    home = tmp_path_factory.mktemp("readme")
+    (home / "photos").symlink_to(photos)
+    rows = [
+        f"photos/{p.relative_to(photos)},{i % 2}"
+        for i, p in enumerate(sorted(photos.rglob("*.jpg")) * 3)
+    ]
+    (home / "list.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    return home
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) > 10
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_composes(command, home, tmp_path):
+    run = tmp_path / "run"
+    (run / ".hydra").mkdir(parents=True)
+    (run / ".hydra" / "overrides.yaml").write_text("[]\n")
+    overrides = [
+        argument
+        for argument in recompose(arguments(command, home, run))
+        if not argument.startswith("--")
+    ]
+    overrides = [argument for argument in overrides if argument != "job"]
+    with initialize_config_module("hct_lightning.conf", version_base="1.3"):
+        compose("config", overrides=overrides, return_hydra_config=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_runs(command, home, trained, cli, tmp_path):
+    args = arguments(command, home, trained)
+    if "benchmark=step" in args:
+        args += ["benchmark.resolution=256", "benchmark.rounds=1", "benchmark.warmup=1"]
+    elif any(arg.startswith("run=") for arg in args):
+        pass  # the run is small already
+    else:
+        given = {arg.split("=")[0] for arg in args}
+        small = SMALL if "data=folder" in args or "data=csv" in args else SMALL + SMALL_SCENES
+        args += [arg for arg in small if arg.split("=")[0] not in given]
+        if "trainer.max_epochs=30" in args:
+            args[args.index("trainer.max_epochs=30")] = "trainer.max_epochs=1"
+        args += [f"hydra.run.dir={tmp_path}/run"]
+    cli(*args, cwd=home)
