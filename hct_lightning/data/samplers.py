@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 
 
 class GlobalBatches(Sampler[list[int]]):
-    """The sequence of global batches, numbered by optimiser step; yields this rank's share.
+    """The sequence of global batches, numbered by optimiser step; yields this rank's micro-batches.
 
     Each epoch is a permutation drawn from (seed, epoch) whose last, incomplete global batch is
     dropped. Iterating starts at the current step and gives one epoch's number of batches, so a
@@ -18,14 +18,16 @@ class GlobalBatches(Sampler[list[int]]):
 
     Args:
         size: number of images.
-        global_batch: images per optimiser step, over all ranks; a multiple of `world`.
+        global_batch: images per optimiser step, over all ranks.
         seed: of the order.
         step: gives the number of optimiser steps taken so far.
-        rank: of this process.
-        world: number of processes.
+        rank: of this process; it takes every `world`-th image of a global batch.
+        world: number of processes. Where it does not divide the global batch, shares differ by one.
+        micro_batches: parts that a rank's share is seen in, one after the other.
 
     Raises:
-        ValueError: when there are fewer images than one global batch.
+        ValueError: when there are fewer images than one global batch, or fewer in a global batch
+            than micro-batches of all ranks.
     """
 
     def __init__(
@@ -37,27 +39,38 @@ class GlobalBatches(Sampler[list[int]]):
         step: Callable[[], int],
         rank: int = 0,
         world: int = 1,
+        micro_batches: int = 1,
     ) -> None:
         if size < global_batch:
             raise ValueError(
                 f"{size} training images are fewer than one global batch of {global_batch}; "
                 "use a smaller data.batch_size or fewer devices"
             )
-        assert global_batch % world == 0, (global_batch, world)
+        if global_batch < world * micro_batches:
+            raise ValueError(
+                f"a global batch of {global_batch} can't be divided into {micro_batches} "
+                f"micro-batches on {world} ranks; use a larger data.batch_size"
+            )
         self.size = size
         self.global_batch = global_batch
         self.seed = seed
         self.step = step
         self.rank = rank
         self.world = world
+        self.micro_batches = micro_batches
 
-    def __len__(self) -> int:
+    @property
+    def steps_per_epoch(self) -> int:
         """Global batches, that is optimiser steps, per epoch."""
         return self.size // self.global_batch
 
+    def __len__(self) -> int:
+        """Micro-batches per epoch."""
+        return self.steps_per_epoch * self.micro_batches
+
     def epoch(self, step: int) -> int:
         """The epoch that optimiser step `step` belongs to."""
-        return step // len(self)
+        return step // self.steps_per_epoch
 
     def order(self, epoch: int) -> np.ndarray:
         """The permutation of the images in `epoch`."""
@@ -66,13 +79,14 @@ class GlobalBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         first = self.step()
         epoch, order = -1, None
-        for step in range(first, first + len(self)):
+        for step in range(first, first + self.steps_per_epoch):
             if self.epoch(step) != epoch:
                 epoch = self.epoch(step)
                 order = self.order(epoch)
-            start = step % len(self) * self.global_batch
+            start = step % self.steps_per_epoch * self.global_batch
             share = order[start : start + self.global_batch][self.rank :: self.world]
-            yield share.tolist()
+            for micro_batch in np.array_split(share, self.micro_batches):
+                yield micro_batch.tolist()
 
 
 class EveryImageOnce(Sampler[int]):

@@ -40,7 +40,7 @@ def test_collate_stacks_in_channels_last(tmp_path, geometry, size, count, channe
 
 
 def test_collate_does_not_copy_a_single_large_image(tmp_path):
-    [sample] = [dataset(noise(tmp_path, 1), size=(40, 60))[0]]
+    sample = dataset(noise(tmp_path, 1), size=(40, 60))[0]
     assert collate([sample]).images.data_ptr() == sample.images.data_ptr()
 
 

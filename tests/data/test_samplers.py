@@ -38,6 +38,28 @@ def test_every_epoch_and_seed_has_its_own_order():
     assert orders[0] == flat(batches())  # the same again
 
 
+@pytest.mark.parametrize(("world", "micro_batches"), [(1, 3), (2, 4), (3, 2), (3, 1)])
+def test_micro_batches_and_uneven_ranks_see_the_same_global_batches(world, micro_batches):
+    ranks = [
+        list(
+            GlobalBatches(
+                50, 8, seed=0, step=int, rank=rank, world=world, micro_batches=micro_batches
+            )
+        )
+        for rank in range(world)
+    ]
+    assert {len(rank) for rank in ranks} == {6 * micro_batches}
+    assert all(micro for rank in ranks for micro in rank)  # none is empty
+    for step, [whole] in enumerate(batches()):
+        part = slice(step * micro_batches, (step + 1) * micro_batches)
+        assert sorted(i for rank in ranks for micro in rank[part] for i in micro) == sorted(whole)
+
+
+def test_more_micro_batches_than_images_are_refused():
+    with pytest.raises(ValueError, match="into 3 micro-batches on 3 ranks"):
+        GlobalBatches(50, 8, seed=0, step=int, world=3, micro_batches=3)
+
+
 @pytest.mark.parametrize("world", [1, 2, 4, 8])
 def test_ranks_share_the_same_global_batches(world):
     for alone, shared in zip(batches(), batches(world=world), strict=True):
