@@ -75,34 +75,40 @@ class PerformerAttention(nn.Module):
         q, k, v = self.q(x), self.k(x), self.v(x)
         if torch.is_autocast_enabled(x.device.type):  # not entered otherwise: exports stay flat
             with torch.autocast(x.device.type, enabled=False):
-                out = self._attend(q.float(), k.float(), v.float())
+                out = self._attend(q, k, v)
         else:
-            out = self._attend(q.float(), k.float(), v.float())
-        return self.drop(self.proj(out.to(q.dtype)))
+            out = self._attend(q, k, v)
+        return self.drop(self.proj(out))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """b n (h d) three times, fp32 -> b n (h d)."""
-        b, n, _ = q.shape
-        q = self._features(q, is_query=True)  # b n h m
-        k = self._features(k, is_query=False)  # b n h m
-        v = v.view(b, n, self.heads, -1)  # b n h d
-        context = k.permute(0, 2, 3, 1) @ v.transpose(1, 2)  # b h m d
-        total = k.sum(dim=1)[..., None]  # b h m 1
+        """b n (h d) three times -> b n (h d), in their precision."""
+        dtype = q.dtype
+        q = self._features(self._split_heads(q), is_query=True)  # b h n m
+        k = self._features(self._split_heads(k), is_query=False)  # b h n m
+        context = k.transpose(-1, -2) @ self._split_heads(v)  # b h m d
+        total = k.sum(dim=-2)[..., None]  # b h m 1
         # The normaliser rides along as one more column: a single pass over phi(q).
-        out = q.transpose(1, 2) @ torch.cat([context, total], dim=-1)  # b h n (d + 1)
+        out = q @ torch.cat([context, total], dim=-1)  # b h n (d + 1)
         out = out[..., :-1] / out[..., -1:]
-        return out.transpose(1, 2).reshape(b, n, -1)
+        return out.transpose(1, 2).to(dtype, memory_format=torch.contiguous_format).flatten(2)
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """b n (h d) -> b h n d in fp32: the one copy casts and moves the heads to the front.
+
+        The features are a few times larger than x; this way they and their gradients lie in memory
+        as the matrix products take them.
+        """
+        x = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.to(torch.float32, memory_format=torch.contiguous_format)
 
     def _features(self, x: Tensor, *, is_query: bool) -> Tensor:
-        """phi: b n (h d) -> b n h m."""
-        b, n, c = x.shape
-        d, m = c // self.heads, self.projection.shape[0]
-        x = x.reshape(b, n * self.heads, d)
+        """phi: b h n d -> b h n m."""
+        m, d = self.projection.shape
         # The scale is folded into the small matrix, not applied to every token.
-        projected = (x @ (self.projection.float() * d**-0.25).T).view(b, n, self.heads, m)
+        projected = x @ (self.projection.float() * d**-0.25).T
         if self.kernel == "relu":
             return projected.relu() + 1e-3
-        norm = (x.square().sum(dim=-1) * (0.5 * d**-0.5)).view(b, n, self.heads, 1)
+        norm = x.square().sum(dim=-1, keepdim=True) * (0.5 * d**-0.5)
         # Stabilises exp. Constant over a key's features and positions, it cancels in the ratio.
-        peak = projected.detach().amax(dim=-1 if is_query else (1, 3), keepdim=True)
+        peak = projected.detach().amax(dim=-1 if is_query else (-1, -2), keepdim=True)
         return (torch.exp(projected - norm - peak) + 1e-4) * m**-0.5
