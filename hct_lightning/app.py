@@ -15,8 +15,11 @@ import hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.errors import InstantiationException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
+
+from hct_lightning.run import is_interrupt, is_rank_zero
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +98,9 @@ def recompose(argv: list[str]) -> list[str]:
 @hydra.main(version_base="1.3", config_path="pkg://hct_lightning.conf", config_name="config")
 def _run(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
+    if not is_rank_zero():  # the other ranks would say the same again
+        for name in (None, "hct_lightning"):
+            logging.getLogger(name).setLevel(logging.WARNING)
     try:
         from hct_lightning import runtime, safety
 
@@ -102,14 +108,21 @@ def _run(cfg: DictConfig) -> None:
         runtime.configure(cfg.runtime)
         task = importlib.import_module(f"hct_lightning.tasks.{cfg.task}")
         task.main(cfg, folder)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, InstantiationException) as error:
         # What a user can mend: the message alone; the traceback is in the log for whoever asks.
-        log.debug("traceback", exc_info=True)
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        log.error("%s", error)
+        while isinstance(error, InstantiationException) and error.__cause__:
+            error = error.__cause__  # what our own constructor said
+        log.debug("traceback", exc_info=True)
         print(f"error: {error}\n(the traceback is in {folder / 'run.log'})", file=sys.stderr)
         sys.exit(1)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if not is_interrupt(stop):
+            raise
+        hint = f"; go on with: python -m hct_lightning run={folder}" if cfg.task == "fit" else ""
+        print(f"interrupted{hint}", file=sys.stderr)
+        sys.exit(130)
 
 
 def main() -> None:

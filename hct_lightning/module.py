@@ -31,7 +31,7 @@ class ImageClassifier(lightning.LightningModule):
         lr: the learning rate at a global batch of `reference_batch`.
         reference_batch: images per step for which `lr` is meant.
         global_batch: images per step over all devices; the rate grows with it linearly.
-        class_weights: one weight per class in the loss.
+        class_weights: one weight per class in the loss, 1 on average over the training images.
         label_smoothing: of the cross-entropy.
         spec: what rebuilds the network and feeds it (see `hct_lightning.network`), saved in
             checkpoints.
@@ -82,20 +82,27 @@ class ImageClassifier(lightning.LightningModule):
             }
         )
         self.confusion: Tensor | None = None
+        # What a micro-batch's summed loss is divided by, so that all images of a global batch weigh
+        # the same however they are divided; set with the micro-batches, else each batch's own size.
+        self.images_per_backward: float | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = F.cross_entropy(
+        total = F.cross_entropy(
             self(batch.images).float(),
             batch.labels,
             weight=self.class_weights,
             label_smoothing=self.label_smoothing,
+            reduction="sum",
         )
         size = len(batch.labels)
-        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
-        return loss
+        self.log(
+            "train/loss", total.detach() / size,
+            prog_bar=True, on_step=True, on_epoch=True, batch_size=size, sync_dist=True,
+        )  # fmt: skip
+        return total / (self.images_per_backward or size)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self(batch.images).float()

@@ -92,8 +92,7 @@ class Run:
         try:
             yield
         except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-            status = "interrupted" if stopped else "failed"
+            status = "interrupted" if is_interrupt(error) else "failed"
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             raise
         finally:
@@ -103,6 +102,17 @@ class Run:
             ):
                 seconds = round(time.time() - started, 1)
                 self.update(status=status, reason=reason, ended=_now(), seconds=seconds)
+
+
+def is_rank_zero() -> bool:
+    """Whether this process is the first of a distributed run, or the only one."""
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    return next((rank for rank in ranks if rank is not None), "0") == "0"
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether Ctrl-C is behind it: Lightning turns that into exit(1)."""
+    return any(isinstance(e, KeyboardInterrupt) for e in (error, error.__context__))
 
 
 def _now() -> str:

@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
 from hct_lightning.metrics_csv import MetricsCSV
-from hct_lightning.runtime import resolve_accelerator, resolve_precision
+from hct_lightning.parallel.devices import Devices
+from hct_lightning.runtime import resolve_precision
 
 # Lightning's advice on what is deliberate here.
 _EXPECTED = (
@@ -20,18 +21,25 @@ _EXPECTED = (
     ".*srun. command is available.*",
     ".*number of training batches .* is smaller than the logging interval.*",
     ".*LeafSpec.*",
+    ".*sync_dist=True.*",  # what is logged is the same on every rank, or meant to be rank 0's
     "No (positive|negative) samples in targets.*",  # a class that validation lacks is noted at the start
 )
 
 
 def build_trainer(
-    cfg: DictConfig, folder: Path, *, callbacks: list[Callback], loggers: list[Any] | None = None
+    cfg: DictConfig,
+    folder: Path,
+    devices: Devices,
+    *,
+    callbacks: list[Callback],
+    loggers: list[Any] | None = None,
 ) -> lightning.Trainer:
     """Lightning's Trainer with `cfg.trainer`, `auto` settings resolved, everything in `folder`.
 
     Args:
         cfg: the whole configuration.
         folder: of the run.
+        devices: to run on.
         callbacks: of this task.
         loggers: beside metrics.csv; None logs nothing at all.
     """
@@ -40,11 +48,18 @@ def build_trainer(
         logging.getLogger(name).handlers.clear()
     for message in _EXPECTED:
         warnings.filterwarnings("ignore", message)
-    accelerator = resolve_accelerator(cfg.trainer.accelerator)
+    if cfg.trainer.sync_batchnorm and devices.accelerator == "cpu":
+        raise ValueError(
+            "trainer.sync_batchnorm=true needs GPUs: PyTorch's SyncBatchNorm does not run on the CPU; "
+            "set it to false (each rank then normalises by its own micro-batch)"
+        )
     return instantiate(
         cfg.trainer,
-        accelerator=accelerator,
-        precision=resolve_precision(cfg.trainer.precision, accelerator),
+        accelerator=devices.accelerator,
+        devices=devices.devices,
+        num_nodes=devices.num_nodes,
+        precision=resolve_precision(cfg.trainer.precision, devices.accelerator),
+        accumulate_grad_batches=1,  # the MicroBatches callback decides
         callbacks=callbacks,
         logger=False if loggers is None else [MetricsCSV(folder), *loggers],
         default_root_dir=str(folder),

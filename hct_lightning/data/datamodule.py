@@ -88,6 +88,8 @@ class ImageData(lightning.LightningDataModule):
         self.limit = limit
         self.seed = seed
         self.catalogue: Catalogue | None = None
+        self.global_batch: int | None = None  # over all ranks; by default batch_size on each
+        self.micro_batches = 1
 
     def prepare(self) -> None:
         """Asks the source what there is, and the first images how they are. Once."""
@@ -182,11 +184,12 @@ class ImageData(lightning.LightningDataModule):
         trainer = self.trainer
         self.order = GlobalBatches(
             len(self.catalogue.train),
-            self.batch_size * trainer.world_size,
+            self.global_batch or self.batch_size * trainer.world_size,
             seed=self.seed,
             step=lambda: trainer.global_step,
             rank=trainer.global_rank,
             world=trainer.world_size,
+            micro_batches=self.micro_batches,
         )
         return self.loader(self.catalogue.train, batch_sampler=self.order)
 
@@ -194,7 +197,11 @@ class ImageData(lightning.LightningDataModule):
         shard = EveryImageOnce(
             len(self.catalogue.valid), rank=self.trainer.global_rank, world=self.trainer.world_size
         )
-        return self.loader(self.catalogue.valid, sampler=shard, batch_size=self.batch_size)
+        return self.loader(
+            self.catalogue.valid,
+            sampler=shard,
+            batch_size=max(1, self.batch_size // self.micro_batches),
+        )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training batches on the device, seeded by (seed, epoch, index)."""

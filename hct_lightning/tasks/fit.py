@@ -1,23 +1,27 @@
 """Trains, and leaves a run's folder that says everything about it."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning
 from hydra.utils import instantiate
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from hct_lightning.callbacks.epoch_time import EpochTime
 from hct_lightning.callbacks.export import ExportAtEnd
+from hct_lightning.callbacks.micro_batches import MicroBatches
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.deploy.artifact import read_descriptions
 from hct_lightning.module import ImageClassifier
 from hct_lightning.network import build_network, load_weights
-from hct_lightning.run import Run
+from hct_lightning.parallel.devices import choose_devices
+from hct_lightning.parallel.memory import choose_micro_batches
+from hct_lightning.run import Run, is_rank_zero
+from hct_lightning.runtime import resolve_precision
 from hct_lightning.training import build_trainer
 
 log = logging.getLogger(__name__)
@@ -25,7 +29,7 @@ log = logging.getLogger(__name__)
 
 def main(cfg: DictConfig, folder: Path) -> None:
     """`task=fit`: a new run in `folder`, or with `run=` the interrupted one there goes on."""
-    run = Run(folder, writes=rank_zero_only.rank == 0)
+    run = Run(folder, writes=is_rank_zero())
     with run.recording(task="fit"):
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)
         data: ImageData = instantiate(cfg.data, _convert_="all")
@@ -51,9 +55,29 @@ def main(cfg: DictConfig, folder: Path) -> None:
         exporters = instantiate(cfg.export, _convert_="all")
         dynamic = exporters.pop("dynamic")
         timer = EpochTime()
+        devices = choose_devices(
+            cfg.trainer.accelerator,
+            OmegaConf.to_container(cfg.trainer, resolve=True)["devices"],
+            cfg.trainer.num_nodes,
+            data.batch_size,
+        )
+        if devices.note:
+            log.info(devices.note)
+        micro_batches = cfg.trainer.accumulate_grad_batches
+        if micro_batches == "auto":
+            micro_batches = partial(
+                choose_micro_batches,
+                build=partial(build_network, spec),
+                channels=data.channels,
+                size=data.size,
+                batch_size=data.batch_size,
+                ranks_here=devices.ranks_here,
+                precision=resolve_precision(cfg.trainer.precision, devices.accelerator),
+            )
         callbacks = [
             *instantiate(cfg.callbacks, _convert_="all").values(),
             timer,
+            MicroBatches(devices.global_batch, micro_batches),
             ExportAtEnd(exporters, dynamic=dynamic, allow=tuple(cfg.safety.allow)),
         ]
         loggers = []
@@ -61,14 +85,12 @@ def main(cfg: DictConfig, folder: Path) -> None:
             # The same W&B run goes on when this one is resumed.
             options = {"id": run.record["id"], "resume": "allow"} if name == "wandb" else {}
             loggers.append(instantiate(node, **options, _convert_="all"))
-        trainer = build_trainer(cfg, folder, callbacks=callbacks, loggers=loggers)
-
-        global_batch = data.batch_size * trainer.world_size
+        trainer = build_trainer(cfg, folder, devices, callbacks=callbacks, loggers=loggers)
         if "wandb" in cfg.logger:
             from hct_lightning.callbacks.wandb_run import WandbRun
 
             resolved = OmegaConf.to_container(cfg, resolve=True)
-            trainer.callbacks.append(WandbRun(resolved | {"global_batch": global_batch}))
+            trainer.callbacks.append(WandbRun(resolved | {"global_batch": devices.global_batch}))
         module = ImageClassifier(
             network,
             classes=data.classes,
@@ -76,7 +98,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
             schedule=instantiate(cfg.schedule, _convert_="all"),
             lr=cfg.optim.lr,
             reference_batch=cfg.optim.reference_batch,
-            global_batch=global_batch,
+            global_batch=devices.global_batch,
             class_weights=class_weights(cfg.loss.class_weights, data),
             label_smoothing=cfg.loss.label_smoothing,
             spec=spec,
@@ -88,7 +110,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
             trainer.strategy.root_device.type,
             trainer.world_size,
             trainer.precision,
-            global_batch,
+            devices.global_batch,
             module.lr * module.scale,
         )
         if resume:
@@ -118,16 +140,23 @@ def describe(summary: dict[str, Any]) -> None:
 
 
 def class_weights(option: Any, data: ImageData) -> list[float] | None:
-    """The option `loss.class_weights`: none, `balanced` (inverse frequency, mean 1) or a list."""
+    """The option `loss.class_weights`: none, `balanced` (inverse frequency) or a list.
+
+    Scaled to a mean of 1 over the training images, so that the learning rate keeps its meaning.
+    """
     if option is None:
         return None
     counts = [data.catalogue.train.labels.count(i) for i in range(len(data.classes))]
     if option == "balanced":
-        return [sum(counts) / (len(counts) * count) if count else 0.0 for count in counts]
-    weights = [float(weight) for weight in option]
+        weights = [1 / count if count else 0.0 for count in counts]
+    else:
+        weights = [float(weight) for weight in option]
     if len(weights) != len(counts):
         raise ValueError(f"loss.class_weights has {len(weights)} weights for {len(counts)} classes")
-    return weights
+    mean = sum(w * n for w, n in zip(weights, counts, strict=True)) / sum(counts)
+    if min(weights) < 0 or mean == 0:
+        raise ValueError(f"loss.class_weights={weights}: give weights of at least 0, not all 0")
+    return [weight / mean for weight in weights]
 
 
 def read_metrics(trainer: lightning.Trainer) -> dict[str, float]:
@@ -155,6 +184,7 @@ def show_results(run: Run, trainer: lightning.Trainer, times: list[dict[str, flo
         "training",
         "running",
         "images/s",
+        "peak memory",
         title="Time",
         title_justify="left",
     )
@@ -162,7 +192,8 @@ def show_results(run: Run, trainer: lightning.Trainer, times: list[dict[str, flo
         if rows:
             mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
             seconds = (f"{mean[key]:.2f} s" for key in ("load_s", "train_s", "run_s"))
-            clock.add_row(label, *seconds, f"{mean['images_s']:.1f}")
+            peak = f"{metrics['memory/peak_gib']:.2f} GiB" if "memory/peak_gib" in metrics else ""
+            clock.add_row(label, *seconds, f"{mean['images_s']:.1f}", peak)
     places = Table("what", "where", title="Results", title_justify="left")
     places.add_row("run", str(run.folder))
     for name in ("best", "last"):

@@ -18,6 +18,7 @@ from hct_lightning.data.images import is_image
 from hct_lightning.data.loading import Images, Loader, auto_workers, collate, worker_init
 from hct_lightning.module import ImageClassifier
 from hct_lightning.network import load_network
+from hct_lightning.parallel.devices import choose_devices
 from hct_lightning.run import Run, write_whole
 from hct_lightning.training import build_trainer
 
@@ -56,7 +57,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
     module = ImageClassifier(
         network, classes=spec["classes"], optimizer=None, schedule=None, lr=1.0
     )
-    trainer = build_trainer(cfg, folder, callbacks=[progress_bar()])
+    trainer = build_trainer(
+        cfg, folder, choose_devices(cfg.trainer.accelerator, 1, 1, 1), callbacks=[progress_bar()]
+    )
     probabilities = torch.cat(trainer.predict(module, loader))
 
     text = io.StringIO()

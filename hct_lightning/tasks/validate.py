@@ -13,6 +13,7 @@ from hct_lightning.callbacks.progress import progress_bar
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.module import ImageClassifier
 from hct_lightning.network import load_network
+from hct_lightning.parallel.devices import choose_devices
 from hct_lightning.run import Run, write_whole
 from hct_lightning.training import build_trainer
 
@@ -32,7 +33,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
     # No optimiser is asked for in validation.
     module = ImageClassifier(network, classes=data.classes, optimizer=None, schedule=None, lr=1.0)
-    trainer = build_trainer(cfg, folder, callbacks=[progress_bar()])
+    trainer = build_trainer(
+        cfg, folder, choose_devices(cfg.trainer.accelerator, 1, 1, 1), callbacks=[progress_bar()]
+    )
     trainer.validate(module, datamodule=data, verbose=False)
 
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}

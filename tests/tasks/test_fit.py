@@ -91,6 +91,23 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_ends_bitwise_the_same(
     assert record["status"] == "completed"
 
 
+def test_ctrl_c_says_how_to_go_on(trained, environment, tiny, tmp_path):
+    run = tmp_path / "run"
+    command = [*tiny, "trainer.max_epochs=500", f"hydra.run.dir={run}"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "hct_lightning", *command],
+        cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while "epoch 2/" not in child.stderr.readline():
+        assert child.poll() is None
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert err.splitlines()[-1] == f"interrupted; go on with: python -m hct_lightning run={run}"
+    assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
+    load_checkpoint(run / "checkpoints" / "last.ckpt")
+
+
 def test_resuming_at_the_end_of_an_epoch_is_bitwise_too_and_can_go_further(
     cli, trained, tiny, tmp_path
 ):
@@ -131,6 +148,13 @@ def test_fine_tunes_from_a_checkpoint_and_from_the_original_layout(cli, trained,
 def test_bad_options_end_with_one_clear_line(cli, tmp_path):
     (tmp_path / "empty").mkdir()
     cases = {
+        ("data.batch_size=0",): r"data\.batch_size=0: give at least 1",
+        (
+            "logger=tensorboard",
+            "data.scene_size=128",
+            "data.resolution=128",
+            "data.limit=8",
+        ): "tensorboard",
         ("data=folder",): r"data\.root is not set",
         ("data=folder", "data.root=nowhere"): r"data\.root=nowhere: there is no",
         ("data=folder", "data.root=empty"): "no class folders",

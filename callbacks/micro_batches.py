@@ -1,0 +1,53 @@
+"""The global batch in parts that fit the memory."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+log = logging.getLogger(__name__)
+
+
+class MicroBatches(Callback):
+    """Divides each rank's share of the global batch; every image weighs the same in the step.
+
+    Args:
+        global_batch: images per optimiser step, over all ranks.
+        parts: how many micro-batches, or a function from (device, images of a rank) to it, which
+            rank 0 calls for all.
+    """
+
+    def __init__(self, global_batch: int, parts: int | Callable[[torch.device, int], int]) -> None:
+        self.global_batch = global_batch
+        self.parts = parts
+
+    def setup(self, trainer: lightning.Trainer, module: Any, stage: str) -> None:
+        if stage != "fit":
+            return
+        world = trainer.world_size
+        least = self.global_batch // world  # shares differ by one when world does not divide it
+        parts = self.parts
+        if callable(parts):
+            most = -(-self.global_batch // world)
+            decided = None
+            if trainer.is_global_zero:
+                try:
+                    decided = parts(trainer.strategy.root_device, most)
+                except ValueError as error:
+                    decided = error
+            decided = trainer.strategy.broadcast(decided)
+            if isinstance(decided, ValueError):
+                raise decided  # on every rank, so that none waits for another
+            parts = min(decided, max(1, least))
+        trainer.accumulate_grad_batches = parts
+        trainer.datamodule.global_batch = self.global_batch
+        trainer.datamodule.micro_batches = parts
+        module.images_per_backward = self.global_batch / (world * parts)
+        if parts > 1:
+            log.info(
+                "global batch of %d in %d micro-batches of about %.3g images a rank",
+                self.global_batch, parts, module.images_per_backward,
+            )  # fmt: skip
