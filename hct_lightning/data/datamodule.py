@@ -49,7 +49,7 @@ class ImageData(lightning.LightningDataModule):
         *,
         resolution: int | Sequence[int],
         geometry: Geometry = "cover",
-        batch_size: int = 16,
+        batch_size: int = 8,
         channels: int | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,

@@ -115,12 +115,12 @@ def choose_micro_batches(
     """In how many parts a rank sees its `share` of a global batch.
 
     At most `batch_size` images at a time, fewer where the memory asks for it. The estimate takes
-    seconds and is made only where a network ten times as hungry as HCT would not fit anyway.
+    seconds and is made only where a network seven times as hungry as HCT would not fit anyway.
     """
     wanted = -(-share // batch_size)
     available = available_bytes(device, ranks_here)
     height, width = size
-    if min(share, batch_size) * height * width * 1000 < available:
+    if min(share, batch_size) * height * width * 500 < available:
         return wanted
     log.info("estimating the memory of a training step ...")
 

@@ -63,6 +63,11 @@ def main(cfg: DictConfig, folder: Path) -> None:
         )
         if devices.note:
             log.info(devices.note)
+        if len(data.catalogue.train) < devices.global_batch:
+            raise ValueError(
+                f"{len(data.catalogue.train)} training images are fewer than one global batch of "
+                f"{devices.global_batch}; use a smaller data.batch_size or fewer trainer.devices"
+            )
         micro_batches = cfg.trainer.accumulate_grad_batches
         if micro_batches == "auto":
             micro_batches = partial(

@@ -12,6 +12,7 @@ from hct_lightning import load_artifact
 from hct_lightning.data.geometry import apply
 from hct_lightning.data.images import read_image
 from hct_lightning.network import load_network
+from hct_lightning.tasks.predict import find_images
 
 
 def test_validate_repeats_what_training_measured(cli, trained):
@@ -40,18 +41,22 @@ def test_validate_refuses_data_with_other_classes(cli, trained, photos):
     assert "the checkpoint was trained on dots, grid" in done.stderr
 
 
-def test_predict_file_folder_and_glob(cli, trained, photos, tmp_path):
+def test_inputs_are_a_file_a_folder_or_a_glob(photos):
     files = sorted(str(p) for p in photos.rglob("*.jpg"))
-    for given, expected in (
-        (files[0], files[:1]),
-        (str(photos), files),
-        (f"{photos}/**/*.jpg", files),
-    ):
-        done = cli("task=predict", f"run={trained}", f"predict.input='{given}'",
-                   f"predict.output={tmp_path}/out.csv", cwd=tmp_path)  # fmt: skip
-        rows = list(csv.DictReader(io.StringIO(done.stdout)))
-        assert [row["path"] for row in rows] == expected
-        assert (tmp_path / "out.csv").read_text() == done.stdout
+    assert find_images(files[0]) == files[:1]
+    assert find_images(str(photos)) == files
+    assert find_images(f"{photos}/**/*.jpg") == files
+    with pytest.raises(FileNotFoundError, match="no image there"):
+        find_images(f"{photos}/nothing*.png")
+
+
+def test_predict_gives_the_networks_probabilities(cli, trained, photos, tmp_path):
+    files = find_images(str(photos))
+    done = cli("task=predict", f"run={trained}", f"predict.input={photos}",
+               f"predict.output={tmp_path}/out.csv", cwd=tmp_path)  # fmt: skip
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [row["path"] for row in rows] == files
+    assert (tmp_path / "out.csv").read_text() == done.stdout
 
     network, spec = load_network(trained / "checkpoints" / "best.ckpt")
     for row in rows:
@@ -89,7 +94,6 @@ def test_predict_says_which_file_is_broken(cli, trained, tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("predict.input=nothing*.png",), "no image there"),
         ((), "predict.input is not set"),
         (("predict.input=x", "ckpt=third.ckpt"), "best, last"),
     ],
