@@ -121,7 +121,11 @@ def main(cfg: DictConfig, folder: Path) -> None:
         if resume:
             log.info("resuming from %s", resume)
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-        run.update(metrics=read_metrics(trainer), epoch_times=timer.rows)
+        run.update(
+            metrics=read_metrics(trainer),
+            confusion=module.confusion.tolist() if module.confusion is not None else None,
+            epoch_times=timer.rows,
+        )
     if trainer.is_global_zero:
         show_results(run, trainer, timer.rows)
 

@@ -1,0 +1,89 @@
+"""Several real ranks against one process: the same counts, the same weights."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hct_lightning.network import load_checkpoint
+
+# BatchNorm sees the batch of its rank; frozen, and without dropout, ranks and parts must not matter.
+FROZEN = (
+    "data.scene_size=128", "data.resolution=128", "data.train=80", "data.valid=10",
+    "model.drop_rate=0", "trainer.precision=32-true", "trainer.max_epochs=1",
+    "callbacks=freeze_batch_norm",
+    "export=[]", "schedule=constant", "optim=sgd", "optim.lr=1e-4", "optim.reference_batch=8",
+)  # fmt: skip
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    return load_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def one_process(cli, tmp_path_factory):
+    """Ten steps of eight images."""
+    run = tmp_path_factory.mktemp("one") / "run"
+    cli(*FROZEN, "data.batch_size=8", f"hydra.run.dir={run}", cwd=run.parent)
+    return run
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("trainer.devices=2", "data.batch_size=4"),
+        ("data.batch_size=8", "trainer.accumulate_grad_batches=3"),
+        pytest.param(
+            ("trainer.devices=2", "data.batch_size=4", "trainer.accumulate_grad_batches=3"),
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["two ranks", "micro-batches", "both"],
+)
+def test_same_weights_after_ten_steps(cli, one_process, tmp_path, options):
+    run = tmp_path / "run"
+    cli(*FROZEN, *options, f"hydra.run.dir={run}", cwd=tmp_path)
+    assert load_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 10
+    ours, theirs = weights(run), weights(one_process)
+    for key in ours:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=5e-5, msg=key)
+    # What started at 0 shows that training moved the weights far beyond those tolerances.
+    moved = [key for key in ours if key.endswith(("bn1.bias", "bn2.bias"))]
+    a, b = (torch.cat([w[key] for key in moved]) for w in (ours, theirs))
+    assert (a - b).norm() < 0.01 * b.norm()
+
+
+def test_ddp4_validates_every_image_once(cli, tmp_path):
+    """Four ranks on seven images: one of them pads. Equal to one process afterwards."""
+    run = tmp_path / "run"
+    done = cli(
+        "+experiment=ddp4", "data.resolution=128", "data.scene_size=128", "data.train=64",
+        "data.valid=7", "trainer.max_epochs=2", "export=[]",
+        f"hydra.run.dir={run}", cwd=tmp_path,
+    )  # fmt: skip
+    assert "cpu x 4" in done.stderr
+    record = json.loads((run / "run.json").read_text())
+    cli("task=validate", f"run={run}", "ckpt=last", cwd=tmp_path)
+    alone = json.loads((run / "validate" / "last.json").read_text())
+    assert torch.tensor(record["confusion"]).sum() == 7
+    assert alone["confusion"] == record["confusion"]
+    for name, value in alone["metrics"].items():
+        assert record["metrics"][name] == pytest.approx(value, rel=2e-2), name
+
+
+@pytest.mark.slow
+def test_runs_under_torchrun(environment, tiny, tmp_path):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+        "-m", "hct_lightning", *tiny, "trainer.devices=2", "export=[]",
+        f"hydra.run.dir={tmp_path}/run",
+    ]  # fmt: skip
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=280)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "completed"
+
+
+def test_synchronised_batch_norm_is_refused_on_the_cpu(cli, tiny, tmp_path):
+    done = cli(*tiny, "trainer.devices=2", "trainer.sync_batchnorm=true", cwd=tmp_path, status=1)
+    assert "trainer.sync_batchnorm=true needs GPUs" in done.stderr
