@@ -1,11 +1,14 @@
-"""Where an epoch's time goes, as the paper defines it.
+"""Where an epoch's time goes, as the paper defines it, and what ranks wait for each other.
 
-| key            | unit | meaning                                                                   |
-|----------------|------|---------------------------------------------------------------------------|
-| time/load_s    | s    | the loop waits for a batch                                                |
-| time/train_s   | s    | copy to the device, forward, backward, step and metrics: running - loading |
-| time/run_s     | s    | the training part of the epoch; validation and checkpoints are outside    |
-| time/images_s  | 1/s  | images trained per second of running, over all devices                    |
+| key            | unit | meaning                                                                      |
+|----------------|------|------------------------------------------------------------------------------|
+| time/load_s    | s    | the loop waits for a batch                                                   |
+| time/wait_s    | s    | backward is done, the gradients of the other ranks are not here yet          |
+| time/train_s   | s    | copy to the device, forward, backward, step and metrics: what remains        |
+| time/run_s     | s    | loading + training + waiting; validation and checkpoints are outside         |
+| time/images_s  | 1/s  | images trained per second of running, over all ranks                         |
+
+Each is the mean over ranks; `rows` keeps every rank's. The paper's training time includes the waiting.
 """
 
 import time
@@ -14,6 +17,10 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
+
+PARTS = ("load_s", "train_s", "wait_s", "run_s")
 
 
 def synchronise(device: torch.device) -> None:
@@ -22,18 +29,63 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+class GradientWait:
+    """The time from a rank's last gradient to the end of the all-reduce, summed over steps.
+
+    Before its last gradient a rank computes while the others are reduced; after it, it only waits.
+    On a GPU the time between two events of its stream, read when the epoch has ended.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_gpu = device.type == "cuda"
+        self._last: Any = None
+        self._spans: list[tuple[Any, Any]] = []
+
+    def _now(self) -> Any:
+        if not self.on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def hook(
+        self, group: Any, bucket: torch.distributed.GradBucket
+    ) -> torch.futures.Future[torch.Tensor]:
+        """DDP's own all-reduce, called when a bucket of gradients is complete."""
+        self._last = self._now()
+        return allreduce_hook(group, bucket)
+
+    def backward_ended(self) -> None:
+        if self._last is not None:
+            self._spans.append((self._last, self._now()))
+            self._last = None
+
+    def take_s(self) -> float:
+        """Seconds since the last call; the device must be synchronised."""
+        spans, self._spans = self._spans, []
+        if self.on_gpu:
+            return sum(start.elapsed_time(end) for start, end in spans) / 1000
+        return sum(end - start for start, end in spans)
+
+
 class EpochTime(Callback):
-    """Measures and logs loading, training and running time per epoch; keeps the table.
+    """Measures and logs where each epoch's time goes; keeps the table.
 
     Attributes:
-        rows: a dict per epoch with `epoch` and the keys above, without their prefix.
+        rows: a dict per epoch with `epoch`, `images_s`, the means of the other keys (without their
+            prefix), and under `ranks` a dict of them per rank.
     """
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[dict[str, Any]] = []
         self._images = 0
+        self._wait: GradientWait | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        self._wait = GradientWait(module.device)
+        taken = getattr(trainer.strategy, "_ddp_comm_hook", None)  # a model has one hook
+        if isinstance(trainer.model, DistributedDataParallel) and taken is None:
+            trainer.model.register_comm_hook(None, self._wait.hook)
         # Lightning starts no epoch when a run is resumed in the middle of one.
         self.on_train_epoch_start(trainer, module)
 
@@ -42,6 +94,9 @@ class EpochTime(Callback):
         self._images = 0
         self._waited = trainer.train_dataloader.waited_s
         self._start = self._end = time.perf_counter()
+
+    def on_after_backward(self, trainer: lightning.Trainer, module: Any) -> None:
+        self._wait.backward_ended()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -54,11 +109,14 @@ class EpochTime(Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
         running = self._end - self._start
         loading = trainer.train_dataloader.waited_s - self._waited
-        row = {
-            "load_s": loading,
-            "train_s": running - loading,
-            "run_s": running,
-            "images_s": self._images * trainer.world_size / max(running, 1e-9),
-        }
-        self.rows.append({"epoch": trainer.current_epoch, **row})
+        waiting = self._wait.take_s()
+        mine = [loading, running - loading - waiting, waiting, running, self._images]
+        everyone = [mine]
+        if trainer.world_size > 1:
+            everyone = [None] * trainer.world_size
+            torch.distributed.all_gather_object(everyone, mine)
+        ranks = [dict(zip(PARTS, row, strict=False)) for row in everyone]
+        row = {part: sum(rank[part] for rank in ranks) / len(ranks) for part in PARTS}
+        row["images_s"] = sum(images for *_, images in everyone) / max(row["run_s"], 1e-9)
+        self.rows.append({"epoch": trainer.current_epoch, **row, "ranks": ranks})
         module.log_dict({f"time/{key}": value for key, value in row.items()}, rank_zero_only=True)

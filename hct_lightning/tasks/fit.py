@@ -26,6 +26,8 @@ from hct_lightning.training import build_trainer
 
 log = logging.getLogger(__name__)
 
+PARTS_SHOWN = {"loading": "load_s", "training": "train_s", "waiting": "wait_s", "running": "run_s"}
+
 
 def main(cfg: DictConfig, folder: Path) -> None:
     """`task=fit`: a new run in `folder`, or with `run=` the interrupted one there goes on."""
@@ -128,6 +130,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
         )
     if trainer.is_global_zero:
         show_results(run, trainer, timer.rows)
+        if cfg.fit.against:
+            say_speed_up(timer.rows, cfg.fit.against)
 
 
 def describe(summary: dict[str, Any]) -> None:
@@ -187,22 +191,7 @@ def show_results(run: Run, trainer: lightning.Trainer, times: list[dict[str, flo
     monitor = getattr(trainer.checkpoint_callback, "monitor", None)
     if "best" in metrics:
         results.add_row(f"best {str(monitor).removeprefix('val/')}", f"{metrics['best']:.4f}")
-    clock = Table(
-        "per epoch",
-        "loading",
-        "training",
-        "running",
-        "images/s",
-        "peak memory",
-        title="Time",
-        title_justify="left",
-    )
-    for label, rows in (("mean", times), ("last", times[-1:])):
-        if rows:
-            mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-            seconds = (f"{mean[key]:.2f} s" for key in ("load_s", "train_s", "run_s"))
-            peak = f"{metrics['memory/peak_gib']:.2f} GiB" if "memory/peak_gib" in metrics else ""
-            clock.add_row(label, *seconds, f"{mean['images_s']:.1f}", peak)
+    clock = time_table(times, metrics.get("memory/peak_gib"))
     places = Table("what", "where", title="Results", title_justify="left")
     places.add_row("run", str(run.folder))
     for name in ("best", "last"):
@@ -216,3 +205,46 @@ def show_results(run: Run, trainer: lightning.Trainer, times: list[dict[str, flo
     for table in (results, clock, places):
         if table.row_count:
             console.print(table)
+
+
+def time_table(times: list[dict[str, Any]], peak_gib: float | None) -> Table:
+    """Seconds per epoch, the mean over epochs: over the ranks, and of each where there are some."""
+    table = Table("per epoch", *PARTS_SHOWN, "images/s", "peak memory", title="Time")
+    table.title_justify = "left"
+    if not times:
+        return table
+
+    def seconds(rows: list[dict[str, float]]) -> list[str]:
+        return [f"{sum(r[part] for r in rows) / len(rows):.2f} s" for part in PARTS_SHOWN.values()]
+
+    images_s = sum(row["images_s"] for row in times) / len(times)
+    peak = "" if peak_gib is None else f"{peak_gib:.2f} GiB"
+    ranks = len(times[0]["ranks"])
+    name = "mean" if ranks == 1 else f"mean of {ranks} ranks"
+    table.add_row(name, *seconds(times), f"{images_s:.1f}", peak)
+    for rank in range(ranks if ranks > 1 else 0):
+        table.add_row(f"rank {rank}", *seconds([row["ranks"][rank] for row in times]))
+    return table
+
+
+def say_speed_up(times: list[dict[str, Any]], against: str) -> None:
+    """A line: how much faster an epoch's parts are than those of an earlier run, per image.
+
+    Raises:
+        ValueError: when the earlier run has no times.
+    """
+    earlier = Run(Path(against).expanduser()).record.get("epoch_times")
+    if not earlier:
+        raise ValueError(f"fit.against={against}: that run has recorded no epoch times")
+
+    def per_image(rows: list[dict[str, Any]], parts: tuple[str, ...]) -> float:
+        return sum(
+            sum(r[part] for part in parts) / (r["images_s"] * r["run_s"]) for r in rows
+        ) / len(rows)
+
+    shown = {"loading": ("load_s",), "training": ("train_s", "wait_s"), "running": ("run_s",)}
+    ratios = (
+        f"{name} {per_image(earlier, parts) / per_image(times, parts):.2f}"
+        for name, parts in shown.items()
+    )
+    log.info("speed-up per image against %s: %s", against, ", ".join(ratios))
