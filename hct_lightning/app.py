@@ -19,7 +19,7 @@ from hydra.errors import InstantiationException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-from hct_lightning.run import is_interrupt, is_rank_zero
+from hct_lightning.run import RankError, is_interrupt, is_rank_zero, is_termination
 
 log = logging.getLogger(__name__)
 
@@ -108,21 +108,23 @@ def _run(cfg: DictConfig) -> None:
         runtime.configure(cfg.runtime)
         task = importlib.import_module(f"hct_lightning.tasks.{cfg.task}")
         task.main(cfg, folder)
-    except (ValueError, OSError, ImportError, InstantiationException) as error:
+    except (ValueError, OSError, ImportError, InstantiationException, RankError) as error:
         # What a user can mend: the message alone; the traceback is in the log for whoever asks.
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         while isinstance(error, InstantiationException) and error.__cause__:
             error = error.__cause__  # what our own constructor said
         log.debug("traceback", exc_info=True)
-        print(f"error: {error}\n(the traceback is in {folder / 'run.log'})", file=sys.stderr)
+        if is_rank_zero():
+            print(f"error: {error}\n(the traceback is in {folder / 'run.log'})", file=sys.stderr)
         sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as stop:
-        if not is_interrupt(stop):
+        if not (is_interrupt(stop) or is_termination(stop)):
             raise
         hint = f"; go on with: python -m hct_lightning run={folder}" if cfg.task == "fit" else ""
-        print(f"interrupted{hint}", file=sys.stderr)
-        sys.exit(130)
+        if is_rank_zero():
+            print(f"interrupted{hint}", file=sys.stderr)
+        sys.exit(143 if is_termination(stop) else 130)
 
 
 def main() -> None:

@@ -92,8 +92,16 @@ class Run:
         try:
             yield
         except BaseException as error:
-            status = "interrupted" if is_interrupt(error) else "failed"
+            status = "failed"
+            if is_interrupt(error) or is_termination(error):
+                status = "interrupted"
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            if not self.writes:
+                with contextlib.suppress(OSError):
+                    write_whole(self.folder / f".{os.getpid()}.rank-error", reason)
+            elif other := self._what_another_rank_said(error):
+                reason = other
+                raise RankError(other) from error
             raise
         finally:
             # A full disk must not hide the error that led here.
@@ -103,11 +111,38 @@ class Run:
                 seconds = round(time.time() - started, 1)
                 self.update(status=status, reason=reason, ended=_now(), seconds=seconds)
 
+    def _what_another_rank_said(self, error: BaseException) -> str | None:
+        """The cause on another rank, where this one only lost its connection to it."""
+        text = f"{type(error).__name__} {error}".lower()
+        if not any(word in text for word in ("gloo", "nccl", "distbackend", "connection closed")):
+            return None
+        died = f"a rank has died without a word ({error})"
+        # At once: Lightning may kill this process, too, when it sees that another is gone.
+        self.update(status="failed", reason=died, ended=_now())
+        for _ in range(10):  # the other rank may still be saying it
+            files = list(self.folder.glob(".*.rank-error"))
+            if files:
+                break
+            time.sleep(0.1)
+        said = [file.read_text() for file in sorted(files, key=lambda file: file.stat().st_mtime)]
+        for file in files:
+            file.unlink()
+        return said[0] if said else died
+
+
+class RankError(RuntimeError):
+    """What ended another rank, and with it this run."""
+
+
+def is_termination(error: BaseException) -> bool:
+    """Whether SIGTERM is behind it: Lightning's exception, known by name to spare the import."""
+    return type(error).__name__ == "SIGTERMException"
+
 
 def is_rank_zero() -> bool:
     """Whether this process is the first of a distributed run, or the only one."""
-    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
-    return next((rank for rank in ranks if rank is not None), "0") == "0"
+    names = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in names)
 
 
 def is_interrupt(error: BaseException) -> bool:

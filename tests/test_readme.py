@@ -75,11 +75,10 @@ def test_runs(command, home, trained, cli, tmp_path):
     else:
         given = {arg.split("=")[0] for arg in args}
         small = SMALL if "data=folder" in args or "data=csv" in args else SMALL + SMALL_SCENES
-        args += [arg for arg in small if arg.split("=")[0] not in given]
+        args = [arg for arg in small if arg.split("=")[0] not in given] + args
         if "trainer.max_epochs=30" in args:
             args[args.index("trainer.max_epochs=30")] = "trainer.max_epochs=1"
         if "+experiment=ddp4" in args:
-            args += ["trainer.devices=2", "data.valid_fraction=0.3"]
-            args[args.index("data.batch_size=4")] = "data.batch_size=1"
-        args += [f"hydra.run.dir={tmp_path}/run"]
+            args += ["trainer.devices=2", "data.batch_size=1", "data.resolution=256"]
+        args = [f"hydra.run.dir={tmp_path}/run", *args]
     cli(*args, cwd=home)

@@ -89,9 +89,10 @@ def main(cfg: DictConfig, folder: Path) -> None:
         ]
         loggers = []
         for name, node in cfg.logger.items():
-            # The same W&B run goes on when this one is resumed.
-            options = {"id": run.record["id"], "resume": "allow"} if name == "wandb" else {}
-            loggers.append(instantiate(node, **options, _convert_="all"))
+            if name == "wandb":
+                loggers.append(wandb_logger(node, run.record.get("id")))
+            else:
+                loggers.append(instantiate(node, _convert_="all"))
         trainer = build_trainer(cfg, folder, devices, callbacks=callbacks, loggers=loggers)
         if "wandb" in cfg.logger:
             from hct_lightning.callbacks.wandb_run import WandbRun
@@ -170,6 +171,24 @@ def class_weights(option: Any, data: ImageData) -> list[float] | None:
     if min(weights) < 0 or mean == 0:
         raise ValueError(f"loss.class_weights={weights}: give weights of at least 0, not all 0")
     return [weight / mean for weight in weights]
+
+
+def wandb_logger(node: DictConfig, run_id: str | None) -> Any:
+    """W&B's logger; offline where W&B can't be reached, for training does not need it.
+
+    The same W&B run goes on when this one is resumed.
+    """
+    import wandb
+
+    options = {"id": run_id, "resume": "allow"}
+    logger = instantiate(node, **options, _convert_="all")
+    try:
+        _ = logger.experiment  # connects, on rank 0
+    except wandb.errors.Error as error:
+        log.warning("W&B can't be reached (%s); logging offline, see `wandb sync`", error)
+        wandb.teardown()  # its service holds the run's id otherwise
+        logger = instantiate(node, **options, mode="offline", _convert_="all")
+    return logger
 
 
 def read_metrics(trainer: lightning.Trainer) -> dict[str, float]:

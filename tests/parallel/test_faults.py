@@ -1,0 +1,146 @@
+"""What goes wrong ends the whole run, soon, with the cause last; what was saved stays whole."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hct_lightning.network import load_checkpoint
+
+pytestmark = pytest.mark.slow
+
+LONG = ("trainer.max_epochs=2000", "data.num_workers=0", "export=[]")
+
+
+def start(args, environment, cwd: Path, **options) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "hct_lightning", *args, f"hydra.run.dir={cwd}/run"],
+        cwd=cwd, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        **options,
+    )  # fmt: skip
+
+
+def wait_for(child: subprocess.Popen, text: str) -> None:
+    for line in child.stderr:
+        if text in line:
+            return
+    pytest.fail(f"ended with {child.wait()} before {text!r}")
+
+
+def other_ranks(child: subprocess.Popen) -> list[int]:
+    pids = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+    return [
+        int(pid) for pid in pids if b"hct_lightning" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended may wait as a zombie for its parent."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def finish(child: subprocess.Popen, run: Path) -> tuple[str, dict]:
+    """What was said after the fault, and the record; the checkpoint must be whole."""
+    _, err = child.communicate(timeout=30)
+    if (run / "checkpoints" / "last.ckpt").exists():
+        load_checkpoint(run / "checkpoints" / "last.ckpt")
+    assert not list(run.rglob("*.tmp"))
+    return err, json.loads((run / "run.json").read_text())
+
+
+def test_ctrl_c_ends_all_ranks(environment, tiny, tmp_path):
+    child = start((*tiny, *LONG, "trainer.devices=2"), environment, tmp_path)
+    wait_for(child, "epoch 2/")
+    ranks = other_ranks(child)
+    assert len(ranks) == 1
+    began = time.monotonic()
+    child.send_signal(signal.SIGINT)
+    err, record = finish(child, tmp_path / "run")
+    assert child.returncode == 130
+    assert time.monotonic() - began < 15
+    assert "go on with" in err.splitlines()[-1]
+    assert record["status"] == "interrupted"
+    while any(alive(pid) for pid in ranks):
+        assert time.monotonic() - began < 20
+        time.sleep(0.1)
+
+
+def test_a_rank_is_killed(environment, tiny, tmp_path):
+    child = start((*tiny, *LONG, "trainer.devices=2"), environment, tmp_path)
+    wait_for(child, "epoch 2/")
+    os.kill(other_ranks(child)[0], signal.SIGKILL)
+    began = time.monotonic()
+    _, record = finish(child, tmp_path / "run")
+    assert child.returncode != 0
+    assert time.monotonic() - began < 15
+    assert record["status"] == "failed"
+    assert "a rank has died" in record["reason"]
+
+
+def test_an_exception_on_one_rank_is_the_cause_that_is_named(environment, tmp_path):
+    """A file that is cut in the middle: its header is fine, so one rank finds out in training."""
+    for name in ("train/a", "train/b", "valid/a", "valid/b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(22):
+            noise = Image.effect_noise((160, 160), 50).convert("RGB")
+            noise.save(tmp_path / f"images/{name}/{i:02}.png")
+    cut = tmp_path / "images" / "train" / "b" / "10.png"
+    cut.write_bytes(cut.read_bytes()[:9000])
+    child = start(
+        ("data=folder", f"data.root={tmp_path}/images", "data.resolution=128", *LONG,
+         "data.batch_size=4", "trainer.devices=2", "trainer.log_every_n_steps=2"),
+        environment, tmp_path,
+    )  # fmt: skip
+    err, record = finish(child, tmp_path / "run")
+    assert child.returncode == 1
+    assert "b/10.png" in record["reason"]
+    assert "b/10.png" in "".join(err.splitlines()[-2:])
+    assert record["status"] == "failed"
+
+
+def test_a_loss_that_is_not_finite(environment, tiny, tmp_path):
+    child = start((*tiny, *LONG, "optim.lr=1e30", "schedule=constant"), environment, tmp_path)
+    err, record = finish(child, tmp_path / "run")
+    assert child.returncode == 1
+    assert "error: the loss is nan at step" in err
+    assert "use a smaller optim.lr" in record["reason"]
+
+
+def test_a_full_disk_while_a_checkpoint_is_written(environment, tiny, tmp_path, cli):
+    cli(
+        *tiny[:5],
+        "trainer.max_epochs=1",
+        "export=[]",
+        f"hydra.run.dir={tmp_path}/run",
+        cwd=tmp_path,
+    )
+    before = (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "hct_lightning", f"run={tmp_path}/run", "trainer.max_epochs=3"],
+        cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        # No file may grow beyond 2 MB: the write fails as on a full disk.
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)),
+    )  # fmt: skip
+    err, record = finish(child, tmp_path / "run")
+    assert child.returncode == 1
+    assert "File too large" in err
+    assert record["status"] == "failed"
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_wandb_that_cannot_be_reached(cli, environment, tiny, tmp_path, monkeypatch):
+    for name, value in {
+        "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "5",
+    }.items():  # fmt: skip
+        monkeypatch.setitem(environment, name, value)
+    done = cli(*tiny, "logger=wandb", "export=[]", f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
+    assert "W&B can't be reached" in done.stderr
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
