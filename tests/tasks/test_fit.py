@@ -38,7 +38,7 @@ def test_a_run_is_a_folder_with_everything_in_it(trained):
     assert record["reason"] is None
     assert record["classes"] == sorted(record["classes"])
     assert record["data"]["images"] == {"train": 24, "valid": 10}
-    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
+    assert record["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert {p.name for p in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert (trained / "artifacts" / "torchscript" / "artifact.json").exists()
     assert (trained / ".hydra" / "overrides.yaml").exists()
