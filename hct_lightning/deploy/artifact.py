@@ -1,10 +1,12 @@
 """The artifact: a folder with a model file and `artifact.json`, and the loader that serves it.
 
 The model file takes n c h w uint8 and gives fp32 logits, n classes, whatever the runtime.
+A runtime is a module of this package with `export` and `load`.
 """
 
 import contextlib
 import hashlib
+import importlib
 import json
 import logging
 import shutil
@@ -25,17 +27,21 @@ FORMAT = 1
 class Exported(NamedTuple):
     """What an exporter made.
 
-    runtime: `torchscript`, ... ; chooses the loader.
+    runtime: the module that loads it: `torchscript`, `openvino`, `aoti` or `onnx`.
     precision: `fp32`, `bf16` or `int8`.
     file: the model file's name inside the artifact's folder.
+    batch: images that one call takes; None for any number. `Artifact` calls as often as it needs.
     multiple: height and width must be multiples of this.
     """
 
     runtime: str
     precision: str
     file: str
+    batch: int | None = 1
     multiple: int = 1
 
+
+RUNTIMES = ("torchscript", "openvino", "aoti", "onnx")
 
 Exporter = Callable[..., Exported]
 
@@ -82,6 +88,7 @@ def export_artifact(
             "precision": made.precision,
             "file": made.file,
             "input": {
+                "batch": made.batch,
                 "channels": spec["channels"],
                 "min": [128, 128] if dynamic else [height, width],
                 "max": None if dynamic else [height, width],
@@ -92,10 +99,10 @@ def export_artifact(
             "geometry": spec["geometry"],
             "resolution": [height, width],
             "window": spec.get("window"),
-            "size_bytes": sum(p.stat().st_size for p in making.rglob("*") if p.is_file()),
-            "sha256": _digest(making / made.file),
+            "size_bytes": sum(p.stat().st_size for p in making.iterdir()),
+            "sha256": {p.name: _digest(p) for p in sorted(making.iterdir())},
             "versions": {"torch": torch.__version__, "hct-lightning": version("hct-lightning")},
-            "instruction_set": torch.backends.cpu.get_cpu_capability(),
+            "instruction_set": instruction_set(),
             "metrics": dict(metrics or {}),
         }
         (making / "artifact.json").write_text(json.dumps(description, indent=2) + "\n")
@@ -114,6 +121,13 @@ def export_artifact(
         name, description["size_bytes"] / 1e6, error, time.perf_counter() - started, target,
     )  # fmt: skip
     return target
+
+
+def instruction_set() -> str:
+    """What compiled code may use here: `AVX512 amx_tile avx512_bf16 avx512_vnni`, say."""
+    has = torch.cpu.get_capabilities()
+    extras = [name for name in ("amx_tile", "avx512_bf16", "avx512_vnni") if has.get(name)]
+    return " ".join([torch.backends.cpu.get_cpu_capability(), *extras])
 
 
 def _digest(file: Path) -> str:
@@ -142,7 +156,8 @@ class Artifact:
         """
         self._check(images)
         with torch.inference_mode():
-            return self.logits(images).float().softmax(dim=1)
+            batches = images.split(self.description["input"]["batch"] or len(images))
+            return torch.cat([self.logits(batch) for batch in batches]).softmax(dim=1)
 
     def _check(self, images: Tensor) -> None:
         takes = self.description["input"]
@@ -169,11 +184,12 @@ def load_artifact(folder: str | Path, *, threads: int | None = None) -> Artifact
 
     Args:
         folder: with `artifact.json` and the model file.
-        threads: of torch; None leaves the process as it is.
+        threads: that a call may use; None leaves it to the runtime.
 
     Raises:
         FileNotFoundError: when it isn't an artifact.
-        ValueError: for another format, a changed model file or an unknown runtime.
+        ValueError: for another format, a changed file, an unknown runtime or another machine's code.
+        ImportError: when the runtime isn't installed.
     """
     folder = Path(folder)
     if not (folder / "artifact.json").is_file():
@@ -184,18 +200,26 @@ def load_artifact(folder: str | Path, *, threads: int | None = None) -> Artifact
             f"{folder} has format {description.get('format')}, this version reads {FORMAT}; "
             "export it again with this version"
         )
-    file = folder / description["file"]
-    if file.parent != folder:
-        raise ValueError(f"{folder}: artifact.json names a file outside its folder")
-    if _digest(file) != description["sha256"]:
-        raise ValueError(f"{file} has changed since it was exported; export it again")
+    if description["runtime"] not in RUNTIMES:
+        raise ValueError(f"{folder}: runtime {description['runtime']!r} is unknown to this version")
+    if description["file"] not in description["sha256"]:
+        raise ValueError(f"{folder}: artifact.json gives no digest of {description['file']}")
+    for name, digest in description["sha256"].items():
+        file = folder / name
+        if file.parent != folder:
+            raise ValueError(f"{folder}: artifact.json names a file outside its folder")
+        if not file.is_file() or _digest(file) != digest:
+            raise ValueError(f"{file} has changed since it was exported; export it again")
     if threads is not None:
         torch.set_num_threads(threads)
-    if description["runtime"] == "torchscript":
-        from hct_lightning.deploy import torchscript as runtime
-    else:
-        raise ValueError(f"{folder}: runtime {description['runtime']!r} is unknown to this version")
-    return Artifact(description, runtime.load(file))
+    try:
+        runtime = importlib.import_module(f"hct_lightning.deploy.{description['runtime']}")
+    except ImportError as error:
+        raise ImportError(
+            f"{folder} needs {error.name}, which is not installed: "
+            "pip install 'hct-lightning[deploy]'"
+        ) from error
+    return Artifact(description, runtime.load(folder / description["file"], description, threads))
 
 
 def read_descriptions(folder: Path) -> dict[str, dict[str, Any]]:

@@ -2,8 +2,9 @@
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +39,12 @@ def export(network: nn.Module, example: Tensor, folder: Path, *, dynamic: bool) 
         warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated
         traced = torch.jit.trace(_ChannelsLast(network).eval(), example, check_trace=False)
         torch.jit.save(torch.jit.freeze(traced), folder / FILE)
-    return Exported(runtime="torchscript", precision="fp32", file=FILE)
+    return Exported(runtime="torchscript", precision="fp32", file=FILE, batch=None)
 
 
-def load(file: Path) -> Callable[[Tensor], Tensor]:
+def load(
+    file: Path, description: Mapping[str, Any], threads: int | None
+) -> Callable[[Tensor], Tensor]:
     """n c h w uint8 -> n classes logits."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

@@ -1,0 +1,70 @@
+"""OpenVINO: the fast runtime on x86."""
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import openvino
+import torch
+from openvino.preprocess import PrePostProcessor
+from torch import Tensor, nn
+
+from hct_lightning.deploy.artifact import Exported
+from hct_lightning.deploy.exported import MULTIPLE, program
+
+FILE = "model.xml"  # the weights are in model.bin
+
+
+def convert(network: nn.Module, example: Tensor, *, dynamic: bool) -> openvino.Model:
+    """The network as an OpenVINO model in fp32, `pixels` in, `logits` out."""
+    network = copy.deepcopy(network).float()
+    model = openvino.convert_model(program(network, example, dynamic=dynamic))
+    model.input().set_names({"pixels"})
+    model.output().set_names({"logits"})
+    return model
+
+
+def export(
+    network: nn.Module, example: Tensor, folder: Path, *, dynamic: bool, precision: str
+) -> Exported:
+    """Writes `model.xml` and `model.bin`, whose weights stay fp32.
+
+    Args:
+        network: takes uint8 images.
+        example: 1 c h w uint8.
+        folder: where the files are written.
+        dynamic: open height and width.
+        precision: in which OpenVINO computes, `fp32` or `bf16`.
+    """
+    model = convert(network, example, dynamic=dynamic)
+    openvino.save_model(model, folder / FILE, compress_to_fp16=False)
+    return Exported("openvino", precision, FILE, multiple=MULTIPLE)
+
+
+def load(
+    file: Path, description: Mapping[str, Any], threads: int | None
+) -> Callable[[Tensor], Tensor]:
+    """1 c h w uint8 -> 1 classes logits.
+
+    The file takes NCHW like every other; here it is compiled for interleaved pixels, as images lie
+    in memory after decoding, so that nothing is copied.
+    """
+    core = openvino.Core()
+    steps = PrePostProcessor(core.read_model(file))
+    steps.input().tensor().set_layout(openvino.Layout("NHWC"))
+    steps.input().model().set_layout(openvino.Layout("NCHW"))
+    options = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32" if description["precision"] == "fp32" else "bf16",
+    }
+    if threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+    request = core.compile_model(steps.build(), "CPU", options).create_infer_request()
+
+    def logits(images: Tensor) -> Tensor:
+        pixels = images.permute(0, 2, 3, 1).contiguous()
+        request.infer([openvino.Tensor(pixels.numpy(), shared_memory=True)])
+        return torch.from_numpy(request.get_output_tensor().data.copy())
+
+    return logits
