@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdio>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -17,7 +18,7 @@ constexpr int kFormat = 1;
 // The file's SHA-256, in hexadecimal.
 std::string digest(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) throw Error(kArtifact, path.string() + ": the artifact's model file is missing");
+  if (!file) throw Error(kArtifact, path.string() + " is missing; export the artifact again");
   std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
   EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr);
   std::vector<char> buffer(1 << 20);
@@ -42,31 +43,35 @@ Artifact read_artifact(const std::filesystem::path& folder) {
   std::ifstream stream(description_path);
   if (!stream) throw Error(kArtifact, folder.string() + " is no artifact: it holds no artifact.json");
   Artifact artifact;
-  std::string expected;
+  std::map<std::string, std::string> digests;
   try {
     const auto json = nlohmann::json::parse(stream);
     if (json.at("format") != kFormat)
       throw Error(kArtifact, folder.string() + " has format " + json.at("format").dump() +
                                  ", this program reads " + std::to_string(kFormat) +
                                  "; export it again, or build this program again");
-    const std::filesystem::path name = json.at("file").get<std::string>();
-    if (name != name.filename())
-      throw Error(kArtifact, folder.string() + ": artifact.json names a file outside its folder");
-    artifact.file = folder / name;
+    artifact.file = folder / json.at("file").get<std::string>();
     artifact.runtime = json.at("runtime");
     artifact.precision = json.at("precision");
     artifact.instruction_set = json.at("instruction_set");
+    artifact.torch_version = json.at("versions").at("torch");
     artifact.classes = json.at("classes");
     artifact.channels = json.at("input").at("channels");
     artifact.resolution = {json.at("resolution").at(0), json.at("resolution").at(1)};
     artifact.geometry = json.at("geometry");
     if (const auto& window = json.at("window"); !window.is_null())
       artifact.window = {window.at(0), window.at(1)};
-    expected = json.at("sha256");
+    digests = json.at("sha256");
+    if (!digests.contains(json.at("file")))
+      throw Error(kArtifact, folder.string() + ": artifact.json gives no digest of the model file");
   } catch (const nlohmann::json::exception& error) {
     throw Error(kArtifact, description_path.string() + " is damaged: " + error.what());
   }
-  if (digest(artifact.file) != expected)
-    throw Error(kArtifact, artifact.file.string() + " has changed since it was exported; export it again");
+  for (const auto& [name, expected] : digests) {
+    if (std::filesystem::path(name).filename() != name)
+      throw Error(kArtifact, folder.string() + ": artifact.json names a file outside its folder");
+    if (digest(folder / name) != expected)
+      throw Error(kArtifact, (folder / name).string() + " has changed since it was exported; export it again");
+  }
   return artifact;
 }

@@ -10,10 +10,11 @@
 #include "geometry.h"
 
 struct Artifact {
-  std::filesystem::path file;  // the model
-  std::string runtime;         // torchscript, aoti or openvino
-  std::string precision;       // fp32, bf16 or int8
-  std::string instruction_set; // of the machine that made it
+  std::filesystem::path file;   // the model
+  std::string runtime;          // torchscript, aoti or openvino
+  std::string precision;        // fp32, bf16 or int8
+  std::string instruction_set;  // of the machine that made it
+  std::string torch_version;    // that made it
   std::vector<std::string> classes;
   int channels;
   Size resolution;
@@ -21,5 +22,5 @@ struct Artifact {
   std::optional<std::pair<double, double>> window;  // of 16-bit sources: what becomes 0 and 255
 };
 
-// Reads the description and checks the model's digest. Throws Error(kArtifact).
+// Reads the description and checks the digest of every file. Throws Error(kArtifact).
 Artifact read_artifact(const std::filesystem::path& folder);
