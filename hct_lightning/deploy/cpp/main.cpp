@@ -3,13 +3,13 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 #include <malloc.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <climits>
 #include <cstring>
+#include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -81,10 +81,15 @@ double seconds(const Work& work) {
   return now() - start;
 }
 
+// This process's high-water mark of resident memory (ru_maxrss would be inherited from whoever started it).
 double peak_gib() {
-  rusage usage;
-  getrusage(RUSAGE_SELF, &usage);
-  return usage.ru_maxrss / 1048576.0;
+  std::ifstream status("/proc/self/status");
+  std::string word;
+  while (status >> word)
+    if (word == "VmHWM:") break;
+  double kib = 0;
+  status >> kib;
+  return kib / 1048576;
 }
 
 std::unique_ptr<Model> load(const Artifact& artifact, int threads) {
@@ -146,7 +151,7 @@ void run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   const auto fail = [](ExitCode code, std::string message) {
-    // torch's messages go on with a backtrace, OpenVINO's with where in its source; the first line says it.
+    // torch's messages go on with a backtrace; the first line says it.
     std::cerr << "error: " << message.substr(0, message.find('\n')) << std::endl;
     return static_cast<int>(code);
   };

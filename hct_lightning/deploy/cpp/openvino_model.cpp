@@ -3,6 +3,7 @@
 #include <openvino/core/preprocess/pre_post_process.hpp>
 #include <openvino/openvino.hpp>
 
+#include "error.h"
 #include "model.h"
 
 namespace {
@@ -39,5 +40,12 @@ class OpenVINO : public Model {
 }  // namespace
 
 std::unique_ptr<Model> load_openvino(const Artifact& artifact, int threads) {
-  return std::make_unique<OpenVINO>(artifact, threads);
+  try {
+    return std::make_unique<OpenVINO>(artifact, threads);
+  } catch (const ov::Exception& error) {
+    // It begins with where in OpenVINO's source it was thrown; the last line says why.
+    std::string words = error.what();
+    while (!words.empty() && words.back() == '\n') words.pop_back();
+    throw Error(kRuntime, artifact.file.string() + ": " + words.substr(words.rfind('\n') + 1));
+  }
 }
