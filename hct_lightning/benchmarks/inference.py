@@ -44,6 +44,7 @@ PLAIN_PAPER = {
     TRACED: ["eager", "--traced"],
     DYNAMIC_TRACED: ["dynamic", "--traced"],
 }
+FRESH = (4000, 4000)  # pixels, of a fresh HCT
 CPP_RUNTIMES = ("torchscript", "aoti", "openvino")
 PACKAGES = ("torch", "torchvision", "torchao", "openvino", "nncf", "onnxruntime", "pillow", "timm")
 
@@ -125,7 +126,7 @@ def benchmark(
     run: str | None,
     models: Sequence[str] | None,
     artifacts: Sequence[str],
-    resolutions: Sequence[int | Sequence[int]],
+    resolutions: Sequence[int | Sequence[int]] | None,
     batch_sizes: Sequence[int],
     warmup: int,
     rounds: int,
@@ -154,11 +155,20 @@ def benchmark(
         )
     out = Path(output)
     out.mkdir(parents=True, exist_ok=True)
-    sizes = [as_size(resolution) for resolution in resolutions]
+    sizes = [as_size(resolution) for resolution in resolutions or ()]
     if models is None:
-        home = Path(run) if run else fresh_run(out / "fresh", sizes[0], artifacts)
+        home = Path(run) if run else fresh_run(out / "fresh", (sizes or [FRESH])[0], artifacts)
         models = [home / "checkpoints" / "best.ckpt", *sorted((home / "artifacts").glob("*/"))]
     ours = named([find(model) for model in models])
+    if not sizes:
+        made_for = (model.about.get("resolution") for model in ours.values())
+        sizes = [as_size(next(filter(None, made_for), FRESH))]
+    served = {name: model for name, model in ours.items() if model.takes(sizes[0])}
+    if not served:
+        raise ValueError(
+            f"none of the models takes images of {sizes[0][0]}x{sizes[0][1]}; "
+            "give benchmark.resolutions, or artifacts made for it (export.dynamic=true opens the size)"
+        )
     plain = (PLAIN | PLAIN_PAPER if paper else PLAIN) if baselines else {}
 
     def measure(sides: Mapping[str, Sequence[str]]) -> tuple[dict[str, Measured], dict[str, float]]:
@@ -170,14 +180,10 @@ def benchmark(
             for batch in batch_sizes:
                 shape = Shape(device, size, batch)
                 log.info("%dx%d, batch %d, %s", *size, batch, device)
-                measured, speeds[shape] = measure(shape.sides(ours, plain))
-                rows += table(measured, speeds[shape], shape)
+                if sides := shape.sides(ours, plain):
+                    measured, speeds[shape] = measure(sides)
+                    rows += table(measured, speeds[shape], shape)
     first = next(iter(speeds))
-    served = {name: model for name, model in ours.items() if name in speeds[first]}
-    if not served:
-        raise ValueError(
-            f"none of the models takes images of {first.size}; give benchmark.resolutions"
-        )
     best = max(served, key=speeds[first].__getitem__)
     ratios = compare_speeds(speeds[first], best)
 
