@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from hct_lightning.deploy.artifact import Exported, instruction_set
-from hct_lightning.deploy.exported import MULTIPLE, program
+from hct_lightning.deploy.program import MULTIPLE, program
 
 FILE = "model.pt2"
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hct_lightning.deploy.artifact import Exported
-from hct_lightning.deploy.exported import MULTIPLE, program
+from hct_lightning.deploy.program import MULTIPLE, program
 
 FILE = "model.onnx"
 

@@ -9,20 +9,25 @@ import openvino
 import torch
 from openvino.preprocess import PrePostProcessor
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from hct_lightning.deploy.artifact import Exported
-from hct_lightning.deploy.exported import MULTIPLE, program
+from hct_lightning.deploy.program import MULTIPLE, program
 
 FILE = "model.xml"  # the weights are in model.bin
 
 
-def convert(network: nn.Module, example: Tensor, *, dynamic: bool) -> openvino.Model:
-    """The network as an OpenVINO model in fp32, `pixels` in, `logits` out."""
-    network = copy.deepcopy(network).float()
-    model = openvino.convert_model(program(network, example, dynamic=dynamic))
+def convert(exported: ExportedProgram) -> openvino.Model:
+    """The program as an OpenVINO model in its own precision, `pixels` in, `logits` out."""
+    model = openvino.convert_model(exported)
     model.input().set_names({"pixels"})
     model.output().set_names({"logits"})
     return model
+
+
+def save(model: openvino.Model, folder: Path) -> None:
+    """Writes `model.xml` and `model.bin`, weights as they are."""
+    openvino.save_model(model, folder / FILE, compress_to_fp16=False)
 
 
 def export(
@@ -37,8 +42,8 @@ def export(
         dynamic: open height and width.
         precision: in which OpenVINO computes, `fp32` or `bf16`.
     """
-    model = convert(network, example, dynamic=dynamic)
-    openvino.save_model(model, folder / FILE, compress_to_fp16=False)
+    network = copy.deepcopy(network).float()
+    save(convert(program(network, example, dynamic=dynamic)), folder)
     return Exported("openvino", precision, FILE, multiple=MULTIPLE)
 
 

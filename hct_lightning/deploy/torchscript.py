@@ -35,11 +35,16 @@ def export(network: nn.Module, example: Tensor, folder: Path, *, dynamic: bool) 
         dynamic: only what the artifact promises; the trace is the same.
     """
     network = copy.deepcopy(network).eval().float().to(memory_format=torch.channels_last)
+    save(network, example, folder)
+    return Exported("torchscript", "fp32", FILE, batch=None)
+
+
+def save(network: nn.Module, example: Tensor, folder: Path) -> None:
+    """Writes `network`, traced and frozen, to `folder/model.ts`."""
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
         traced = torch.jit.trace(_ChannelsLast(network).eval(), example, check_trace=False)
         torch.jit.save(torch.jit.freeze(traced), folder / FILE)
-    return Exported(runtime="torchscript", precision="fp32", file=FILE, batch=None)
 
 
 def load(
