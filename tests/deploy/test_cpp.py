@@ -57,7 +57,10 @@ def export(tmp_path_factory):
     """Makes the artifact of a runtime from one network, once."""
     torch.manual_seed(0)
     network = build_network(SPEC)
-    network(torch.randint(0, 256, (4, 3, 192, 256), dtype=torch.uint8))  # running statistics
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0  # one batch sets the statistics, so that the answers are mixed
+    network(torch.randint(0, 256, (4, 3, 192, 256), dtype=torch.uint8))
     network.eval()
     place = tmp_path_factory.mktemp("artifacts")
 
@@ -122,6 +125,7 @@ def test_same_probabilities_as_python(program, export, runtime, picture, tmp_pat
     assert list(found["probabilities"]) == SPEC["classes"]
     assert list(found["probabilities"].values()) == pytest.approx(python.tolist(), abs=1e-4)
     assert found["class"] == SPEC["classes"][python.argmax()]
+    assert python.max() < 0.99  # else every program would be right
 
 
 @pytest.mark.parametrize("rule", ["cover", "paper"])
@@ -197,6 +201,19 @@ def test_jpeg(program, picture, tmp_path, mode, channels):
     image = tmp_path / "x.jpg"
     picture.resize((36, 24)).convert(mode).save(image, quality=90)
     wanted = expected(image, (18, 12), "cover", channels)
+    assert_same_pixels(seen(program, artifact, image), wanted, atol=2)
+
+
+@pytest.mark.parametrize(("size", "factor"), [((72, 108), 4), ((40, 60), 2), ((39, 60), 1)])
+def test_a_large_jpeg_is_reduced_while_it_is_decoded(program, picture, tmp_path, size, factor):
+    artifact = pixels_artifact(tmp_path, (18, 27))
+    image = tmp_path / "x.jpg"
+    picture.resize(size[::-1]).save(image, quality=90)
+    with Image.open(image) as file:  # Pillow does it, too, when asked to
+        file.draft("RGB", (size[1] // factor, size[0] // factor))
+        assert file.size == (size[1] // factor, size[0] // factor)
+        reduced = torch.from_numpy(np.array(file)).permute(2, 0, 1)
+    wanted = geometry.apply(reduced, (18, 27), "cover").flatten().float()
     assert_same_pixels(seen(program, artifact, image), wanted, atol=2)
 
 

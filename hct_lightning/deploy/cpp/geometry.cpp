@@ -38,9 +38,8 @@ Region choose_region(Size source, Size target, const std::string& geometry) {
   return {centre(source.height, height), centre(source.width, width), height, width};
 }
 
-at::Tensor apply_geometry(const at::Tensor& image, Size target, const std::string& geometry) {
+at::Tensor resize_region(const at::Tensor& image, Region region, Size target) {
   const int64_t height = image.size(1), width = image.size(2);
-  const Region region = choose_region({height, width}, target, geometry);
   const int64_t bottom = region.top + region.height, right = region.left + region.width;
   auto inside = image.slice(1, std::max<int64_t>(0, region.top), std::min(height, bottom))
                     .slice(2, std::max<int64_t>(0, region.left), std::min(width, right));
@@ -53,4 +52,15 @@ at::Tensor apply_geometry(const at::Tensor& image, Size target, const std::strin
   const std::array size{target.height, target.width};
   return at::_upsample_bicubic2d_aa(inside.unsqueeze(0), at::IntArrayRef(size), /*align_corners=*/false)
       .squeeze(0);
+}
+
+int shrink_factor(Size source, Region region, Size target) {
+  if (region.top < 0 || region.left < 0) return 1;  // it reaches outside
+  for (const int factor : {8, 4, 2}) {
+    const bool large = region.height >= factor * target.height && region.width >= factor * target.width;
+    const auto sides = {source.height, source.width, region.top, region.left, region.height, region.width};
+    const bool whole = std::all_of(sides.begin(), sides.end(), [&](int64_t side) { return side % factor == 0; });
+    if (large && whole) return factor;
+  }
+  return 1;
 }

@@ -113,7 +113,9 @@ struct JpegReader {
   ~JpegReader() { jpeg_destroy_decompress(&info); }
 };
 
-at::Tensor read_jpeg(const Bytes& bytes, int channels) {
+// h w c, reduced by the factor that `reduce` gives for its upright size.
+template <typename Reduce>
+at::Tensor read_jpeg(const Bytes& bytes, int channels, const Reduce& reduce) {
   JpegErrors errors;
   JpegReader reader;
   at::Tensor image;
@@ -132,6 +134,7 @@ at::Tensor read_jpeg(const Bytes& bytes, int channels) {
     for (auto* marker = info.marker_list; marker; marker = marker->next)
       if (marker->data_length > 6 && std::memcmp(marker->data, "Exif\0\0", 6) == 0)
         turned = orientation(marker->data, marker->data_length);
+    if (turned == 1) info.scale_denom = reduce({info.image_height, info.image_width});
     info.out_color_space = info.num_components == 1 && channels == 1 ? JCS_GRAYSCALE : JCS_RGB;
     jpeg_start_decompress(&info);
     image = empty_image(info.output_height, info.output_width, info.output_components);
@@ -242,17 +245,25 @@ at::Tensor read_png(const Bytes& bytes, int channels, const Window& window) {
 
 }  // namespace
 
-at::Tensor read_image(const std::filesystem::path& path, int channels, const Window& window) {
+at::Tensor read_image(const std::filesystem::path& path, int channels, const Window& window, Size target,
+                      const std::string& geometry) {
   try {
     const Bytes bytes = read_file(path);
+    int reduced = 1;
     at::Tensor image;
-    if (bytes.size() > 8 && png_sig_cmp(bytes.data(), 0, 8) == 0)
+    if (bytes.size() > 8 && png_sig_cmp(bytes.data(), 0, 8) == 0) {
       image = read_png(bytes, channels, window);
-    else if (bytes.size() > 3 && bytes[0] == 0xFF && bytes[1] == 0xD8 && bytes[2] == 0xFF)
-      image = read_jpeg(bytes, channels);
-    else
+    } else if (bytes.size() > 3 && bytes[0] == 0xFF && bytes[1] == 0xD8 && bytes[2] == 0xFF) {
+      image = read_jpeg(bytes, channels, [&](Size source) {
+        return reduced = shrink_factor(source, choose_region(source, target, geometry), target);
+      });
+    } else {
       fail("neither a PNG nor a JPEG file");
-    return image.permute({2, 0, 1});
+    }
+    const Size source{image.size(0) * reduced, image.size(1) * reduced};
+    Region region = choose_region(source, target, geometry);
+    for (int64_t* side : {&region.top, &region.left, &region.height, &region.width}) *side /= reduced;
+    return resize_region(image.permute({2, 0, 1}), region, target);
   } catch (const Error& error) {
     throw Error(error.code, path.string() + ": " + error.what());
   }

@@ -17,7 +17,6 @@
 
 #include "artifact.h"
 #include "error.h"
-#include "geometry.h"
 #include "image.h"
 #include "model.h"
 
@@ -119,8 +118,9 @@ void run(int argc, char** argv) {
   for (size_t i = 1; i < options.paths.size(); ++i) {
     at::Tensor images, probabilities;
     const double read_s = seconds([&] {
-      const at::Tensor image = read_image(options.paths[i], artifact.channels, artifact.window);
-      images = apply_geometry(image, artifact.resolution, artifact.geometry).unsqueeze(0);
+      images = read_image(options.paths[i], artifact.channels, artifact.window, artifact.resolution,
+                          artifact.geometry)
+                   .unsqueeze(0);
     });
     const auto answer = [&] { probabilities = model->logits(images).to(at::kFloat).softmax(1); };
     const double first_s = seconds(answer);
