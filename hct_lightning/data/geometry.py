@@ -80,6 +80,11 @@ def inside(region: Region, source: Size) -> Region:
     return Region(top, left, bottom - top, right - left)
 
 
+def shift(region: Region, origin: Region) -> Region:
+    """`region` with its place measured from the corner of `origin`."""
+    return region._replace(top=region.top - origin.top, left=region.left - origin.left)
+
+
 def cut(image: Tensor, region: Region) -> Tensor:
     """c h w -> c region.height region.width; what lies outside the image is zeros."""
     height, width = image.shape[-2:]

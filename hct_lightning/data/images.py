@@ -127,7 +127,13 @@ def read_image(
                 if size and image.mode in ("L", "RGB", "RGBA") and not convert:
                     orientation = image.getexif().get(_ORIENTATION, 1)
                     ready = read_with_vips(
-                        path, image.format, channels, _upright_size(image), orientation, size, geometry
+                        path,
+                        image.format,
+                        channels,
+                        _upright_size(image),
+                        orientation,
+                        size,
+                        geometry,
                     )
                     if ready is not None:
                         return _tensor(ready)

@@ -1,6 +1,7 @@
 """Reading with libvips: what the geometry needs, decoded, cut and scaled in one streaming pass."""
 
 import functools
+import logging
 from pathlib import Path
 from types import ModuleType
 
@@ -19,6 +20,7 @@ def libvips() -> ModuleType | None:
         import pyvips
     except (ImportError, OSError):
         return None
+    logging.getLogger("pyvips").setLevel(logging.WARNING)
     pyvips.cache_set_max(0)  # a file may change between two readings
     return pyvips
 
@@ -55,9 +57,7 @@ def read_with_vips(
         options["shrink"] = shrink = shrink_factor(source, region, target)
         region = geo.Region(*(side // shrink for side in region))
     try:
-        image = vips.Image.new_from_file(
-            str(path), access="sequential", fail_on="error", **options
-        )
+        image = vips.Image.new_from_file(str(path), access="sequential", fail_on="error", **options)
         if image.format != "uchar" or image.interpretation not in ("srgb", "b-w"):
             return None
         image = image.extract_band(0, n=3 if image.bands >= 3 else 1)
@@ -82,6 +82,4 @@ def shrink_factor(source: geo.Size, region: geo.Region, target: geo.Size) -> int
     """
     scale = min(region.height / target[0], region.width / target[1])
     whole = (*source, *region)
-    return next(
-        (f for f in SHRINK if f <= scale and not any(side % f for side in whole)), 1
-    )
+    return next((f for f in SHRINK if f <= scale and not any(side % f for side in whole)), 1)
