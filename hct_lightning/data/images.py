@@ -124,8 +124,8 @@ def read_image(
             with _open(path) as image:
                 _refuse_huge(path, _upright_size(image), max_pixels)
                 convert = srgb and "icc_profile" in image.info
+                orientation = _orientation(image)
                 if size and image.mode in ("L", "RGB", "RGBA") and not convert:
-                    orientation = image.getexif().get(_ORIENTATION, 1)
                     ready = read_with_vips(
                         path,
                         image.format,
@@ -137,14 +137,23 @@ def read_image(
                     )
                     if ready is not None:
                         return _tensor(ready)
+                if orientation != 1:
+                    ImageOps.exif_transpose(image, in_place=True)
                 pixels = _read_with_pillow(image, channels, window, srgb=convert)
         image = _tensor(pixels)
         return geo.apply(image, size, geometry) if size else image
 
 
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none."""
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
+        return 1  # Pillow would decode the whole image to look for one behind the pixels
+    return image.getexif().get(_ORIENTATION, 1)
+
+
 def _upright_size(image: Image.Image) -> geo.Size:
     width, height = image.size
-    turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+    turned = _orientation(image) in (5, 6, 7, 8)
     if turned and image.format != "TIFF":  # a TIFF's size is turned already
         width, height = height, width
     return height, width
@@ -156,7 +165,6 @@ def _read_with_pillow(
     if channels not in (1, 3):
         raise ValueError(f"it has {len(image.getbands())} channels where data.channels={channels}")
     mode = "L" if channels == 1 else "RGB"
-    ImageOps.exif_transpose(image, in_place=True)
     image.info.pop("transparency", None)
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(to_uint8(np.asarray(image), window))

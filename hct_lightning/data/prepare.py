@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import multiprocessing
 import os
 import shutil
 import time
@@ -158,7 +159,10 @@ def _make(
     if not jobs:
         return
     started, size = time.monotonic(), 0
-    with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
+    # Not forked from here: threads of decoders that this process has used would be missing there.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
         try:
             for n, (job, made) in enumerate(
                 zip(jobs, pool.map(_convert, jobs, chunksize=1), strict=True), 1
