@@ -23,7 +23,8 @@ from hct_lightning.benchmarks.models import Model, find, load
 from hct_lightning.data import scenes
 from hct_lightning.data.datamodule import IMAGENET_MEAN, IMAGENET_STD, ImageData
 from hct_lightning.data.geometry import Size, as_size
-from hct_lightning.data.loading import Images, Loader, auto_workers, collate, worker_init
+from hct_lightning.data.loading import Images, Loader, auto_workers
+from hct_lightning.data.readers import FileReader
 from hct_lightning.network import build_network
 from hct_lightning.run import write_whole
 
@@ -386,14 +387,15 @@ def judge(models: Mapping[str, Model], data: ImageData, limit: int) -> dict[str,
     every = data.catalogue.valid
     chosen = np.linspace(0, len(every) - 1, min(limit, len(every))).round().astype(int)
     labels = [every.labels[i] for i in chosen]
-    images = Images(
-        [every.paths[i] for i in chosen], labels,
+    read = FileReader(
         channels=about.get("channels") or about["input"]["channels"],
         size=tuple(about["resolution"]), geometry=about["geometry"], max_pixels=data.max_pixels,
-        window=about["window"],
+        window=about["window"], srgb=data.srgb, breast=data.breast,
     )  # fmt: skip
-    workers = auto_workers(data.num_workers)
-    loader = Loader(images, num_workers=workers, collate_fn=collate, worker_init_fn=worker_init)
+    images = Images([every.paths[i] for i in chosen], labels, read)
+    loader = Loader(
+        images, [[i] for i in range(len(labels))], num_workers=auto_workers(data.num_workers)
+    )
     serving = {name: load(model, precision="32-true")[0] for name, model in trained.items()}
     answers = {name: [] for name in serving}
     for batch in loader:

@@ -13,7 +13,7 @@ import torch
 from hct_lightning import runtime
 from hct_lightning.benchmarks.models import find, load
 from hct_lightning.benchmarks.side import serve
-from hct_lightning.data.loading import Images
+from hct_lightning.data.readers import FileReader
 
 
 def main() -> None:
@@ -32,15 +32,15 @@ def main() -> None:
     load_s = time.perf_counter() - started
     channels = model.about.get("channels") or model.about["input"]["channels"]
     if given.image:
-        files = Images(
-            [given.image], [0], channels=channels, size=(given.height, given.width),
-            geometry=model.about["geometry"], max_pixels=2**30,
+        read = FileReader(
+            channels=channels, size=(given.height, given.width), geometry=model.about["geometry"],
+            max_pixels=2**30,
         )  # fmt: skip
     shape = (given.batch_size, given.height, given.width, channels)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8).permute(0, 3, 1, 2)  # as read
 
     def work() -> None:
-        probabilities(files[0].images[None] if given.image else pixels)
+        probabilities(read(given.image)[None] if given.image else pixels)
 
     serve(work, load_s=load_s, threads=torch.get_num_threads(), **facts)
 

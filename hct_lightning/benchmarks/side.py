@@ -14,14 +14,16 @@ from collections.abc import Callable
 def serve(work: Callable[[], object], **facts: object) -> None:
     """Answers each line on standard input by doing `work` once and printing its seconds as JSON.
 
-    `facts` go with the first line, printed when the side is ready.
+    `facts` go with the first line, printed when the side is ready; what `work` returns, a number, goes
+    with its seconds.
     """
     print(json.dumps(facts), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
-        work()
+        result = work()
         seconds = time.perf_counter() - start
-        print(json.dumps({"seconds": seconds, "peak_gib": peak_gib()}), flush=True)
+        answer = {"seconds": seconds, "peak_gib": peak_gib(), "result": result}
+        print(json.dumps(answer), flush=True)
 
 
 def peak_gib() -> float:
