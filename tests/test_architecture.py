@@ -11,7 +11,7 @@ MAY_IMPORT = {
     "hct_lightning/models": {"models"},
     "hct_lightning/data": {"data", "runtime", "signals"},
     "hct_lightning/deploy": {"deploy", "models"},
-    "callbacks": {"callbacks", "deploy", "network", "data.geometry", "run", "signals"},
+    "callbacks": {"callbacks", "deploy", "network", "runtime", "data.geometry", "run", "signals"},
 }
 
 

@@ -11,7 +11,15 @@ import numpy as np
 
 from hct_lightning.data.geometry import Geometry, as_size
 from hct_lightning.data.images import probe
-from hct_lightning.data.loading import Batch, Images, Loader, auto_workers, collate, worker_init
+from hct_lightning.data.loading import (
+    Batch,
+    Images,
+    Loader,
+    auto_workers,
+    collate,
+    collate_images,
+    worker_init,
+)
 from hct_lightning.data.samplers import EveryImageOnce, GlobalBatches
 from hct_lightning.data.sources import Catalogue, Split
 
@@ -174,10 +182,9 @@ class ImageData(lightning.LightningDataModule):
             num_workers=workers,
             prefetch_factor=self.prefetch_factor if workers else None,
             persistent_workers=workers > 0,
-            collate_fn=collate,
             worker_init_fn=worker_init,
             pin_memory=on_gpu,
-            **options,
+            **{"collate_fn": collate} | options,
         )
 
     def train_dataloader(self) -> Loader:
@@ -202,6 +209,16 @@ class ImageData(lightning.LightningDataModule):
             sampler=shard,
             batch_size=max(1, self.batch_size // self.micro_batches),
         )
+
+    def calibration(self, count: int) -> Loader:
+        """Batches, b c h w uint8, of training images as they are, the classes mixed in proportion."""
+        split = _limit(self.catalogue.train, count)
+        order = np.random.default_rng(self.seed).permutation(len(split)).tolist()
+        return self.loader(split, sampler=order, collate_fn=collate_images)
+
+    def evaluation(self, count: int) -> Loader:
+        """Batches of validation images, the classes in proportion."""
+        return self.loader(_limit(self.catalogue.valid, count))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training batches on the device, seeded by (seed, epoch, index)."""

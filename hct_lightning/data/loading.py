@@ -93,6 +93,11 @@ def collate(samples: Sequence[Batch]) -> Batch:
     return Batch(batch, torch.tensor(labels), torch.tensor(index))
 
 
+def collate_images(samples: Sequence[Batch]) -> Tensor:
+    """`collate`, without the labels."""
+    return collate(samples).images
+
+
 class Loader(DataLoader[Batch]):
     """A DataLoader that knows how long the loop waited for it.
 
