@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "hct_lightning/models": {"models"},
     "hct_lightning/data": {"data", "runtime", "signals"},
-    "hct_lightning/deploy": {"deploy", "models"},
+    "hct_lightning/deploy": {"deploy", "models", "runtime"},
     "callbacks": {"callbacks", "deploy", "network", "runtime", "data.geometry", "run", "signals"},
 }
 

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hct_lightning import runtime
+
 FORMAT = 1
 
 
@@ -100,12 +102,15 @@ class Artifact:
             )
 
 
-def load_artifact(folder: str | Path, *, threads: int | None = None) -> Artifact:
+def load_artifact(
+    folder: str | Path, *, threads: int | None = None, keep_memory: bool = False
+) -> Artifact:
     """Loads an artifact to serve it.
 
     Args:
         folder: with `artifact.json` and the model file.
         threads: that a call may use; None leaves it to the runtime.
+        keep_memory: see `runtime.keep_memory`; a setting of the whole process.
 
     Raises:
         FileNotFoundError: when it isn't an artifact.
@@ -133,14 +138,16 @@ def load_artifact(folder: str | Path, *, threads: int | None = None) -> Artifact
             raise ValueError(f"{file} has changed since it was exported; export it again")
     if threads is not None:
         torch.set_num_threads(threads)
+    if keep_memory:
+        runtime.keep_memory()
     try:
-        runtime = importlib.import_module(f"hct_lightning.deploy.{description['runtime']}")
+        server = importlib.import_module(f"hct_lightning.deploy.{description['runtime']}")
     except ImportError as error:
         raise ImportError(
             f"{folder} needs {error.name}, which is not installed: "
             "pip install 'hct-lightning[deploy]'"
         ) from error
-    return Artifact(description, runtime.load(folder / description["file"], description, threads))
+    return Artifact(description, server.load(folder / description["file"], description, threads))
 
 
 def read_descriptions(folder: Path) -> dict[str, dict[str, Any]]:

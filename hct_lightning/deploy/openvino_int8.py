@@ -1,6 +1,7 @@
 """OpenVINO in int8 by NNCF, with bf16 for the rest: the fastest arm on x86."""
 
 import contextlib
+import logging
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -56,6 +57,7 @@ def export(
         if not (is_layer and module_of.get(name.split("/")[0]) in chosen):
             ignored.append(name)
     images = [image for batch in calibration for image in batch.split(1)]
+    nncf.set_log_level(logging.WARNING)  # else a line for every operation that is left alone
     with contextlib.redirect_stdout(sys.stderr):  # progress
         model = nncf.quantize(
             model,
