@@ -47,13 +47,11 @@ def export(
     return Exported("openvino", precision, FILE, multiple=MULTIPLE)
 
 
-def load(
-    file: Path, description: Mapping[str, Any], threads: int | None
-) -> Callable[[Tensor], Tensor]:
-    """1 c h w uint8 -> 1 classes logits.
+def compile_model(file: Path, precision: str, threads: int | None = None) -> openvino.CompiledModel:
+    """Compiles for interleaved pixels.
 
-    The file takes NCHW like every other; here it is compiled for interleaved pixels, as images lie
-    in memory after decoding, so that nothing is copied.
+    The file takes NCHW like every other, but images lie in memory as NHWC after decoding; this way
+    nothing is copied.
     """
     core = openvino.Core()
     steps = PrePostProcessor(core.read_model(file))
@@ -61,11 +59,18 @@ def load(
     steps.input().model().set_layout(openvino.Layout("NCHW"))
     options = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32" if description["precision"] == "fp32" else "bf16",
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
     }
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
-    request = core.compile_model(steps.build(), "CPU", options).create_infer_request()
+    return core.compile_model(steps.build(), "CPU", options)
+
+
+def load(
+    file: Path, description: Mapping[str, Any], threads: int | None
+) -> Callable[[Tensor], Tensor]:
+    """1 c h w uint8 -> 1 classes logits."""
+    request = compile_model(file, description["precision"], threads).create_infer_request()
 
     def logits(images: Tensor) -> Tensor:
         pixels = images.permute(0, 2, 3, 1).contiguous()

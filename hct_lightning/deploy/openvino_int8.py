@@ -1,8 +1,10 @@
 """OpenVINO in int8 by NNCF, with bf16 for the rest: the fastest arm on x86."""
 
 import contextlib
+import logging
 import sys
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import nncf
@@ -10,8 +12,10 @@ from torch import Tensor, nn
 
 from hct_lightning.deploy import openvino
 from hct_lightning.deploy.artifact import Exported
+from hct_lightning.deploy.folding import fold_batch_norm
 from hct_lightning.deploy.program import MULTIPLE, program
-from hct_lightning.deploy.quantization import fold_batch_norm, layers
+from hct_lightning.deploy.quantization import layers
+from hct_lightning.deploy.sensitivity import float_layers
 
 
 def export(
@@ -21,7 +25,7 @@ def export(
     *,
     dynamic: bool,
     calibration: Iterable[Tensor],
-    float_layers: Collection[str] = (),
+    percent: float,
 ) -> Exported:
     """Convolutions and linears in int8, ranges of activations seen in `calibration`.
 
@@ -34,11 +38,11 @@ def export(
         folder: where the files are written.
         dynamic: open height and width.
         calibration: uint8 batches of the example's size.
-        float_layers: names of layers that stay as they are.
+        percent: of the layers that become int8, those that suffer least.
     """
     network = fold_batch_norm(network)
     exported = program(network, example, dynamic=dynamic).run_decompositions()
-    chosen = layers(network).keys() - set(float_layers)
+    chosen = layers(network).keys() - float_layers(network, calibration, percent)
     # An OpenVINO operation is named after the node that it comes from, and the node knows its module.
     module_of = {
         node.name: list(node.meta["nn_module_stack"].values())[-1][0]
@@ -53,6 +57,7 @@ def export(
         if not (is_layer and module_of.get(name.split("/")[0]) in chosen):
             ignored.append(name)
     images = [image for batch in calibration for image in batch.split(1)]
+    nncf.set_log_level(logging.WARNING)  # else a line for every operation that is left alone
     with contextlib.redirect_stdout(sys.stderr):  # progress
         model = nncf.quantize(
             model,
@@ -62,4 +67,21 @@ def export(
             ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
         )
     openvino.save(model, folder)
-    return Exported("openvino", "int8", openvino.FILE, multiple=MULTIPLE)
+    return Exported(
+        "openvino",
+        "int8",
+        openvino.FILE,
+        multiple=MULTIPLE,
+        int8=count_int8(folder / openvino.FILE),
+    )
+
+
+def count_int8(file: Path) -> dict[str, int]:
+    """How many layers run in int8, as the compiled model says of itself."""
+    compiled = openvino.compile_model(file, "int8")
+    found = Counter()
+    for operation in compiled.get_runtime_model().get_ops():
+        about = operation.get_rt_info()
+        if about["runtimePrecision"].astype(str) in ("i8", "u8"):
+            found[about["layerType"].astype(str)] += 1
+    return {"convolutions": found["Convolution"], "linears": found["FullyConnected"]}

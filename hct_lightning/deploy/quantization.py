@@ -1,12 +1,7 @@
-"""What every int8 exporter shares: which layers, BatchNorm folded away, and the noise in dB."""
-
-import copy
+"""Which layers can be int8, and the noise that it makes."""
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-from hct_lightning.models.hct import ConvBlock
 
 
 def layers(network: nn.Module) -> dict[str, nn.Module]:
@@ -16,19 +11,6 @@ def layers(network: nn.Module) -> dict[str, nn.Module]:
         for name, module in network.named_modules()
         if isinstance(module, (nn.Conv2d, nn.Linear))
     }
-
-
-def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """A copy in eval mode and fp32 whose BatchNorms behind a convolution are part of it.
-
-    The other BatchNorms of HCT stand in front of a convolution, with a sum before them, and stay.
-    """
-    network = copy.deepcopy(network).eval().float()
-    for block in network.modules():
-        if isinstance(block, ConvBlock):
-            block.conv1 = fuse_conv_bn_eval(block.conv1, block.bn2)
-            block.bn2 = nn.Identity()
-    return network
 
 
 def sqnr_db(exact: Tensor, quantized: Tensor) -> float:

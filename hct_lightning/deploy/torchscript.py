@@ -51,8 +51,12 @@ def load(
     file: Path, description: Mapping[str, Any], threads: int | None
 ) -> Callable[[Tensor], Tensor]:
     """n c h w uint8 -> n classes logits."""
+    # Without this the second call of each new input shape compiles, for a second or more.
+    torch.jit.set_fusion_strategy([("STATIC", 0)])
+    return read(file)
+
+
+def read(file: Path) -> torch.jit.ScriptModule:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        # Without this the second call of each new input shape compiles, for a second or more.
-        torch.jit.set_fusion_strategy([("STATIC", 0)])
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
         return torch.jit.load(file, map_location="cpu").eval()

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -12,7 +12,9 @@ from torch.ao.nn.intrinsic import ConvReLU2d
 
 from hct_lightning.deploy import torchscript
 from hct_lightning.deploy.artifact import Exported
-from hct_lightning.deploy.quantization import fold_batch_norm, layers
+from hct_lightning.deploy.folding import fold_batch_norm
+from hct_lightning.deploy.quantization import layers
+from hct_lightning.deploy.sensitivity import float_layers
 from hct_lightning.models.hct import ConvBlock
 
 
@@ -23,7 +25,7 @@ def export_static(
     *,
     dynamic: bool,
     calibration: Iterable[Tensor],
-    float_layers: Collection[str] = (),
+    percent: float,
 ) -> Exported:
     """Convolutions and linears in int8, ranges of activations seen in `calibration`.
 
@@ -36,10 +38,10 @@ def export_static(
         folder: where `model.ts` is written.
         dynamic: only what the artifact promises.
         calibration: uint8 batches.
-        float_layers: names of layers that stay fp32.
+        percent: of the layers that become int8, those that suffer least.
     """
     network = fold_batch_norm(network).to(memory_format=torch.channels_last)
-    chosen = layers(network).keys() - set(float_layers)
+    chosen = layers(network).keys() - float_layers(network, calibration, percent)
     for name, block in network.named_modules():
         if isinstance(block, ConvBlock) and f"{name}.conv1" in chosen:
             block.conv1, block.act2 = ConvReLU2d(block.conv1, block.act2), nn.Identity()
@@ -54,7 +56,7 @@ def export_static(
             network(images)
         ao.convert(network, inplace=True)
     torchscript.save(network, example, folder)
-    return Exported("torchscript", "int8", torchscript.FILE, batch=None)
+    return _exported(folder)
 
 
 def _qconfig() -> ao.QConfig:
@@ -70,4 +72,14 @@ def export_dynamic(network: nn.Module, example: Tensor, folder: Path, *, dynamic
         warnings.simplefilter("ignore")  # deprecated
         network = ao.quantize_dynamic(network, {nn.Linear}, dtype=torch.qint8)
     torchscript.save(network, example, folder)
-    return Exported("torchscript", "int8", torchscript.FILE, batch=None)
+    return _exported(folder)
+
+
+def _exported(folder: Path) -> Exported:
+    graph = torchscript.read(folder / torchscript.FILE).inlined_graph
+    kinds = [node.kind() for node in graph.nodes()]
+    int8 = {
+        "convolutions": sum(kind.startswith("quantized::conv2d") for kind in kinds),
+        "linears": sum(kind.startswith("quantized::linear") for kind in kinds),
+    }
+    return Exported("torchscript", "int8", torchscript.FILE, batch=None, int8=int8)

@@ -54,8 +54,11 @@ def main(cfg: DictConfig, folder: Path) -> None:
         if cfg.ckpt and not cfg.run:
             load_weights(network, run.checkpoint(cfg.ckpt), cfg.safety.allow)
 
-        exporters = instantiate(cfg.export, _convert_="all")
-        dynamic = exporters.pop("dynamic")
+        exporters = {
+            name: exporter
+            for name, exporter in instantiate(cfg.export, _convert_="all").items()
+            if callable(exporter)
+        }
         timer = EpochTime()
         devices = choose_devices(
             cfg.trainer.accelerator,
@@ -90,7 +93,13 @@ def main(cfg: DictConfig, folder: Path) -> None:
             *instantiate(cfg.callbacks, _convert_="all").values(),
             timer,
             MicroBatches(devices.global_batch, micro_batches),
-            ExportAtEnd(exporters, dynamic=dynamic, allow=tuple(cfg.safety.allow)),
+            ExportAtEnd(
+                exporters,
+                dynamic=cfg.export.dynamic,
+                calibration=cfg.export.calibration,
+                evaluation=cfg.export.evaluation,
+                allow=tuple(cfg.safety.allow),
+            ),
         ]
         loggers = []
         for name, node in cfg.logger.items():
