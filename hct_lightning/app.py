@@ -4,12 +4,16 @@ Nothing heavy is imported before the configuration is composed, so that `--help`
 answer at once.
 """
 
-import importlib
+import importlib.util
 import logging
 import os
+import signal
 import sys
+import time
+import traceback
 from importlib.resources import files
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
@@ -21,14 +25,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from hct_lightning import signals
 from hct_lightning.run import RankError, is_interrupt, is_rank_zero, is_termination
+from hct_lightning.slurm import job
 
 log = logging.getLogger(__name__)
 
 
 class UserConfigs(SearchPathPlugin):
-    """Finds a user's own configuration in ~/.config/hct_lightning (say `local/default.yaml`)."""
+    """Finds the groups beside `conf`, and a user's own in ~/.config/hct_lightning."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for group in ("slurm",):
+            (folder,) = importlib.import_module(f"hct_lightning.{group}").__path__
+            search_path.append(f"hct-{group}", f"file://{Path(folder).parent}")
         home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
         folder = Path(home) / "hct_lightning"
         if folder.is_dir():
@@ -47,7 +55,7 @@ def _key(override: str) -> str:
 def _still_meant(key: str, given: dict[str, str]) -> bool:
     """Whether an earlier run's override of `key` holds beside what is given now."""
     group, _, option = key.partition(".")
-    if key in given or group in ("hydra", "task", "run", "ckpt"):
+    if key in given or group in ("hydra", "task", "run", "ckpt", "slurm"):
         return False
     if group in given and option:
         # Another data set has its own options; resolution and the like go on.
@@ -89,7 +97,8 @@ def recompose(argv: list[str]) -> list[str]:
     ]
     given["task"] = f"task={verb}"
     given["run"] = f'run="{folder}"'
-    home = [f'hydra.run.dir="{folder}"', "hydra.output_subdir=null"]
+    home = [f'hydra.run.dir="{folder}"', f'hydra.sweep.dir="{folder}"', "hydra.sweep.subdir=."]
+    home.append("hydra.output_subdir=null")
     mine = [override for key, override in given.items() if not key.startswith("hydra.")]
     hydras = [override for key, override in given.items() if key.startswith("hydra.")]
     hydras += [override for override in home if _key(override) not in given]
@@ -101,7 +110,8 @@ def _run(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     signals.raise_when_terminated()
     if not is_rank_zero():
-        signals.end_with_parent()
+        if not job.is_rank():
+            signals.end_with_parent()
         # They would say the same again.
         for name in (None, "hct_lightning"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -115,25 +125,72 @@ def _run(cfg: DictConfig) -> None:
     except (ValueError, OSError, ImportError, InstantiationException, RankError) as error:
         # What a user can mend: the message alone; the traceback is in the log for whoever asks.
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
+            if not job.is_rank():
+                raise
+            traceback.print_exc()
         while isinstance(error, InstantiationException) and error.__cause__:
             error = error.__cause__  # what our own constructor said
         log.debug("traceback", exc_info=True)
         if is_rank_zero():
             print(f"error: {error}\n(the traceback is in {folder / 'run.log'})", file=sys.stderr)
-        sys.exit(1)
+        elif job.is_rank():
+            print(f"error: {error}", file=sys.stderr)
+        _end(1)
     except (KeyboardInterrupt, SystemExit, signals.Terminated) as stop:
         if not (is_interrupt(stop) or is_termination(stop)):
             raise
         hint = f"; go on with: python -m hct_lightning run={folder}" if cfg.task == "fit" else ""
         if is_rank_zero():
             print(f"interrupted{hint}", file=sys.stderr)
-        sys.exit(signals.STATUS if is_termination(stop) else 130)
+        if job.inside() and is_termination(stop):
+            _requeue(stop)
+        _end(signals.STATUS if is_termination(stop) else 130)
+    except Exception:
+        if not job.is_rank():
+            raise
+        traceback.print_exc()
+        _end(1)
+
+
+def _end(status: int) -> NoReturn:
+    """Ends this process; a rank that srun started at once, and with its own status.
+
+    Submitit and Hydra would make a result of its exception and end with 0, and an interpreter that
+    shuts down may wait for threads and other ranks; srun ends those when this one has ended.
+    """
+    if not job.is_rank():
+        sys.exit(status)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _requeue(stop: BaseException) -> None:
+    """Puts a job of which Slurm wants the nodes, or whose time is up, back into the queue.
+
+    Then Slurm ends all its processes. Returns when there is nothing to put back.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    noticed = isinstance(stop, signals.Preempted)
+    if not is_rank_zero():
+        time.sleep(20)  # rank 0 does it and ends them all, unless it hangs
+    elif not noticed:
+        noticed = job.is_preempted()
+    if not noticed:
+        return
+    if refusal := job.requeue():
+        print(f"error: Slurm does not put the job back: {refusal}", file=sys.stderr)
+        return
+    time.sleep(600)
 
 
 def main() -> None:
     """`hct` and `python -m hct_lightning`."""
     Plugins.instance().register(UserConfigs)
+    to_slurm = any(_is_override(arg) and _key(arg) == "slurm" for arg in sys.argv[1:])
+    if to_slurm and importlib.util.find_spec("submitit") is None:
+        sys.exit("error: +slurm=... needs submitit: pip install 'hct-lightning[slurm]'")
     try:
         sys.argv[1:] = recompose(sys.argv[1:])
     except ValueError as error:

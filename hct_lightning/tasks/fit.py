@@ -22,6 +22,7 @@ from hct_lightning.parallel.devices import choose_devices
 from hct_lightning.parallel.memory import choose_micro_batches
 from hct_lightning.run import Run, is_rank_zero
 from hct_lightning.runtime import resolve_precision
+from hct_lightning.slurm import job
 from hct_lightning.training import build_trainer
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ PARTS_SHOWN = {"loading": "load_s", "training": "train_s", "waiting": "wait_s", 
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
-    """`task=fit`: a new run in `folder`, or with `run=` the interrupted one there goes on."""
+    """`task=fit`: a new run in `folder`; the one there goes on with `run=`, or when Slurm restarts it."""
     run = Run(folder, writes=is_rank_zero())
     with run.recording(task="fit"):
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -50,8 +51,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
             "window": list(data.window) if data.window else None,
         }
         network = build_network(spec)
-        resume = run.checkpoint("last") if cfg.run else None
-        if cfg.ckpt and not cfg.run:
+        goes_on = cfg.run or (job.restarts() and (folder / "checkpoints" / "last.ckpt").exists())
+        resume = run.checkpoint("last") if goes_on else None
+        if cfg.ckpt and not goes_on:
             load_weights(network, run.checkpoint(cfg.ckpt), cfg.safety.allow)
 
         exporters = instantiate(cfg.export, _convert_="all")

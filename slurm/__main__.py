@@ -1,0 +1,15 @@
+"""The state of what Slurm runs: python -m hct_lightning.slurm FOLDER."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from hct_lightning.slurm import state
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m hct_lightning.slurm", description=__doc__)
+    parser.add_argument("folder", type=Path, help="of a run, or of a sweep: multirun/...")
+    try:
+        state.show(state.read(parser.parse_args().folder))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
