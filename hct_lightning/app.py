@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.errors import InstantiationException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -30,13 +32,29 @@ from hct_lightning.slurm import job
 log = logging.getLogger(__name__)
 
 
+# Config groups that are folders of their own at the top of the checkout.
+GROUPS_BESIDE_CONF = ("slurm",)
+
+
+class BesideConf(FileConfigSource):
+    """A folder some of whose folders are config groups; `--help` lists those alone."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "beside"
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        found = super().list(config_path, results_filter)
+        return found if config_path else [name for name in found if name in GROUPS_BESIDE_CONF]
+
+
 class UserConfigs(SearchPathPlugin):
     """Finds the groups beside `conf`, and a user's own in ~/.config/hct_lightning."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for group in ("slurm",):
+        for group in GROUPS_BESIDE_CONF:
             (folder,) = importlib.import_module(f"hct_lightning.{group}").__path__
-            search_path.append(f"hct-{group}", f"file://{Path(folder).parent}")
+            search_path.append(f"hct-{group}", f"beside://{Path(folder).parent}")
         home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
         folder = Path(home) / "hct_lightning"
         if folder.is_dir():
@@ -187,7 +205,8 @@ def _requeue(stop: BaseException) -> None:
 
 def main() -> None:
     """`hct` and `python -m hct_lightning`."""
-    Plugins.instance().register(UserConfigs)
+    for plugin in (BesideConf, UserConfigs):
+        Plugins.instance().register(plugin)
     to_slurm = any(_is_override(arg) and _key(arg) == "slurm" for arg in sys.argv[1:])
     if to_slurm and importlib.util.find_spec("submitit") is None:
         sys.exit("error: +slurm=... needs submitit: pip install 'hct-lightning[slurm]'")

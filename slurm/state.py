@@ -3,6 +3,7 @@
 import csv
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -73,7 +74,7 @@ def read(folder: Path) -> list[Point]:
         raise ValueError(f"{folder}: nothing in this folder was run by Slurm")
     states = slurm_states(jobs)
     overrides = {point["job"]: point["overrides"] for point in submitted}
-    shared = set.intersection(*map(set, overrides.values())) if len(overrides) > 1 else set()
+    shared = set.intersection(*map(set, overrides.values())) if overrides else set()
     points = []
     for job in jobs:
         shown = " ".join(o for o in overrides.get(job, ()) if o not in shared)
@@ -132,7 +133,7 @@ def wait(jobs: Sequence[str], *, longest_s: float = 30.0) -> None:
         states = slurm_states(jobs)
         for job, state in states.items():
             if state != before.get(job):
-                print(f"job {job}: {state}", flush=True)
+                print(f"job {job}: {state}", file=sys.stderr)
         # A job that is put back into the queue may seem to be over for a moment: look twice.
         if all(s in OVER for s in states.values()) and states == before:
             return
@@ -142,18 +143,16 @@ def wait(jobs: Sequence[str], *, longest_s: float = 30.0) -> None:
 
 
 def show(points: Sequence[Point]) -> None:
-    """A table on standard output."""
-    table = Table("job", "Slurm", "run", "epoch", "accuracy", "restarts", "what", "folder or reason")
-    for p in points:
-        where = p.reason or (str(p.run) if p.run else "")
-        table.add_row(
-            p.job,
-            p.state,
-            p.status or "",
-            "" if p.epoch is None else str(p.epoch),
-            "" if p.accuracy is None else f"{p.accuracy:.4f}",
-            str(p.restarts or ""),
-            p.overrides,
-            where,
-        )
-    Console().print(table)
+    """A table on standard output, and below it the reasons of what failed."""
+    table = Table("job", "Slurm", "run", "epoch", "accuracy", "restarts", "options", "folder")
+    for point in points:
+        cells = (
+            point.job, point.state, point.status, point.epoch,
+            None if point.accuracy is None else f"{point.accuracy:.4f}",
+            point.restarts or None, point.overrides, point.run,
+        )  # fmt: skip
+        table.add_row(*("" if cell is None else str(cell) for cell in cells))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    for point in points:
+        if point.reason:
+            print(f"job {point.job}: {point.reason}")
