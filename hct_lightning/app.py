@@ -25,19 +25,18 @@ from hydra.errors import InstantiationException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-from hct_lightning import signals
-from hct_lightning.run import RankError, is_interrupt, is_rank_zero, is_termination
+from hct_lightning import signals, sweep
+from hct_lightning.run import RankError, Run, is_interrupt, is_rank_zero, is_termination
 from hct_lightning.slurm import job
 
 log = logging.getLogger(__name__)
 
-
-# Config groups that are folders of their own at the top of the checkout.
-GROUPS_BESIDE_CONF = ("slurm",)
+MULTIRUN = {"-m", "--multirun"}
+GROUPS = ("slurm", "sweeps")  # beside those of conf/
 
 
 class BesideConf(FileConfigSource):
-    """A folder some of whose folders are config groups; `--help` lists those alone."""
+    """A folder in which those of `GROUPS` are config groups; `--help` lists those alone."""
 
     @staticmethod
     def scheme() -> str:
@@ -45,16 +44,20 @@ class BesideConf(FileConfigSource):
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         found = super().list(config_path, results_filter)
-        return found if config_path else [name for name in found if name in GROUPS_BESIDE_CONF]
+        return found if config_path else [name for name in found if name in GROUPS]
 
 
-class UserConfigs(SearchPathPlugin):
-    """Finds the groups beside `conf`, and a user's own in ~/.config/hct_lightning."""
+class MoreConfigs(SearchPathPlugin):
+    """Finds the groups that are folders of their own, and a user's configuration.
+
+    The latter is ~/.config/hct_lightning (say `local/default.yaml` in it).
+    """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for group in GROUPS_BESIDE_CONF:
-            (folder,) = importlib.import_module(f"hct_lightning.{group}").__path__
-            search_path.append(f"hct-{group}", f"beside://{Path(folder).parent}")
+        Plugins.instance().register(BesideConf)
+        for group in GROUPS:
+            package = importlib.import_module(f"hct_lightning.{group}")
+            search_path.append("hct-groups", f"beside://{Path(package.__path__[0]).parent}")
         home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
         folder = Path(home) / "hct_lightning"
         if folder.is_dir():
@@ -99,9 +102,21 @@ def recompose(argv: list[str]) -> list[str]:
         holder = Path(ckpt).resolve().parent.parent
         if (holder / ".hydra" / "overrides.yaml").exists():
             run = str(holder)
-    if not run or run == "null":
+    # A sweep's points do it themselves, as processes of their own.
+    if not run or run == "null" or (MULTIRUN & set(flags) and "slurm" not in given):
         return argv
     folder = Path(run).expanduser().resolve()
+    if (folder / "multirun.yaml").exists():
+        begun = OmegaConf.load(folder / "multirun.yaml").hydra.overrides
+        del given["run"]
+        return [
+            *flags,
+            "-m",
+            *begun.hydra,
+            *begun.task,
+            *given.values(),
+            f'hydra.sweep.dir="{folder}"',
+        ]
     recorded = folder / ".hydra" / "overrides.yaml"
     if not recorded.exists():
         raise ValueError(
@@ -115,8 +130,10 @@ def recompose(argv: list[str]) -> list[str]:
     ]
     given["task"] = f"task={verb}"
     given["run"] = f'run="{folder}"'
-    home = [f'hydra.run.dir="{folder}"', f'hydra.sweep.dir="{folder}"', "hydra.sweep.subdir=."]
-    home.append("hydra.output_subdir=null")
+    home = [
+        "hydra.output_subdir=null", f'hydra.run.dir="{folder}"',
+        f'hydra.sweep.dir="{folder}/slurm"', 'hydra.sweep.subdir=".."',
+    ]  # fmt: skip
     mine = [override for key, override in given.items() if not key.startswith("hydra.")]
     hydras = [override for key, override in given.items() if key.startswith("hydra.")]
     hydras += [override for override in home if _key(override) not in given]
@@ -124,15 +141,19 @@ def recompose(argv: list[str]) -> list[str]:
 
 
 @hydra.main(version_base="1.3", config_path="pkg://hct_lightning.conf", config_name="config")
-def _run(cfg: DictConfig) -> None:
+def _run(cfg: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     signals.raise_when_terminated()
+    if sweep.is_point():
+        return _run_point(cfg, folder)
     if not is_rank_zero():
         if not job.is_rank():
             signals.end_with_parent()
         # They would say the same again.
         for name in (None, "hct_lightning"):
             logging.getLogger(name).setLevel(logging.WARNING)
+    elif job.is_submitted() and cfg.run is None:
+        Run(folder).update(overrides=list(HydraConfig.get().overrides.task))
     try:
         from hct_lightning import runtime, safety
 
@@ -203,15 +224,27 @@ def _requeue(stop: BaseException) -> None:
     time.sleep(600)
 
 
+def _run_point(cfg: DictConfig, folder: Path) -> float | None:
+    hydra_cfg = HydraConfig.get()
+    try:
+        # Other tasks put their results into the run that they are about.
+        new_run = cfg.run is None and (cfg.task == "fit" or cfg.ckpt is None)
+        overrides = list(hydra_cfg.overrides.task)
+        return sweep.run_point(overrides, folder, new_run=new_run)
+    except (KeyboardInterrupt, signals.Terminated) as stop:
+        home = Path(hydra_cfg.sweep.dir).resolve()
+        print(f"interrupted; go on with: python -m hct_lightning run={home}", file=sys.stderr)
+        sys.exit(signals.STATUS if is_termination(stop) else 130)
+
+
 def main() -> None:
     """`hct` and `python -m hct_lightning`."""
-    for plugin in (BesideConf, UserConfigs):
-        Plugins.instance().register(plugin)
-    to_slurm = any(_is_override(arg) and _key(arg) == "slurm" for arg in sys.argv[1:])
-    if to_slurm and importlib.util.find_spec("submitit") is None:
-        sys.exit("error: +slurm=... needs submitit: pip install 'hct-lightning[slurm]'")
+    Plugins.instance().register(MoreConfigs)
     try:
         sys.argv[1:] = recompose(sys.argv[1:])
     except ValueError as error:
         sys.exit(f"error: {error}")
+    to_slurm = any(_is_override(arg) and _key(arg) == "slurm" for arg in sys.argv[1:])
+    if to_slurm and importlib.util.find_spec("submitit") is None:
+        sys.exit("error: +slurm=... needs submitit: pip install 'hct-lightning[slurm]'")
     _run()

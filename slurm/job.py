@@ -30,6 +30,16 @@ def job_id() -> str:
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
+def is_submitted() -> bool:
+    """Whether this process is a rank of what `+slurm=...` submitted."""
+    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+
+
+def goes_on() -> bool:
+    """Whether what a run's folder holds is this run's own, from before a restart or a resubmission."""
+    return restarts() > 0 or is_submitted()
+
+
 def restarts() -> int:
     """How often Slurm has started this job again, after pre-emption say; 0 outside of Slurm."""
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from hct_lightning.run import write_whole
+from hct_lightning.run import Run, write_whole
 
 POINTS = "slurm.json"
 # Slurm's states in which a job is over; in all others it waits, runs or is being put back.
@@ -51,6 +51,24 @@ def remember(folder: Path, jobs: Sequence[str], overrides: Sequence[Sequence[str
     write_whole(folder / POINTS, json.dumps(earlier + new, indent=2) + "\n")
 
 
+def check_same(folder: Path, overrides: Sequence[Sequence[str]]) -> None:
+    """Points of an earlier submission to the same folder go on in it, so they must be the same.
+
+    Raises:
+        ValueError: when an option other than Slurm's differs.
+    """
+
+    def options(points: Iterable[Sequence[str]]) -> list[list[str]]:
+        return [[o for o in point if not o.lstrip("+").startswith("slurm")] for point in points]
+
+    earlier = options(point["overrides"] for point in _remembered(folder))
+    if any(point not in earlier for point in options(overrides)) and earlier:
+        raise ValueError(
+            f"{folder} holds runs with other options; give another hydra.sweep.dir, or go on with "
+            f"those: python -m hct_lightning run={folder}"
+        )
+
+
 def _remembered(folder: Path) -> list[dict]:
     path = folder / POINTS
     return json.loads(path.read_text()) if path.exists() else []
@@ -81,9 +99,9 @@ def read(folder: Path) -> list[Point]:
         point = Point(job, states[job], shown)
         if job in runs:
             run, record = runs[job]
-            status, reason = record["status"], record["reason"]
+            status, reason = record.get("status"), record.get("reason")
             if status == "running" and point.state in OVER:  # it had no time to say so
-                status, reason = "failed", f"ended by Slurm: {point.state}"
+                status, reason = "failed", f"Slurm ended it: {point.state}"
             epoch, accuracy = _progress(run / "metrics.csv")
             restarts = record["slurm"]["restarts"]
             point = Point(job, states[job], shown, run, status, reason, epoch, accuracy, restarts)
@@ -140,6 +158,13 @@ def wait(jobs: Sequence[str], *, longest_s: float = 30.0) -> None:
         before = states
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.3, longest_s)
+
+
+def settle(points: Iterable[Point]) -> None:
+    """Writes into `run.json` what a run that Slurm ended could not say itself."""
+    for point in points:
+        if point.run and Run(point.run).record["status"] == "running" and point.state in OVER:
+            Run(point.run).update(status=point.status, reason=point.reason)
 
 
 def show(points: Sequence[Point]) -> None:

@@ -1,7 +1,6 @@
 """Submits the points of a run or sweep, and waits for them or leaves."""
 
 import functools
-import logging
 import shlex
 import shutil
 import sys
@@ -16,9 +15,7 @@ from omegaconf import DictConfig
 from submitit.core.utils import FailedJobError
 
 from hct_lightning.slurm import state
-
-log = logging.getLogger(__name__)
-
+from hct_lightning.sweep import ReportSweep
 
 class Submission(Callback):
     """Hydra's hook around a multirun whose launcher is submitit's for Slurm.
@@ -56,10 +53,10 @@ class Submission(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         if shutil.which("sbatch") is None:
             sys.exit("error: +slurm=... submits with sbatch, which this machine does not have")
-        submitit.AutoExecutor = functools.partial(Executor, self, config.hydra.sweep.dir)
+        submitit.AutoExecutor = functools.partial(Executor, self, home(config))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        folder = Path(config.hydra.sweep.dir)
+        folder = home(config)
         ids = " ".join(sorted({job.partition("_")[0] for job in self.jobs}))
         print(
             f"submitted job {ids}: {len(self.jobs)} point(s) in {folder}\n"
@@ -68,24 +65,32 @@ class Submission(Callback):
             flush=True,
         )
         if not self.wait:
-            return
+            sys.exit(0)  # without the sweep's report: there is nothing to report yet
         try:
             state.wait(self.jobs)
         except KeyboardInterrupt:
             sys.exit("not waiting any more; the jobs go on")
         points = [point for point in state.read(folder) if point.job in self.jobs]
+        state.settle(points)
         state.show(points)
         if any(point.state != "COMPLETED" for point in points):
+            ReportSweep().on_multirun_end(config)
             sys.exit(1)
+
+
+def home(config: DictConfig) -> Path:
+    """The folder of the sweep, or of the earlier run (`run=`) that goes on."""
+    folder = Path(config.hydra.sweep.dir)
+    return folder.parent if config.run else folder
 
 
 class Executor(submitit.AutoExecutor):
     """Submitit's executor with the options of a `Submission`; writes down what it submits."""
 
-    def __init__(self, submission: Submission, points: str, **options: Any) -> None:
+    def __init__(self, submission: Submission, points: Path, **options: Any) -> None:
         super().__init__(**options, slurm_python=submission.python)
         self.submission = submission
-        self.points = Path(points)
+        self.points = points
 
     def update_parameters(self, **parameters: Any) -> None:
         parameters["slurm_setup"] = [*self.submission.setup, *parameters.get("slurm_setup", ())]
@@ -94,7 +99,10 @@ class Executor(submitit.AutoExecutor):
     def map_array(self, fn: Any, *iterable: Iterable[Any]) -> list["Submitted"]:
         arguments = [list(values) for values in iterable]
         try:
+            state.check_same(self.points, arguments[0])
             jobs = super().map_array(fn, *arguments)
+        except ValueError as error:
+            sys.exit(f"error: {error}")
         except FailedJobError as error:
             sys.exit(f"error: sbatch refuses: {error}")
         ids = [job.job_id for job in jobs]

@@ -31,8 +31,11 @@ PARTS_SHOWN = {"loading": "load_s", "training": "train_s", "waiting": "wait_s", 
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
-    """`task=fit`: a new run in `folder`; the one there goes on with `run=`, or when Slurm restarts it."""
+    """`task=fit`: a new run in `folder`; the one there goes on with `run=`, or on Slurm again."""
     run = Run(folder, writes=is_rank_zero())
+    if job.goes_on() and not cfg.run and run.record.get("status") == "completed":
+        log.info("done already: %s", folder)
+        return
     with run.recording(task="fit"):
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)
         data: ImageData = instantiate(cfg.data, _convert_="all")
@@ -51,7 +54,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
             "window": list(data.window) if data.window else None,
         }
         network = build_network(spec)
-        goes_on = cfg.run or (job.restarts() and (folder / "checkpoints" / "last.ckpt").exists())
+        begun = job.goes_on() and (folder / "checkpoints" / "last.ckpt").exists()
+        goes_on = cfg.run or begun
         resume = run.checkpoint("last") if goes_on else None
         if cfg.ckpt and not goes_on:
             load_weights(network, run.checkpoint(cfg.ckpt), cfg.safety.allow)
