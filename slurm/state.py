@@ -82,7 +82,9 @@ def read(folder: Path) -> list[Point]:
     """
     submitted = _remembered(folder)
     runs = {}
-    for path in sorted(path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}run.json")):
+    for path in sorted(
+        path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}run.json")
+    ):
         record = json.loads(path.read_text())
         if record.get("slurm"):
             runs[record["slurm"]["job"]] = (path.parent, record)

@@ -17,6 +17,7 @@ from submitit.core.utils import FailedJobError
 from hct_lightning.slurm import state
 from hct_lightning.sweep import ReportSweep
 
+
 class Submission(Callback):
     """Hydra's hook around a multirun whose launcher is submitit's for Slurm.
 
@@ -94,7 +95,10 @@ class Executor(submitit.AutoExecutor):
 
     def update_parameters(self, **parameters: Any) -> None:
         parameters["slurm_setup"] = [*self.submission.setup, *parameters.get("slurm_setup", ())]
-        super().update_parameters(**parameters, slurm_srun_args=self.submission.srun)
+        srun = list(self.submission.srun)
+        if cpus := parameters.get("cpus_per_task"):
+            srun.append(f"--cpus-per-task={cpus}")  # srun does not take it from sbatch
+        super().update_parameters(**parameters, slurm_srun_args=srun)
 
     def map_array(self, fn: Any, *iterable: Iterable[Any]) -> list["Submitted"]:
         arguments = [list(values) for values in iterable]

@@ -47,7 +47,9 @@ def slurm(environment) -> Iterator[Slurm]:
     path = os.pathsep.join((environment["PATH"], "/usr/sbin", "/sbin"))
     missing = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
     if missing:
-        pytest.skip(f"Slurm is not installed (no {', '.join(missing)}): make slurm-test installs it")
+        pytest.skip(
+            f"Slurm is not installed (no {', '.join(missing)}): make slurm-test installs it"
+        )
     folder = Path(tempfile.mkdtemp(prefix="hct-slurm-"))  # short: it holds Unix sockets
     try:
         said = subprocess.run(

@@ -84,9 +84,7 @@ def test_preempted_it_is_requeued_and_ends_bitwise_as_undisturbed(slurm, undistu
     )  # fmt: skip
     job, run = job_of(tmp_path), tmp_path / "0"
     wait_until(lambda: "epoch 1/" in log_of(tmp_path, job, 0))
-    slurm.run(
-        "sbatch", "-p", "high", "-N", "2", "-c", "16", "-o", "/dev/null", "--wrap", "sleep 3"
-    )
+    slurm.run("sbatch", "-p", "high", "-N", "2", "-c", "16", "-o", "/dev/null", "--wrap", "sleep 3")
     wait_until(lambda: record(run)["status"] == "interrupted")
     saved = step_of(run)
     assert 20 <= saved < 80
@@ -146,11 +144,7 @@ def test_a_sweep_is_an_array_left_alone_and_asked_about(slurm, tmp_path):
     first = slurm.state(tmp_path / "sweep")
     assert "PENDING" in first
     assert "model.drop_rate=0.9" in first
-    wait_until(
-        lambda: all(
-            slurm.job(job)["JobState"] in ("COMPLETED", "FAILED") for job in jobs
-        )
-    )
+    wait_until(lambda: all(slurm.job(job)["JobState"] in ("COMPLETED", "FAILED") for job in jobs))
     rows = [line for line in slurm.state(tmp_path / "sweep").splitlines() if array in line]
     assert [("COMPLETED" in row, "completed" in row) for row in rows[:3]] == 3 * [(True, True)]
     assert "FAILED" in rows[3]
