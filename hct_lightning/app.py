@@ -19,6 +19,7 @@ from hydra.errors import InstantiationException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
+from hct_lightning import signals
 from hct_lightning.run import RankError, is_interrupt, is_rank_zero, is_termination
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,10 @@ def recompose(argv: list[str]) -> list[str]:
 @hydra.main(version_base="1.3", config_path="pkg://hct_lightning.conf", config_name="config")
 def _run(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
-    if not is_rank_zero():  # the other ranks would say the same again
+    signals.raise_when_terminated()
+    if not is_rank_zero():
+        signals.end_with_parent()
+        # They would say the same again.
         for name in (None, "hct_lightning"):
             logging.getLogger(name).setLevel(logging.WARNING)
     try:
@@ -118,13 +122,13 @@ def _run(cfg: DictConfig) -> None:
         if is_rank_zero():
             print(f"error: {error}\n(the traceback is in {folder / 'run.log'})", file=sys.stderr)
         sys.exit(1)
-    except (KeyboardInterrupt, SystemExit) as stop:
+    except (KeyboardInterrupt, SystemExit, signals.Terminated) as stop:
         if not (is_interrupt(stop) or is_termination(stop)):
             raise
         hint = f"; go on with: python -m hct_lightning run={folder}" if cfg.task == "fit" else ""
         if is_rank_zero():
             print(f"interrupted{hint}", file=sys.stderr)
-        sys.exit(143 if is_termination(stop) else 130)
+        sys.exit(signals.STATUS if is_termination(stop) else 130)
 
 
 def main() -> None:

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassAUROC,
@@ -18,6 +19,19 @@ from torchmetrics.classification import (
 )
 
 from hct_lightning.data.loading import Batch
+
+
+class Answers(NamedTuple):
+    """What the network said of validation images, on the CPU.
+
+    index: n int64, position in the split.
+    logits: n classes, fp32.
+    labels: n int64.
+    """
+
+    index: Tensor
+    logits: Tensor
+    labels: Tensor
 
 
 class ImageClassifier(lightning.LightningModule):
@@ -71,7 +85,7 @@ class ImageClassifier(lightning.LightningModule):
         )
         self.save_hyperparameters({"spec": spec or {}})
         n = len(self.classes)
-        self.val_loss = MeanMetric()
+        # Computed of all ranks' answers at once, on every rank: see on_validation_epoch_end.
         self.val_metrics = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(n, average="micro"),
@@ -81,6 +95,7 @@ class ImageClassifier(lightning.LightningModule):
                 "confusion": MulticlassConfusionMatrix(n),
             }
         )
+        self._answers: list[Answers] = []
         self.confusion: Tensor | None = None
         # What a micro-batch's summed loss is divided by, so that all images of a global batch weigh
         # the same however they are divided; set with the micro-batches, else each batch's own size.
@@ -104,24 +119,36 @@ class ImageClassifier(lightning.LightningModule):
         )  # fmt: skip
         return total / (self.images_per_backward or size)
 
+    def on_validation_epoch_start(self) -> None:
+        self._answers = []
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self(batch.images).float()
         counted = batch.index >= 0  # the rest pads an uneven last round over the ranks
-        if counted.any():
-            logits, labels = logits[counted], batch.labels[counted]
-            self.val_loss.update(F.cross_entropy(logits, labels), weight=len(labels))
-            self.val_metrics.update(logits.softmax(dim=1), labels)
+        answers = batch.index, logits, batch.labels
+        self._answers.append(Answers(*(values[counted].cpu() for values in answers)))
 
     def on_validation_epoch_end(self) -> None:
-        values = self.val_metrics.compute()
-        self.confusion = values.pop("confusion").cpu()
-        values["loss"] = self.val_loss.compute()
-        # The same on every rank already: torchmetrics gathered the counts.
+        index, logits, labels = self._everyones_answers()
+        # In the order of the images: sums come out the same for any number of ranks.
+        order = index.argsort()
+        logits, labels = logits[order], labels[order]
+        values = self.val_metrics.cpu()(logits.softmax(dim=1), labels)
+        self.val_metrics.reset()
+        self.confusion = values.pop("confusion")
+        values["loss"] = F.cross_entropy(logits, labels)
         shown = ("loss", "accuracy")
         for name, value in values.items():
             self.log(f"val/{name}", value.float(), prog_bar=name in shown, rank_zero_only=True)
-        self.val_metrics.reset()
-        self.val_loss.reset()
+
+    def _everyones_answers(self) -> "Answers":
+        """This pass's answers of all ranks, some of which may have none."""
+        mine = Answers(*(torch.cat(values) for values in zip(*self._answers, strict=True)))
+        everyone = [mine]
+        if self.trainer.world_size > 1:
+            everyone = [None] * self.trainer.world_size
+            dist.all_gather_object(everyone, mine)
+        return Answers(*(torch.cat(values) for values in zip(*everyone, strict=True)))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """b classes probabilities."""

@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hct_lightning.signals import Terminated
+
 _PACKAGES = ("hct-lightning", "torch", "lightning", "timm", "torchmetrics", "hydra-core", "pillow")
 
 
@@ -135,8 +137,8 @@ class RankError(RuntimeError):
 
 
 def is_termination(error: BaseException) -> bool:
-    """Whether SIGTERM is behind it: Lightning's exception, known by name to spare the import."""
-    return type(error).__name__ == "SIGTERMException"
+    """Whether SIGTERM is behind it: ours, or Lightning's, known by name to spare the import."""
+    return isinstance(error, Terminated) or type(error).__name__ == "SIGTERMException"
 
 
 def is_rank_zero() -> bool:

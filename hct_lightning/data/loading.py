@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from hct_lightning import runtime
+from hct_lightning import runtime, signals
 from hct_lightning.data import geometry as geo
 from hct_lightning.data.images import UnreadableImageError, read_image
 
@@ -126,9 +126,10 @@ class Loader(DataLoader[Batch]):
 
 
 def worker_init(_: int) -> None:
-    """A loader's worker: one thread, and memory kept between images."""
+    """A loader's worker: one thread, memory kept between images, ended by its parent alone."""
     torch.set_num_threads(1)
     runtime.keep_memory()
+    signals.heed_the_parent_alone()
 
 
 def auto_workers(option: int | str, *, ranks_here: int = 1) -> int:

@@ -73,16 +73,54 @@ def test_ctrl_c_ends_all_ranks(environment, tiny, tmp_path):
         time.sleep(0.1)
 
 
+@pytest.mark.parametrize("who", ["rank 0", "rank 1", "everyone, loader's workers too"])
+def test_sigterm_saves_the_step_and_ends_all_ranks(environment, tiny, tmp_path, who):
+    options = (*tiny, *LONG[:1], "data.num_workers=1", "export=[]", "trainer.devices=2")
+    child = start(options, environment, tmp_path, start_new_session=True)
+    wait_for(child, "epoch 2/")
+    rank = other_ranks(child)[0]
+    before = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
+    began = time.monotonic()
+    if who.startswith("everyone"):
+        os.killpg(child.pid, signal.SIGTERM)
+    else:
+        os.kill(child.pid if who == "rank 0" else rank, signal.SIGTERM)
+    err, record = finish(child, tmp_path / "run")
+    assert child.returncode == 143
+    assert time.monotonic() - began < 15
+    assert "go on with" in err.splitlines()[-1]
+    assert record["status"] == "interrupted"
+    saved = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
+    assert saved > before
+    assert f"saved step {saved}" in err
+    while alive(rank):
+        assert time.monotonic() - began < 20
+        time.sleep(0.1)
+
+
 def test_a_rank_is_killed(environment, tiny, tmp_path):
     child = start((*tiny, *LONG, "trainer.devices=2"), environment, tmp_path)
     wait_for(child, "epoch 2/")
     os.kill(other_ranks(child)[0], signal.SIGKILL)
     began = time.monotonic()
-    _, record = finish(child, tmp_path / "run")
-    assert child.returncode != 0
+    err, record = finish(child, tmp_path / "run")
+    assert child.returncode == 1
     assert time.monotonic() - began < 15
     assert record["status"] == "failed"
     assert "a rank has died" in record["reason"]
+    assert "a rank has died" in "".join(err.splitlines()[-2:])
+
+
+def test_the_first_rank_is_killed_and_no_rank_is_left(environment, tiny, tmp_path):
+    child = start((*tiny, *LONG, "trainer.devices=2"), environment, tmp_path)
+    wait_for(child, "epoch 2/")
+    rank = other_ranks(child)[0]
+    child.kill()
+    child.communicate()
+    deadline = time.monotonic() + 5
+    while alive(rank):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_an_exception_on_one_rank_is_the_cause_that_is_named(environment, tmp_path):
