@@ -180,9 +180,7 @@ class HCT(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
-    def forward_features(
-        self, x: Tensor, stem: Callable[[Tensor], Tensor] | None = None
-    ) -> Tensor:
+    def forward_features(self, x: Tensor, stem: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """b in_chans h w -> b 256 h/128 w/128, normalised and activated.
 
         `stem` stands in for the network's own, say from uint8 pixels.

@@ -48,8 +48,10 @@ class FromPixels(nn.Module):
         try:
             self.network.set_grad_checkpointing(enable)
         except (AttributeError, AssertionError) as error:  # as timm's networks say it
-            name = type(self.network).__name__
-            raise ValueError(f"{name} can't recompute its stages in the backward pass") from error
+            raise ValueError(
+                f"{type(self.network).__name__} can't recompute its stages in the backward pass (it "
+                "has no set_grad_checkpointing, or refuses it); use memory=speed"
+            ) from error
         count_batches_once(self.network)
         self.grad_checkpointing = enable
 

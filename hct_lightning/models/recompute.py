@@ -20,10 +20,10 @@ STRIP_ROWS = 64  # of the output: a few MB at 4000 px, so that a strip stays in 
 def count_batches_once(network: nn.Module) -> None:
     """Running statistics are left alone by what the backward pass computes again."""
     for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            if _freeze not in module._forward_pre_hooks.values():
-                module.register_forward_pre_hook(_freeze)
-                module.register_forward_hook(_thaw, always_call=True)
+        is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if is_norm and _freeze not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(_freeze)
+            module.register_forward_hook(_thaw, always_call=True)
 
 
 def _freeze(norm: nn.Module, inputs: Any) -> None:
@@ -38,9 +38,7 @@ def _thaw(norm: nn.Module, inputs: Any, output: Any) -> None:
         del norm.counting
 
 
-def stem_in_strips(
-    pixels: Tensor, weight: Tensor, normalise: Callable[[Tensor], Tensor]
-) -> Tensor:
+def stem_in_strips(pixels: Tensor, weight: Tensor, normalise: Callable[[Tensor], Tensor]) -> Tensor:
     """HCT's stem, a 7x7 convolution and a 3x3 max-pool, both with stride 2, sample by sample.
 
     Equal to the stem of the normalised image. For the backward pass it keeps the pixels alone, and
