@@ -57,3 +57,16 @@ class MicroBatches(Callback):
                 "global batch of %d in %d micro-batches of about %.3g images a rank",
                 self.global_batch, parts, module.images_per_backward,
             )  # fmt: skip
+
+    def on_save_checkpoint(self, trainer: lightning.Trainer, module: Any, checkpoint: dict) -> None:
+        checkpoint["micro_batches"] = trainer.accumulate_grad_batches
+
+    def on_load_checkpoint(self, trainer: lightning.Trainer, module: Any, checkpoint: dict) -> None:
+        """Lightning counts an epoch in micro-batches; a resumed run may have others."""
+        before = checkpoint.get("micro_batches", trainer.accumulate_grad_batches)
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["current"], progress["total"]):
+            unfinished = counts["processed"] - counts["completed"]  # the batch that saved
+            for name in ("ready", "started", "processed"):
+                counts[name] = counts[name] * trainer.accumulate_grad_batches // before
+            counts["completed"] = counts["processed"] - unfinished

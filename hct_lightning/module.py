@@ -161,6 +161,7 @@ class ImageClassifier(lightning.LightningModule):
             by_kind[parameter.ndim > 1].append(parameter)
         groups = [{"params": by_kind[True]}, {"params": by_kind[False], "weight_decay": 0.0}]
         optimizer = self.optimizer(groups, lr=self.lr * self.scale)
+        self.trainer.fit_loop.setup_data()  # else the batches of an epoch may not be known yet
         total_steps = int(self.trainer.estimated_stepping_batches)
         steps_per_epoch = math.ceil(
             self.trainer.num_training_batches / self.trainer.accumulate_grad_batches

@@ -65,6 +65,11 @@ def main(cfg: DictConfig, folder: Path) -> None:
         )
         if devices.note:
             log.info(devices.note)
+        begun_with = run.record.get("global_batch") if resume else None
+        if begun_with not in (None, devices.global_batch):
+            log.info("this run has a global batch of %d, and keeps it", begun_with)
+            devices = devices._replace(global_batch=begun_with)
+        run.update(global_batch=devices.global_batch)
         if len(data.catalogue.train) < devices.global_batch:
             raise ValueError(
                 f"{len(data.catalogue.train)} training images are fewer than one global batch of "

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -53,6 +54,31 @@ def test_same_weights_after_ten_steps(cli, one_process, tmp_path, options):
     moved = [key for key in ours if key.endswith(("bn1.bias", "bn2.bias"))]
     a, b = (torch.cat([w[key] for key in moved]) for w in (ours, theirs))
     assert (a - b).norm() < 0.01 * b.norm()
+
+
+def test_resumed_on_another_number_of_ranks_the_global_batches_are_the_same(
+    environment, cli, one_process, tmp_path
+):
+    """Two ranks killed in the middle of an epoch; one goes on, in micro-batches."""
+    run = tmp_path / "run"
+    options = ("trainer.devices=2", "data.batch_size=4", "callbacks.last.every_steps=1")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "hct_lightning", *FROZEN, *options, f"hydra.run.dir={run}"],
+        cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    last = run / "checkpoints" / "last.ckpt"
+    while not last.exists() and child.poll() is None:
+        time.sleep(0.002)
+    child.kill()
+    child.wait()
+    assert load_checkpoint(last)["global_step"] < 10
+    options = ("trainer.devices=1", "trainer.accumulate_grad_batches=3")
+    done = cli(f"run={run}", *options, cwd=tmp_path)
+    assert "global batch of 8, and keeps it" in done.stderr
+    assert load_checkpoint(last)["global_step"] == 10
+    ours, theirs = weights(run), weights(one_process)
+    for key in ours:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=5e-5, msg=key)
 
 
 @pytest.mark.parametrize(

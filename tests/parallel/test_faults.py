@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from hct_lightning.network import load_checkpoint
@@ -20,6 +22,7 @@ LONG = ("trainer.max_epochs=2000", "data.num_workers=0", "export=[]")
 
 
 def start(args, environment, cwd: Path, **options) -> subprocess.Popen:
+    cwd.mkdir(exist_ok=True)
     return subprocess.Popen(
         [sys.executable, "-m", "hct_lightning", *args, f"hydra.run.dir={cwd}/run"],
         cwd=cwd, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
@@ -142,6 +145,45 @@ def test_an_exception_on_one_rank_is_the_cause_that_is_named(environment, tmp_pa
     assert "b/10.png" in record["reason"]
     assert "b/10.png" in "".join(err.splitlines()[-2:])
     assert record["status"] == "failed"
+
+
+@pytest.mark.timeout(1200)
+def test_ten_kills_and_ten_resumes_end_bitwise_where_an_undisturbed_run_does(
+    environment, tiny, tmp_path, cli
+):
+    """With dropout on; killed at random moments, of starting and of saving too."""
+    options = (
+        *tiny, "trainer.max_epochs=40", "trainer.devices=2", "data.batch_size=2", "export=[]",
+        "data.num_workers=0", "callbacks.last.every_steps=3",
+    )  # fmt: skip
+    began = time.monotonic()
+    child = start(options, environment, tmp_path / "undisturbed")
+    wait_for(child, "epoch 1/")
+    starting_s = time.monotonic() - began
+    child.communicate()
+    last = tmp_path / "killed" / "run" / "checkpoints" / "last.ckpt"
+    moments = random.Random(0)
+    for life in range(10):
+        saved_at = last.stat().st_mtime if last.exists() else 0
+        command = (f"run={last.parents[1]}",) if saved_at else options
+        child = start(command, environment, tmp_path / "killed")
+        if life % 3 == 1:
+            time.sleep(moments.uniform(0, starting_s))
+        else:  # it has gone on a little
+            while (last.stat().st_mtime if last.exists() else 0) == saved_at:
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0, 0.5))
+        child.kill()
+        child.communicate()
+        assert child.returncode == -signal.SIGKILL
+    cli(f"run={last.parents[1]}", cwd=tmp_path)
+    ends = [
+        load_checkpoint(tmp_path / name / "run" / "checkpoints" / "last.ckpt")
+        for name in ("undisturbed", "killed")
+    ]
+    assert ends[0]["global_step"] == ends[1]["global_step"] == 240
+    for key, value in ends[0]["state_dict"].items():
+        assert torch.equal(value, ends[1]["state_dict"][key]), key
 
 
 def test_a_loss_that_is_not_finite(environment, tiny, tmp_path):
