@@ -1,7 +1,6 @@
 """A rank that dies ends the run, with a word about why."""
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +11,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
+from hct_lightning import signals
 from hct_lightning.run import Run
 
 
@@ -45,7 +45,7 @@ class WatchRanks(Callback):
         if self._over.wait(self.patience_s):
             return
         number, rank = next((i, rank) for i, rank in enumerate(ranks, 1) if rank.poll())
-        reason = f"rank {number} has died: {_in_words(rank.returncode)}"
+        reason = f"rank {number} has died: {signals.in_words(rank.returncode)}"
         for other in ranks:
             other.kill()
         Run(folder).update(status="failed", reason=reason, ended=time.strftime("%FT%T%z"))
@@ -57,11 +57,3 @@ class WatchRanks(Callback):
 
     def teardown(self, trainer: lightning.Trainer, module: Any, stage: str) -> None:
         self._over.set()
-
-
-def _in_words(status: int) -> str:
-    if status >= 0:
-        return f"it ended with status {status}; its own error is above"
-    name = signal.Signals(-status).name
-    hint = "; was the machine short of memory?" if name == "SIGKILL" else ""
-    return f"it was ended by {name}{hint}"

@@ -19,16 +19,25 @@ from hydra.errors import InstantiationException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-from hct_lightning import signals
+from hct_lightning import signals, sweep
 from hct_lightning.run import RankError, is_interrupt, is_rank_zero, is_termination
 
 log = logging.getLogger(__name__)
 
+MULTIRUN = {"-m", "--multirun"}
+GROUPS = ("sweeps",)  # beside those of conf/
 
-class UserConfigs(SearchPathPlugin):
-    """Finds a user's own configuration in ~/.config/hct_lightning (say `local/default.yaml`)."""
+
+class MoreConfigs(SearchPathPlugin):
+    """Finds the groups that are folders of their own, and a user's configuration.
+
+    The latter is ~/.config/hct_lightning (say `local/default.yaml` in it).
+    """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for group in GROUPS:
+            package = importlib.import_module(f"hct_lightning.{group}")
+            search_path.append("hct-groups", f"file://{Path(package.__path__[0]).parent}")
         home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
         folder = Path(home) / "hct_lightning"
         if folder.is_dir():
@@ -73,9 +82,20 @@ def recompose(argv: list[str]) -> list[str]:
         holder = Path(ckpt).resolve().parent.parent
         if (holder / ".hydra" / "overrides.yaml").exists():
             run = str(holder)
-    if not run or run == "null":
+    if not run or run == "null" or MULTIRUN & set(flags):  # a sweep's points do it themselves
         return argv
     folder = Path(run).expanduser().resolve()
+    if (folder / "multirun.yaml").exists():
+        begun = OmegaConf.load(folder / "multirun.yaml").hydra.overrides
+        del given["run"]
+        return [
+            *flags,
+            "-m",
+            *begun.hydra,
+            *begun.task,
+            *given.values(),
+            f'hydra.sweep.dir="{folder}"',
+        ]
     recorded = folder / ".hydra" / "overrides.yaml"
     if not recorded.exists():
         raise ValueError(
@@ -97,9 +117,11 @@ def recompose(argv: list[str]) -> list[str]:
 
 
 @hydra.main(version_base="1.3", config_path="pkg://hct_lightning.conf", config_name="config")
-def _run(cfg: DictConfig) -> None:
+def _run(cfg: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     signals.raise_when_terminated()
+    if sweep.is_point():
+        return _run_point(cfg, folder)
     if not is_rank_zero():
         signals.end_with_parent()
         # They would say the same again.
@@ -131,9 +153,22 @@ def _run(cfg: DictConfig) -> None:
         sys.exit(signals.STATUS if is_termination(stop) else 130)
 
 
+def _run_point(cfg: DictConfig, folder: Path) -> float | None:
+    hydra_cfg = HydraConfig.get()
+    try:
+        # Other tasks put their results into the run that they are about.
+        new_run = cfg.run is None and (cfg.task == "fit" or cfg.ckpt is None)
+        overrides = list(hydra_cfg.overrides.task)
+        return sweep.run_point(overrides, folder, new_run=new_run)
+    except (KeyboardInterrupt, signals.Terminated) as stop:
+        home = Path(hydra_cfg.sweep.dir).resolve()
+        print(f"interrupted; go on with: python -m hct_lightning run={home}", file=sys.stderr)
+        sys.exit(signals.STATUS if is_termination(stop) else 130)
+
+
 def main() -> None:
     """`hct` and `python -m hct_lightning`."""
-    Plugins.instance().register(UserConfigs)
+    Plugins.instance().register(MoreConfigs)
     try:
         sys.argv[1:] = recompose(sys.argv[1:])
     except ValueError as error:

@@ -53,3 +53,12 @@ def heed_the_parent_alone() -> None:
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
+
+
+def in_words(status: int) -> str:
+    """What a process's return code says of its end."""
+    if status >= 0:
+        return f"it ended with status {status}; its own error is above"
+    name = signal.Signals(-status).name
+    hint = "; was the machine short of memory?" if name == "SIGKILL" else ""
+    return f"it was ended by {name}{hint}"

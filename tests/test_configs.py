@@ -42,3 +42,12 @@ def test_says_what_it_is_in_its_first_line(group, option):
     first = lines[1] if lines[0].startswith("# @package") else lines[0]
     assert first.startswith("# ")
     assert len(first) > 15
+
+
+@pytest.mark.parametrize(
+    "file", sorted((CONF.parent / "sweeps").glob("*.yaml")), ids=lambda f: f.stem
+)
+def test_sweeps_compose(cli, tmp_path, file):
+    done = cli(f"+sweeps={file.stem}", "--cfg", "hydra", cwd=tmp_path)
+    assert "data.resolution" in done.stdout
+    assert file.read_text().splitlines()[1].startswith("# ")

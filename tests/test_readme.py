@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
+from hydra.core.plugins import Plugins
 
-from hct_lightning.app import recompose
+from hct_lightning.app import MoreConfigs, recompose
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -61,9 +62,11 @@ def test_composes(command, home, tmp_path):
     overrides = [
         argument
         for argument in recompose(arguments(command, home, run))
-        if not argument.startswith("--")
+        if not argument.startswith("-")
     ]
-    overrides = [argument for argument in overrides if argument != "job"]
+    # Of a sweep the first point.
+    overrides = [argument.split(",")[0] for argument in overrides if argument != "job"]
+    Plugins.instance().register(MoreConfigs)
     with initialize_config_module("hct_lightning.conf", version_base="1.3"):
         compose("config", overrides=overrides, return_hydra_config=True)
 
@@ -84,5 +87,5 @@ def test_runs(command, home, trained, cli, tmp_path):
             args[args.index("trainer.max_epochs=30")] = "trainer.max_epochs=1"
         if "+experiment=ddp4" in args:
             args += ["trainer.devices=2", "data.batch_size=1", "data.resolution=256"]
-        args = [f"hydra.run.dir={tmp_path}/run", *args]
+        args = [f"hydra.run.dir={tmp_path}/run", f"hydra.sweep.dir={tmp_path}/sweep", *args]
     cli(*args, cwd=home)
