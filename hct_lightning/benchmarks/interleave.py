@@ -18,11 +18,13 @@ class Measured(NamedTuple):
     seconds: of every counted call.
     peak_gib: the process's high-water mark.
     facts: what the side said of itself.
+    results: what the work of every counted call gave.
     """
 
     seconds: list[float]
     peak_gib: float
     facts: dict[str, Any]
+    results: list[Any]
 
     @property
     def median(self) -> float:
@@ -56,7 +58,7 @@ def interleave(
             )  # fmt: skip
             stack.callback(process.kill)
             running[name] = process
-            results[name] = Measured([], 0.0, _answer(name, process))
+            results[name] = Measured([], 0.0, _answer(name, process), [])
             log.info("ready: %s", name)
         for turn in range(warmup + rounds):
             for name, process in running.items():
@@ -64,6 +66,7 @@ def interleave(
                 answer = _answer(name, process)
                 if turn >= warmup:
                     results[name].seconds.append(answer["seconds"])
+                    results[name].results.append(answer["result"])
                 results[name] = results[name]._replace(peak_gib=answer["peak_gib"])
             log.info("round %d of %d", turn + 1, warmup + rounds)
         for process in running.values():

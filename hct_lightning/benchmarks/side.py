@@ -13,12 +13,13 @@ from collections.abc import Callable
 def serve(work: Callable[[], object], **facts: object) -> None:
     """Answers each line on standard input by doing `work` once and printing its seconds as JSON.
 
-    `facts` go with the first line, printed when the side is ready.
+    `facts` go with the first line, printed when the side is ready; what `work` returns, a number, goes
+    with its seconds.
     """
     print(json.dumps(facts), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
-        work()
+        result = work()
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30
-        print(json.dumps({"seconds": seconds, "peak_gib": peak}), flush=True)
+        print(json.dumps({"seconds": seconds, "peak_gib": peak, "result": result}), flush=True)
