@@ -32,6 +32,12 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cpus_of_a_rank(ranks_here: int = 1) -> int:
+    """CPUs for each of so many ranks on this machine; under srun those of its task."""
+    task = os.environ.get("SLURM_CPUS_PER_TASK") if "SLURM_STEP_ID" in os.environ else None
+    return min(int(task), cpu_count()) if task else max(1, cpu_count() // ranks_here)
+
+
 def configure(options: Any) -> None:
     """Applies the `runtime` options.
 

@@ -65,7 +65,11 @@ def test_composes(command, home, tmp_path):
         if not argument.startswith("-")
     ]
     # Of a sweep the first point.
-    overrides = [argument.split(",")[0] for argument in overrides if argument != "job"]
+    overrides = [
+        argument if "[" in argument else argument.split(",")[0]
+        for argument in overrides
+        if argument != "job"
+    ]
     Plugins.instance().register(MoreConfigs)
     with initialize_config_module("hct_lightning.conf", version_base="1.3"):
         compose("config", overrides=overrides, return_hydra_config=True)
@@ -75,13 +79,26 @@ def test_composes(command, home, tmp_path):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_runs(command, home, trained, cli, tmp_path):
     args = arguments(command, home, trained)
-    if "benchmark=step" in args:
+    if "benchmark=data" in args:
+        args += ["benchmark.source_size=512", "benchmark.resolution=256", "benchmark.rounds=1"]
+    elif "benchmark=step" in args:
         args += ["benchmark.resolution=256", "benchmark.rounds=1", "benchmark.warmup=1"]
+    elif "benchmark=inference" in args:
+        given = {arg.split("=")[0] for arg in args}
+        small = (
+            "benchmark.resolutions=[128]", "benchmark.batch_sizes=[1]", "benchmark.artifacts=[torchscript]",
+            "benchmark.rounds=1", "benchmark.warmup=1",
+        )  # fmt: skip
+        args += [arg for arg in small if arg.split("=")[0] not in given]
     elif any(arg.startswith("run=") for arg in args):
         pass  # the run is small already
     else:
         given = {arg.split("=")[0] for arg in args}
-        small = SMALL if "data=folder" in args or "data=csv" in args else SMALL + SMALL_SCENES
+        files = {"data=folder", "data=csv", "data=store"} & set(args)
+        small = SMALL if files else SMALL + SMALL_SCENES
+        if "data=store" in args and not (home / "store").exists():
+            made_of = ("data=folder", "data.root=photos", "prepare.output=store")
+            cli("task=prepare", *SMALL, *made_of, cwd=home)
         args = [arg for arg in small if arg.split("=")[0] not in given] + args
         if "trainer.max_epochs=30" in args:
             args[args.index("trainer.max_epochs=30")] = "trainer.max_epochs=1"

@@ -4,10 +4,13 @@ plain: Pillow, centre crop, torchvision's resize, float, normalised. direct: our
 file to uint8 (normalising is the network's first step). store: a raw item, read warm to where
 the batch wants it, every byte; cold: with the file dropped from the page cache before. memcpy: the same
 bytes copied in memory. Then whole epochs of training, of one image a step, from the store with one worker and from
-batches that lie in memory; the loader alone; and preparing with one process and with two.
+batches that lie in memory; the loader alone, beside LitData's over the same pixels where that is
+installed; and preparing with one process and with two.
 """
 
 import argparse
+import contextlib
+import importlib.util
 import os
 import sys
 import tempfile
@@ -20,6 +23,7 @@ from hct_lightning.benchmarks.side import serve
 READING = ("plain_png", "plain_jpg", "direct_png", "direct_jpg", "store", "store_cold", "memcpy")
 TRAINING = ("epoch_resident", "epoch_store", "loader_1", "loader_2")
 PREPARING = ("prepare_1", "prepare_2")
+LITDATA = ("litdata_1",)
 
 
 def benchmark(
@@ -36,7 +40,7 @@ def benchmark(
     direct_png, direct_jpeg, store, store_cold: plain / ours (the store's against plain PNG).
     store_vs_memcpy: store / memcpy. wait_fraction: of the epoch from the store, spent waiting.
     epoch_vs_resident: epoch from the store / from memory. images_per_s_*: the loader alone.
-    prepare_2_workers: one process / two.
+    prepare_2_workers: one process / two. loader_vs_litdata: LitData's loader / ours, one worker each.
     """
     with tempfile.TemporaryDirectory() as home:
         _make_files(Path(photos), Path(home), source_size, images, resolution)
@@ -44,7 +48,8 @@ def benchmark(
             sys.executable, "-m", "hct_lightning.benchmarks.data", home, str(source_size), str(resolution),
         ]  # fmt: skip
         measured = {}
-        for sides in (READING, TRAINING, PREPARING):
+        litdata = LITDATA if importlib.util.find_spec("litdata") else ()
+        for sides in (READING, (*TRAINING, *litdata), PREPARING):
             commands = {side: [*command, side] for side in sides}
             measured |= interleave(commands, warmup=warmup, rounds=rounds)
 
@@ -65,7 +70,8 @@ def benchmark(
             "images_per_s_1_worker": images / measured["loader_1"].median,
             "images_per_s_2_workers": images / measured["loader_2"].median,
             "prepare_2_workers": ratio("prepare_1", "prepare_2"),
-        },
+        }
+        | ({"loader_vs_litdata": ratio("litdata_1", "loader_1")} if litdata else {}),
         "rows": [
             {
                 "side": name,
@@ -203,6 +209,39 @@ def _loader(home: Path, workers: int) -> Any:
     return Loader(images, [[i] for i in range(len(split))], num_workers=workers)
 
 
+def litdata_loader(home: Path, workers: int) -> None:
+    import litdata
+    import numpy as np
+    import torch
+
+    folder = home / "litdata"
+    items = sorted(str(path) for path in (home / "store").rglob("*.npy"))
+    with contextlib.redirect_stdout(sys.stderr):  # standard output answers the benchmark
+        litdata.optimize(
+            fn=_load_tensor, inputs=items, output_dir=str(folder), chunk_bytes="512MB",
+            num_workers=1,
+        )  # fmt: skip
+    shape = np.load(items[0], mmap_mode="r").shape
+    batches = litdata.StreamingDataLoader(
+        litdata.StreamingDataset(str(folder), shuffle=False), batch_size=1, num_workers=workers,
+        persistent_workers=True,
+    )  # fmt: skip
+
+    def read() -> None:
+        for images in batches:
+            assert isinstance(images, torch.Tensor)
+            assert images.shape[1:] == shape
+
+    serve(read)
+
+
+def _load_tensor(path: str) -> Any:
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.load(path))
+
+
 def epoch(home: Path, *, resident: bool) -> None:
     from hct_lightning.benchmarks.step import training_step
 
@@ -236,7 +275,7 @@ if __name__ == "__main__":
     parser.add_argument("home", type=Path)
     parser.add_argument("source_size", type=int)
     parser.add_argument("resolution", type=int)
-    parser.add_argument("side", choices=(*READING, *TRAINING, *PREPARING))
+    parser.add_argument("side", choices=(*READING, *TRAINING, *PREPARING, *LITDATA))
     given = parser.parse_args()
     home, resolution = given.home, given.resolution
     files = {"png": home / "0.png", "jpg": home / "images" / "a" / "0.jpg"}
@@ -251,6 +290,8 @@ if __name__ == "__main__":
             memcpy(resolution)
         case ["loader", workers]:
             loader(home, int(workers))
+        case ["litdata", workers]:
+            litdata_loader(home, int(workers))
         case ["epoch", how]:
             epoch(home, resident=how == "resident")
         case ["prepare", workers]:

@@ -256,6 +256,7 @@ def fresh_run(folder: Path, size: Size, artifacts: Sequence[str]) -> Path:
     height, width = size
     overrides = [
         f"data.resolution=[{height},{width}]", f"data.scene_size={max(size)}", "data.train=8", "data.valid=4",
+        "export.calibration=4", "export.evaluation=0",
     ]  # fmt: skip
     write_whole(folder / ".hydra" / "overrides.yaml", json.dumps(overrides))
     for name in artifacts:

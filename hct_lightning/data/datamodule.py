@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ import lightning
 import numpy as np
 from torch.utils.data import BatchSampler
 
+from hct_lightning.data.augment import Augmentation
 from hct_lightning.data.geometry import Geometry, as_size
 from hct_lightning.data.images import UnreadableImageError, probe
 from hct_lightning.data.loading import Batch, Images, Loader, Pixels, auto_workers
@@ -39,6 +40,7 @@ class ImageData(lightning.LightningDataModule):
         statistics: `imagenet` (their average for grey) or `data`: measured on training images. Those
             of many bands are always measured.
         flip: probability of a horizontal flip in training.
+        augment: the other options of `Augmentation`.
         num_workers: threads that read ahead, or `auto`.
         prefetch_factor: batches that are kept ready.
         max_pixels: larger images are refused before they are decoded.
@@ -68,6 +70,7 @@ class ImageData(lightning.LightningDataModule):
         std: Sequence[float] | None = None,
         statistics: str = "imagenet",
         flip: float = 0.5,
+        augment: Mapping[str, float] | None = None,
         num_workers: int | str = "auto",
         prefetch_factor: int = 2,
         max_pixels: int = 2**30,
@@ -101,7 +104,7 @@ class ImageData(lightning.LightningDataModule):
         self._mean = mean
         self._std = std
         self._statistics = statistics
-        self.flip = flip
+        self.augment = Augmentation(flip=flip, **augment or {})
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
         self.max_pixels = max_pixels
@@ -142,6 +145,11 @@ class ImageData(lightning.LightningDataModule):
             )
         else:
             self._look_at_images()
+        changes = self.augment.brightness or self.augment.contrast
+        if changes and self.channels not in (1, 3):
+            raise ValueError(
+                "data.augment.brightness and contrast are for 1 or 3 channels; set both 0"
+            )
         measure = self._statistics == "data" or self.channels not in (1, 3)
         if measure and not (self._mean and self._std):
             log.info("measuring mean and deviation of the training images")
@@ -298,11 +306,9 @@ class ImageData(lightning.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training batches on the device, seeded by (seed, epoch, index)."""
-        if self.trainer.training and self.flip:
+        if self.trainer.training:
             epoch = self.order.epoch(self.trainer.global_step)
-            for image, index in zip(batch.images, batch.index.tolist(), strict=True):
-                if np.random.default_rng((self.seed, epoch, index)).random() < self.flip:
-                    image.copy_(image.flip(-1))
+            return self.augment(batch, seed=self.seed, epoch=epoch, classes=len(self.classes))
         return batch
 
 

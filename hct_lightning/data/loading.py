@@ -232,5 +232,5 @@ def _ready(batch: Batch, arrived: Any) -> Batch:
 def auto_workers(option: int | str, *, ranks_here: int = 1) -> int:
     """`data.num_workers`: `auto` leaves one CPU of this rank's share to the training loop."""
     if option == "auto":
-        return min(8, max(1, runtime.cpu_count() // ranks_here - 1))
+        return min(8, max(1, runtime.cpus_of_a_rank(ranks_here) - 1))
     return int(option)
