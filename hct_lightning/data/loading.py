@@ -192,6 +192,17 @@ class Loader:
         pass
 
 
+class Pixels:
+    """The images of a loader's batches, without the labels; can be gone through again."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for batch in self.loader:
+            yield batch.images
+
+
 class Reading(NamedTuple):
     """A batch that is being read: its pixels, b h w c, and a job for each image."""
 

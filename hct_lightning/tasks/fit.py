@@ -60,8 +60,11 @@ def main(cfg: DictConfig, folder: Path) -> None:
         if cfg.ckpt and not goes_on:
             load_weights(network, run.checkpoint(cfg.ckpt), cfg.safety.allow)
 
-        exporters = instantiate(cfg.export, _convert_="all")
-        dynamic = exporters.pop("dynamic")
+        exporters = {
+            name: exporter
+            for name, exporter in instantiate(cfg.export, _convert_="all").items()
+            if callable(exporter)
+        }
         timer = EpochTime()
         devices = choose_devices(
             cfg.trainer.accelerator,
@@ -96,7 +99,13 @@ def main(cfg: DictConfig, folder: Path) -> None:
             *instantiate(cfg.callbacks, _convert_="all").values(),
             timer,
             MicroBatches(devices.global_batch, plan),
-            ExportAtEnd(exporters, dynamic=dynamic, allow=tuple(cfg.safety.allow)),
+            ExportAtEnd(
+                exporters,
+                dynamic=cfg.export.dynamic,
+                calibration=cfg.export.calibration,
+                evaluation=cfg.export.evaluation,
+                allow=tuple(cfg.safety.allow),
+            ),
         ]
         loggers = []
         for name, node in cfg.logger.items():
