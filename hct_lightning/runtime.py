@@ -1,4 +1,4 @@
-"""What makes a process fast, set in one place by the app and by the loader's workers.
+"""What makes a process fast, set in one place by the app.
 
 Never on import: a program that uses our classes keeps its own settings.
 """

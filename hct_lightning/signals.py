@@ -4,7 +4,6 @@ import ctypes
 import os
 import signal
 import sys
-import threading
 from types import FrameType
 
 STATUS = 128 + signal.SIGTERM  # the exit status that shells give it
@@ -52,26 +51,6 @@ def end_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-def heed_the_parent_alone() -> None:
-    """In a loader's worker: ignores Slurm's notices, and a SIGTERM that isn't the parent's.
-
-    Slurm and others signal every process of a job at once. The rank saves a checkpoint then, for
-    which its workers must not be gone.
-    """
-    for number in slurm_notices():
-        signal.signal(number, signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"):
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-    def listen() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-            pass
-        os._exit(0)
-
-    threading.Thread(target=listen, daemon=True).start()
 
 
 def in_words(status: int) -> str:

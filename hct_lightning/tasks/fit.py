@@ -19,7 +19,7 @@ from hct_lightning.deploy.artifact import read_descriptions
 from hct_lightning.module import ImageClassifier
 from hct_lightning.network import build_network, load_weights
 from hct_lightning.parallel.devices import choose_devices
-from hct_lightning.parallel.memory import choose_micro_batches
+from hct_lightning.parallel.memory import choose_memory
 from hct_lightning.run import Run, is_rank_zero
 from hct_lightning.runtime import resolve_precision
 from hct_lightning.slurm import job
@@ -60,8 +60,11 @@ def main(cfg: DictConfig, folder: Path) -> None:
         if cfg.ckpt and not goes_on:
             load_weights(network, run.checkpoint(cfg.ckpt), cfg.safety.allow)
 
-        exporters = instantiate(cfg.export, _convert_="all")
-        dynamic = exporters.pop("dynamic")
+        exporters = {
+            name: exporter
+            for name, exporter in instantiate(cfg.export, _convert_="all").items()
+            if callable(exporter)
+        }
         timer = EpochTime()
         devices = choose_devices(
             cfg.trainer.accelerator,
@@ -81,22 +84,28 @@ def main(cfg: DictConfig, folder: Path) -> None:
                 f"{len(data.catalogue.train)} training images are fewer than one global batch of "
                 f"{devices.global_batch}; use a smaller data.batch_size or fewer trainer.devices"
             )
-        micro_batches = cfg.trainer.accumulate_grad_batches
-        if micro_batches == "auto":
-            micro_batches = partial(
-                choose_micro_batches,
-                build=partial(build_network, spec),
-                channels=data.channels,
-                size=data.size,
-                batch_size=data.batch_size,
-                ranks_here=devices.ranks_here,
-                precision=resolve_precision(cfg.trainer.precision, devices.accelerator),
-            )
+        plan = partial(
+            choose_memory,
+            memory=cfg.memory,
+            micro_batches=cfg.trainer.accumulate_grad_batches,
+            build=partial(build_network, spec),
+            channels=data.channels,
+            size=data.size,
+            batch_size=data.batch_size,
+            ranks_here=devices.ranks_here,
+            precision=resolve_precision(cfg.trainer.precision, devices.accelerator),
+        )
         callbacks = [
             *instantiate(cfg.callbacks, _convert_="all").values(),
             timer,
-            MicroBatches(devices.global_batch, micro_batches),
-            ExportAtEnd(exporters, dynamic=dynamic, allow=tuple(cfg.safety.allow)),
+            MicroBatches(devices.global_batch, plan),
+            ExportAtEnd(
+                exporters,
+                dynamic=cfg.export.dynamic,
+                calibration=cfg.export.calibration,
+                evaluation=cfg.export.evaluation,
+                allow=tuple(cfg.safety.allow),
+            ),
         ]
         loggers = []
         for name, node in cfg.logger.items():
