@@ -209,8 +209,8 @@ def test_sbatch_alone_with_a_notice_before_training_and_one_in_it(slurm, tmp_pat
 
 def test_options_reach_the_job(slurm, tmp_path):
     slurm.hct(
-        "+slurm=cpu", *SMALL, "slurm.wait=false", "slurm.environment={HCT_TOLD: 'a b'}",
-        "slurm.setup=['export HCT_SET=1']", "slurm.account=physics", "slurm.sbatch={begin: now+1hour}",
+        "+slurm=cpu", *SMALL, "slurm.wait=false", "+slurm.environment.HCT_TOLD='a b'",
+        "slurm.setup=['export HCT_SET=1']", "slurm.account=physics", "+slurm.sbatch.begin=now+1hour",
         "slurm.container=hct.sqsh", "slurm.python='nice python3'", f"hydra.sweep.dir={tmp_path}",
         cwd=tmp_path,
     )  # fmt: skip
