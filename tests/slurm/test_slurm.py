@@ -166,24 +166,28 @@ def test_a_sweep_is_an_array_left_alone_asked_about_and_gone_on_with(slurm, tmp_
     assert "COMPLETED" in slurm.state(sweep / "0")
 
 
-def test_the_time_is_up_and_it_goes_on_until_it_is_cancelled(slurm, tmp_path):
+def test_the_time_of_an_array_is_up_and_it_goes_on_until_it_is_cancelled(slurm, tmp_path):
     slurm.hct(
-        "+slurm=cpu", *SMALL, "trainer.max_epochs=100000", "data.num_workers=1",
-        "slurm.timeout_min=2", "slurm.signal_delay_s=60", "slurm.wait=false",
-        f"hydra.sweep.dir={tmp_path}", cwd=tmp_path,
+        "+slurm=cpu", *SMALL, "trainer.max_epochs=100000", "seed=1,2", "slurm.timeout_min=2",
+        "slurm.signal_delay_s=60", "slurm.wait=false", f"hydra.sweep.dir={tmp_path}", cwd=tmp_path,
     )  # fmt: skip
-    job, run = job_of(tmp_path), tmp_path / "0"
-    wait_until(lambda: slurm.job(job)["Restarts"] == "1")
-    saved = step_of(run)
-    wait_until(lambda: log_of(tmp_path, job, 0).rpartition("resuming from")[2].count("epoch ") > 2)
-    slurm.run("scancel", job)
-    wait_until(lambda: slurm.job(job)["JobState"] == "CANCELLED")
-    wait_until(lambda: record(run)["status"] != "running", longest_s=20)
-    assert record(run)["status"] == "interrupted"
-    assert record(run)["reason"] == "Terminated: SIGTERM"
-    assert step_of(run) > saved
+    array = job_of(tmp_path).partition("_")[0]
+    points = [(f"{array}_{i}", tmp_path / str(i)) for i in range(2)]
+    wait_until(lambda: all(slurm.job(job)["Restarts"] == "1" for job, _ in points))
+    saved = [step_of(run) for _, run in points]
+    logs = [lambda job=job: log_of(tmp_path, job, 0) for job, _ in points]
+    wait_until(
+        lambda: all(log().rpartition("resuming from")[2].count("epoch ") > 2 for log in logs)
+    )
+    slurm.run("scancel", array)
+    for (job, run), before in zip(points, saved, strict=True):
+        wait_until(lambda job=job: slurm.job(job)["JobState"] == "CANCELLED")
+        wait_until(lambda run=run: record(run)["status"] != "running", longest_s=20)
+        assert record(run)["reason"] == "Terminated: SIGTERM"
+        assert record(run)["status"] == "interrupted"
+        assert step_of(run) > before
     time.sleep(8)  # longer than Slurm waits before it starts a requeued job
-    assert slurm.job(job)["JobState"] == "CANCELLED"
+    assert all(slurm.job(job)["JobState"] == "CANCELLED" for job, _ in points)
 
 
 def test_sbatch_alone_with_a_notice_before_training_and_one_in_it(slurm, tmp_path):
