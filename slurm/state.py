@@ -170,7 +170,7 @@ def wait(jobs: Sequence[str], *, longest_s: float = 30.0) -> None:
 def settle(points: Iterable[Point]) -> None:
     """Writes into `run.json` what a run that Slurm ended could not say itself."""
     for point in points:
-        if point.run and Run(point.run).record["status"] == "running" and point.state in OVER:
+        if point.run and Run(point.run).record.get("status") == "running" and point.state in OVER:
             Run(point.run).update(status=point.status, reason=point.reason)
 
 
