@@ -84,7 +84,7 @@ class Submission(Callback):
 def home(config: DictConfig) -> Path:
     """The folder of the sweep, or of the earlier run (`run=`) that goes on."""
     folder = Path(config.hydra.sweep.dir)
-    return folder.parent if config.hydra.sweep.subdir == ".." else folder
+    return folder.parent if config.run and folder.name == "slurm" else folder
 
 
 class Executor(submitit.AutoExecutor):
