@@ -176,9 +176,7 @@ def test_the_time_of_an_array_is_up_and_it_goes_on_until_it_is_cancelled(slurm, 
     wait_until(lambda: all(slurm.job(job)["Restarts"] == "1" for job, _ in points))
     saved = [step_of(run) for _, run in points]
     logs = [lambda job=job: log_of(tmp_path, job, 0) for job, _ in points]
-    wait_until(
-        lambda: all(log().rpartition("resuming from")[2].count("epoch ") > 2 for log in logs)
-    )
+    wait_until(lambda: all(log().partition("resuming from")[2].count("epoch ") > 2 for log in logs))
     slurm.run("scancel", array)
     for (job, run), before in zip(points, saved, strict=True):
         wait_until(lambda job=job: slurm.job(job)["JobState"] == "CANCELLED")
