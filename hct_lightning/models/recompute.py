@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-STRIP_ROWS = 64  # of the output: a few MB at 4000 px, so that a strip stays in the cache
+STRIP_ROWS = 128  # of the output: a few MB at 4000 px
 
 
 def count_batches_once(network: nn.Module) -> None:

@@ -12,7 +12,7 @@ from hct_lightning.parallel.memory import (
     available_bytes,
     choose_memory,
     fewest_micro_batches,
-    step_peak_bytes,
+    step_memory,
 )
 
 
@@ -22,9 +22,9 @@ def build() -> FromPixels:
 
 @functools.cache
 def peak(batch: int, side: int = 1024, precision: str = "32-true", memory: Memory = "speed") -> int:
-    return step_peak_bytes(
+    return step_memory(
         build, channels=3, size=(side, side), batch=batch, precision=precision, memory=memory
-    )
+    ).resident
 
 
 def test_grows_with_images_pixels_and_precision():
