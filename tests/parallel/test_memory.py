@@ -24,11 +24,13 @@ def build() -> FromPixels:
     return FromPixels(HCT(), (0.5,) * 3, (0.2,) * 3)
 
 
-@functools.cache
+remembered = functools.cache(step_memory)
+
+
 def step(
     batch: int, side: int = 1024, precision: str = "32-true", memory: Memory = "speed"
 ) -> StepMemory:
-    return step_memory(
+    return remembered(
         build, channels=3, size=(side, side), batch=batch, precision=precision, memory=memory
     )
 
@@ -73,6 +75,7 @@ def plan(share: int, images: float, monkeypatch, **options) -> MemoryPlan:
     one, two = step(1).resident, step(2).resident
     available = int((one + (images - 1) * (two - one)) / 0.8)
     monkeypatch.setattr("hct_lightning.parallel.memory.available_bytes", lambda *_: available)
+    monkeypatch.setattr("hct_lightning.parallel.memory.step_memory", remembered)
     return choose_memory(
         torch.device("cpu"), share, build=build, channels=3, size=(1024, 1024), ranks_here=1,
         precision="32-true", **options,
@@ -107,8 +110,8 @@ def test_what_is_asked_for_is_done(monkeypatch):
 
 def test_the_tensors_alive_are_those_that_torch_counts():
     """Against torch's own tracker, which is slower and knows nothing of heaps."""
+    network = build().to(memory_format=torch.channels_last)
     with FakeTensorMode() as fake:
-        network = build().to(memory_format=torch.channels_last)
         network._apply(fake.from_tensor)
         optimizer = torch.optim.Adam(network.parameters())
         tracker = MemTracker()
