@@ -52,35 +52,39 @@ def benchmark(
     kept = {side: step.facts["kept_mib"] for side, step in steps.items()}
     rows = [
         {
-            "what": f"{side}, {resolution} px, batch 1",
+            "memory": side,
+            "px": resolution,
+            "batch": 1,
             "precision": step.facts["precision"],
             "kept_mib": kept[side],
-            "kept_vs_plain": kept[side] / kept["plain"],
+            "vs_plain": kept[side] / kept["plain"],
             "step_s": step.median,
             "peak_mib": "",
-            "predicted_mib": "",
+            "predicted": "",
         }
         for side, step in steps.items()
     ]
     errors = []
-    for side, batch, precision, memory in settings:
-        step = [*command, f"{memory} peak", str(side), str(batch), precision]
+    for px, batch, precision, memory in settings:
+        step = [*command, f"{memory} peak", str(px), str(batch), precision]
         measured = interleave({"peak": step}, warmup=2, rounds=1)["peak"]
         peak = measured.peak_gib * 1024 - measured.facts["before_mib"]
         predicted = step_memory(
             lambda: FromPixels(HCT(), (0.5,) * 3, (0.2,) * 3),
-            channels=3, size=(side, side), batch=batch, precision=precision, memory=memory,
+            channels=3, size=(px, px), batch=batch, precision=precision, memory=memory,
         )  # fmt: skip
         errors.append(abs(predicted.resident / 2**20 / peak - 1))
         rows.append(
             {
-                "what": f"{memory}, {side} px, batch {batch}",
+                "memory": memory,
+                "px": px,
+                "batch": batch,
                 "precision": precision,
                 "kept_mib": "",
-                "kept_vs_plain": "",
+                "vs_plain": "",
                 "step_s": "",
                 "peak_mib": peak,
-                "predicted_mib": predicted.resident / 2**20,
+                "predicted": predicted.resident / 2**20,
             }
         )
     return {
