@@ -1,25 +1,45 @@
-"""Artifacts of the best checkpoint, made when fitting ends."""
+"""Artifacts of the best checkpoint, made when fitting ends.
 
+| key                         | what                                                   |
+|-----------------------------|--------------------------------------------------------|
+| export/<name>/size_mb       | of all that must be shipped, in 10^6 bytes             |
+| export/<name>/time_ms       | median of one image at the run's resolution            |
+| export/<name>/accuracy      | on validation images, a fraction                       |
+| export/<name>/accuracy_fp32 | of the network before, on the same images              |
+| export/<name>/agreement     | share of images on which both predict the same class   |
+| export/<name>/sqnr_db       | of the logits against the network's                    |
+"""
+
+import contextlib
+import datetime
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
-from hct_lightning.deploy.artifact import Exporter, export_artifact
+from hct_lightning.deploy.artifact import read_descriptions
+from hct_lightning.deploy.exporting import Exporter, Reference, export_artifact
 from hct_lightning.network import load_network
+from hct_lightning.runtime import cpu_count
 
 log = logging.getLogger(__name__)
 
+LOGGED = ("time_ms", "accuracy", "accuracy_fp32", "agreement", "sqnr_db")
+
 
 class ExportAtEnd(Callback):
-    """Exports `checkpoints/best.ckpt` to `artifacts/<name>/` on rank 0.
+    """Exports `checkpoints/best.ckpt` to `artifacts/<name>/` on rank 0, while the others wait.
 
     Args:
         exporters: by the names of the artifacts.
         dynamic: leave height and width open.
+        calibration: training images that int8 ranges are measured on.
+        evaluation: validation images that accuracy is measured on, before and after; 0 for none.
         allow: packages beside the built-in ones that the model may come from.
     """
 
@@ -27,21 +47,68 @@ class ExportAtEnd(Callback):
         self,
         exporters: Mapping[str, Exporter],
         *,
-        dynamic: bool = False,
+        dynamic: bool,
+        calibration: int,
+        evaluation: int,
         allow: tuple[str, ...] = (),
     ) -> None:
         self.exporters = exporters
         self.dynamic = dynamic
+        self.calibration = calibration
+        self.evaluation = evaluation
         self.allow = allow
 
     def on_fit_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        if not trainer.is_global_zero or not self.exporters or trainer.fast_dev_run:
+        if not self.exporters or trainer.fast_dev_run:
             return
+        with _others_waiting():
+            if trainer.is_global_zero:
+                self._export(trainer)
+
+    def _export(self, trainer: lightning.Trainer) -> None:
         run = Path(trainer.default_root_dir)
         best = run / "checkpoints" / "best.ckpt"
         if not best.exists():
             log.warning("nothing exported: there is no %s", best)
             return
         network, spec = load_network(best, self.allow)
+        data = trainer.datamodule
+        reference = None
+        if self.evaluation:
+            reference = Reference(network, data.evaluation(self.evaluation))
         for name, exporter in self.exporters.items():
-            export_artifact(name, exporter, network, spec, run / "artifacts", dynamic=self.dynamic)
+            export_artifact(
+                name, exporter, network, spec, run / "artifacts",
+                dynamic=self.dynamic,
+                calibration=data.calibration(self.calibration),
+                reference=reference,
+            )  # fmt: skip
+        made = read_descriptions(run / "artifacts")
+        for name in self.exporters:
+            about = made[name]["metrics"] | {"size_mb": made[name]["size_bytes"] / 1e6}
+            keys = ("size_mb", *(key for key in LOGGED if key in about))
+            for logger in trainer.loggers:
+                logger.log_metrics(
+                    {f"export/{name}/{key}": about[key] for key in keys}, trainer.global_step
+                )
+
+
+@contextlib.contextmanager
+def _others_waiting() -> Iterator[None]:
+    """Under DDP no rank leaves before all are through, however long rank 0 takes.
+
+    The process group's own timeout of 30 minutes may be too short for calibration on large images,
+    so they meet in a group of its own. Waiting ranks don't compute: rank 0 gets their threads.
+    """
+    if not dist.is_initialized():
+        yield
+        return
+    group = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=1))
+    threads = torch.get_num_threads()
+    try:
+        if dist.get_rank() == 0:
+            torch.set_num_threads(cpu_count())
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        dist.barrier(group)

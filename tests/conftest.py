@@ -11,6 +11,7 @@ import pytest
 TINY = (
     "data.scene_size=128", "data.resolution=128", "data.train=24", "data.valid=10",
     "data.batch_size=4", "trainer.max_epochs=2", "trainer.log_every_n_steps=2",
+    "export.calibration=4", "export.evaluation=10",
 )  # fmt: skip
 
 Cli = Callable[..., subprocess.CompletedProcess]

@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "hct_lightning/models": {"models"},
     "hct_lightning/data": {"data", "run", "runtime", "signals"},
-    "hct_lightning/deploy": {"deploy", "models"},
-    "callbacks": {"callbacks", "deploy", "network", "data.geometry", "run", "signals"},
+    "hct_lightning/deploy": {"deploy", "models", "runtime"},
+    "callbacks": {"callbacks", "deploy", "network", "runtime", "data.geometry", "run", "signals"},
 }
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler
 from hct_lightning.data.augment import Augmentation
 from hct_lightning.data.geometry import Geometry, as_size
 from hct_lightning.data.images import UnreadableImageError, probe
-from hct_lightning.data.loading import Batch, Images, Loader, auto_workers
+from hct_lightning.data.loading import Batch, Images, Loader, Pixels, auto_workers
 from hct_lightning.data.readers import FileReader, Reader, Reduced
 from hct_lightning.data.samplers import EveryImageOnce, GlobalBatches
 from hct_lightning.data.sources import Catalogue, Split
@@ -281,6 +281,27 @@ class ImageData(lightning.LightningDataModule):
         size = max(1, self.batch_size // self.micro_batches)
         return self.loader(
             self.images(self.catalogue.valid), BatchSampler(shard, size, drop_last=False)
+        )
+
+    def calibration(self, count: int) -> Pixels:
+        """Batches, b c h w uint8, of training images as they are, the classes mixed in proportion."""
+        split = _limit(self.catalogue.train, count)
+        return Pixels(
+            self._one_by_one(split, np.random.default_rng(self.seed).permutation(len(split)))
+        )
+
+    def evaluation(self, count: int) -> Loader:
+        """Batches of validation images, the classes in proportion."""
+        split = _limit(self.catalogue.valid, count)
+        return self._one_by_one(split, np.arange(len(split)))
+
+    def _one_by_one(self, split: Split, order: np.ndarray) -> Loader:
+        """On the CPU, whatever the trainer's device."""
+        return Loader(
+            self.images(split),
+            [[i] for i in order.tolist()],
+            num_workers=auto_workers(self.num_workers),
+            prefetch_factor=self.prefetch_factor,
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

@@ -192,6 +192,17 @@ class Loader:
         pass
 
 
+class Pixels:
+    """The images of a loader's batches, without the labels; can be gone through again."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for batch in self.loader:
+            yield batch.images
+
+
 class Reading(NamedTuple):
     """A batch that is being read: its pixels, b h w c, and a job for each image."""
 
@@ -221,5 +232,5 @@ def _ready(batch: Batch, arrived: Any) -> Batch:
 def auto_workers(option: int | str, *, ranks_here: int = 1) -> int:
     """`data.num_workers`: `auto` leaves one CPU of this rank's share to the training loop."""
     if option == "auto":
-        return min(8, max(1, runtime.cpu_count() // ranks_here - 1))
+        return min(8, max(1, runtime.cpus_of_a_rank(ranks_here) - 1))
     return int(option)

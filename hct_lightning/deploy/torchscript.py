@@ -2,8 +2,9 @@
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,17 +35,28 @@ def export(network: nn.Module, example: Tensor, folder: Path, *, dynamic: bool) 
         dynamic: only what the artifact promises; the trace is the same.
     """
     network = copy.deepcopy(network).eval().float().to(memory_format=torch.channels_last)
+    save(network, example, folder)
+    return Exported("torchscript", "fp32", FILE, batch=None)
+
+
+def save(network: nn.Module, example: Tensor, folder: Path) -> None:
+    """Writes `network`, traced and frozen, to `folder/model.ts`."""
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
         traced = torch.jit.trace(_ChannelsLast(network).eval(), example, check_trace=False)
         torch.jit.save(torch.jit.freeze(traced), folder / FILE)
-    return Exported(runtime="torchscript", precision="fp32", file=FILE)
 
 
-def load(file: Path) -> Callable[[Tensor], Tensor]:
+def load(
+    file: Path, description: Mapping[str, Any], threads: int | None
+) -> Callable[[Tensor], Tensor]:
     """n c h w uint8 -> n classes logits."""
+    # Without this the second call of each new input shape compiles, for a second or more.
+    torch.jit.set_fusion_strategy([("STATIC", 0)])
+    return read(file)
+
+
+def read(file: Path) -> torch.jit.ScriptModule:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        # Without this the second call of each new input shape compiles, for a second or more.
-        torch.jit.set_fusion_strategy([("STATIC", 0)])
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
         return torch.jit.load(file, map_location="cpu").eval()

@@ -1,23 +1,84 @@
 """Makes artifacts of a checkpoint, as fitting does when it ends."""
 
+import inspect
+from collections.abc import Collection
 from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
 
-from hct_lightning.deploy.artifact import export_artifact
+from hct_lightning.data.datamodule import ImageData
+from hct_lightning.deploy.artifact import read_descriptions
+from hct_lightning.deploy.exporting import Exporter, Reference, export_artifact
 from hct_lightning.network import load_network
 from hct_lightning.run import Run
+from hct_lightning.tasks.validate import check_classes
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
-    """`task=export run=<folder> [ckpt=...] [export=[...]]`: to `<run>/artifacts/<name>/`."""
+    """`task=export run=<folder> [ckpt=...] [export=[...]]`: to `<run>/artifacts/<name>/`.
+
+    With `export.percentages=[...]` those that can be int8 in part are made at each percentage
+    instead, in `<run>/export/<name>/`, with a figure.
+    """
     run = Run(folder)
     network, spec = load_network(run.checkpoint(cfg.ckpt or "best"), cfg.safety.allow)
-    exporters = instantiate(cfg.export, _convert_="all")
-    dynamic = exporters.pop("dynamic")
+    exporters = {
+        name: exporter
+        for name, exporter in instantiate(cfg.export, _convert_="all").items()
+        if callable(exporter)
+    }
     if not exporters:
         raise ValueError("export=[] names nothing to make; give export=[torchscript]")
+    percentages = list(cfg.export.percentages)
+    if percentages and not cfg.export.evaluation:
+        raise ValueError("export.percentages measures accuracy; give export.evaluation=200, say")
+
+    options = {"dynamic": cfg.export.dynamic, "calibration": None, "reference": None}
+    calibrated = any("calibration" in _options(exporter) for exporter in exporters.values())
+    if calibrated or cfg.export.evaluation:
+        fed = {key: spec[key] for key in ("resolution", "geometry", "channels", "mean", "std")}
+        data: ImageData = instantiate(cfg.data, **fed, _convert_="all")
+        data.prepare()
+        check_classes(spec["classes"], data.classes)
+        options["calibration"] = data.calibration(cfg.export.calibration)
+        if cfg.export.evaluation:
+            options["reference"] = Reference(network, data.evaluation(cfg.export.evaluation))
     for name, exporter in exporters.items():
-        made = export_artifact(name, exporter, network, spec, folder / "artifacts", dynamic=dynamic)
-        print(made)
+        if not percentages:
+            export_artifact(name, exporter, network, spec, folder / "artifacts", **options)
+        elif "percent" in _options(exporter):
+            from hct_lightning.deploy.partial import sweep
+
+            sweep(name, exporter, network, spec, folder / "export", percentages, **options)
+            show(folder / "export" / name, [str(percent) for percent in percentages])
+            print(folder / "export" / f"{name}.png")
+    if not percentages:
+        show(folder / "artifacts", list(exporters))
+
+
+def _options(exporter: Exporter) -> Collection[str]:
+    return inspect.signature(exporter).parameters
+
+
+def show(folder: Path, names: list[str]) -> None:
+    """A table of what the artifacts cost and give, and where they are."""
+    table = Table("artifact", "size", "time", "int8", "accuracy", "fp32's", "agreement", "SQNR")
+    made = read_descriptions(folder)
+    for name in names:
+        metrics = made[name]["metrics"]
+        cells = [name, f"{made[name]['size_bytes'] / 1e6:.2f} MB", f"{metrics['time_ms']:.1f} ms"]
+        if "layers" in metrics:
+            int8 = metrics["int8_convolutions"] + metrics["int8_linears"]
+            cells.append(f"{int8} of {metrics['layers']} layers")
+        else:
+            cells.append("")
+        if "accuracy" in metrics:
+            cells += [f"{metrics[key]:.4f}" for key in ("accuracy", "accuracy_fp32", "agreement")]
+            cells.append(f"{metrics['sqnr_db']:.1f} dB")
+        table.add_row(*cells)
+    Console().print(table)
+    for name in names:
+        print(folder / name)

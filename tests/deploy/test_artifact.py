@@ -118,7 +118,8 @@ def test_a_changed_byte_is_noticed(folder, tmp_path):
     [
         ("format", 99, "this version reads 1"),
         ("runtime", "abacus", "'abacus' is unknown"),
-        ("file", "../model.ts", "outside its folder"),
+        ("file", "../model.ts", "gives no digest"),
+        ("sha256", {"../model.ts": "", "model.ts": ""}, "outside its folder"),
     ],
 )
 def test_refuses_what_it_does_not_know(folder, tmp_path, field, value, message):

@@ -1,0 +1,111 @@
+"""AOTInductor in int8 by torchao's pt2e: calibrated (PTQ), or trained on (QAT)."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
+
+# Importing the quantizer registers the fusions that lower its graphs to int8 kernels.
+from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
+    X86InductorQuantizer,
+    get_default_x86_inductor_quantization_config,
+)
+
+from hct_lightning.deploy import aoti
+from hct_lightning.deploy.artifact import Exported
+from hct_lightning.deploy.folding import fold_batch_norm
+from hct_lightning.deploy.program import MULTIPLE, program
+from hct_lightning.deploy.sensitivity import float_layers
+
+log = logging.getLogger(__name__)
+
+
+def export(
+    network: nn.Module,
+    example: Tensor,
+    folder: Path,
+    *,
+    dynamic: bool,
+    calibration: Iterable[Tensor],
+    percent: float,
+    qat_steps: int,
+    qat_lr: float,
+    qat_batch: int,
+) -> Exported:
+    """Convolutions and linears in int8.
+
+    QAT trains the rounded network to answer as the fp32 one does (distillation), so that it needs
+    images and no labels. BatchNorm keeps its statistics.
+
+    Args:
+        network: takes uint8 images.
+        example: 1 c h w uint8.
+        folder: where `model.pt2` is written.
+        dynamic: open height and width.
+        calibration: uint8 batches of the example's size; with QAT what it trains on.
+        percent: of the layers that become int8, those that suffer least.
+        qat_steps: optimiser steps of QAT; 0 for none.
+        qat_lr: learning rate of QAT.
+        qat_batch: images per step of QAT.
+    """
+    network = fold_batch_norm(network)
+    example = example.contiguous(memory_format=torch.channels_last)
+    quantizer = X86InductorQuantizer()
+    quantizer.set_global(get_default_x86_inductor_quantization_config(is_qat=qat_steps > 0))
+    for name in float_layers(network, calibration, percent):
+        quantizer.set_module_name_qconfig(name, None)
+    exported = program(network, example, dynamic=dynamic)
+    graph = exported.module()
+    prepared = (prepare_qat_pt2e if qat_steps else prepare_pt2e)(graph, quantizer)
+    with torch.no_grad():
+        for image in _singly(calibration):
+            prepared(image)
+    if qat_steps:
+        _distill(prepared, network, calibration, qat_steps, qat_lr, qat_batch)
+    converted = convert_pt2e(prepared)
+    aoti.compile_package(program(converted, example, dynamic=dynamic), folder)
+    return Exported("aoti", "int8", aoti.FILE, multiple=MULTIPLE)
+
+
+def _singly(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The graph takes one image at a time."""
+    for images in batches:
+        yield from images.split(1)
+
+
+def _endlessly(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    while True:
+        yield from _singly(batches)
+
+
+def _distill(
+    student: nn.Module,
+    teacher: nn.Module,
+    calibration: Iterable[Tensor],
+    steps: int,
+    lr: float,
+    batch: int,
+) -> None:
+    """Trains `student` in place towards the class probabilities of `teacher`."""
+    optimizer = torch.optim.Adam(student.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    images = _endlessly(calibration)
+    for step in range(steps):
+        optimizer.zero_grad()
+        total = 0.0
+        for _ in range(batch):
+            image = next(images)
+            with torch.no_grad():
+                wanted = teacher(image).log_softmax(dim=1)
+            given = student(image).log_softmax(dim=1)
+            loss = F.kl_div(given, wanted, log_target=True, reduction="batchmean") / batch
+            loss.backward()
+            total += loss.item()
+        optimizer.step()
+        schedule.step()
+        if step % 10 == 9 or step == steps - 1:
+            log.info("QAT step %d of %d: divergence from fp32 %.2e", step + 1, steps, total)
