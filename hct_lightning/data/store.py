@@ -160,8 +160,8 @@ class StoreReader(Reader):
             read_raw(path, pixels)
             image = torch.from_numpy(pixels).permute(2, 0, 1)
         else:
-            height, width = self.recipe.size
-            image = read_image(path, self.recipe.channels, max_pixels=height * width)
+            size = self.recipe.size
+            image = read_image(path, self.recipe.channels, max_pixels=size[0] * size[1], size=size)
         return geo.resize(geo.cut(image, region), self.shape[:2])
 
     def into(self, path: str, place: np.ndarray) -> None:
