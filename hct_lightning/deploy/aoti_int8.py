@@ -7,19 +7,26 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
-
-# Importing the quantizer registers the fusions that lower its graphs to int8 kernels.
-from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
-    X86InductorQuantizer,
-    get_default_x86_inductor_quantization_config,
-)
 
 from hct_lightning.deploy import aoti
 from hct_lightning.deploy.artifact import Exported
+from hct_lightning.deploy.extra import deploy_extra
 from hct_lightning.deploy.folding import fold_batch_norm
 from hct_lightning.deploy.program import MULTIPLE, program
 from hct_lightning.deploy.sensitivity import float_layers
+
+with deploy_extra():
+    from torchao.quantization.pt2e.quantize_pt2e import (
+        convert_pt2e,
+        prepare_pt2e,
+        prepare_qat_pt2e,
+    )
+
+    # Importing the quantizer registers the fusions that lower its graphs to int8 kernels.
+    from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
+        X86InductorQuantizer,
+        get_default_x86_inductor_quantization_config,
+    )
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +59,12 @@ def export(
         qat_lr: learning rate of QAT.
         qat_batch: images per step of QAT.
     """
-    network = fold_batch_norm(network)
     example = example.contiguous(memory_format=torch.channels_last)
     quantizer = X86InductorQuantizer()
     quantizer.set_global(get_default_x86_inductor_quantization_config(is_qat=qat_steps > 0))
     for name in float_layers(network, calibration, percent):
         quantizer.set_module_name_qconfig(name, None)
-    exported = program(network, example, dynamic=dynamic)
-    graph = exported.module()
+    graph = program(fold_batch_norm(network), example, dynamic=dynamic).module()
     prepared = (prepare_qat_pt2e if qat_steps else prepare_pt2e)(graph, quantizer)
     with torch.no_grad():
         for image in _singly(calibration):
