@@ -1,10 +1,11 @@
 # make demo   train HCT on drawn scenes        make test      lint and the default tests
 # make install                                  make test-all  the long tests too
+# make slurm-test   on a real Slurm of two nodes that the tests start; as root it installs what is missing
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo install lint test test-all clean
+.PHONY: demo install lint test test-all slurm-test clean
 
 demo: install
 	$(BIN)/python -m hct_lightning +experiment=demo
@@ -24,7 +25,12 @@ test: lint
 	$(BIN)/python -m pytest
 
 test-all: lint
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(BIN)/python -m pytest -m 'not slurm'
+
+slurm-test: install
+	command -v slurmctld >/dev/null || { apt-get update && \
+	  apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge; }
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -16,32 +16,38 @@ class MicroBatches(Callback):
 
     Args:
         global_batch: images per optimiser step, over all ranks.
-        parts: how many micro-batches, or a function from (device, images of a rank) to it, which
-            rank 0 calls for all.
+        plan: from (device, images of a rank) to the number of micro-batches and what they keep for
+            the backward pass, `speed` or `low` (see `hct_lightning.parallel.memory`); rank 0 calls
+            it for all.
     """
 
-    def __init__(self, global_batch: int, parts: int | Callable[[torch.device, int], int]) -> None:
+    def __init__(
+        self, global_batch: int, plan: Callable[[torch.device, int], tuple[int, str]]
+    ) -> None:
         self.global_batch = global_batch
-        self.parts = parts
+        self.plan = plan
 
     def setup(self, trainer: lightning.Trainer, module: Any, stage: str) -> None:
         if stage != "fit":
             return
         world = trainer.world_size
         least = self.global_batch // world  # shares differ by one when world does not divide it
-        parts = self.parts
-        if callable(parts):
-            most = -(-self.global_batch // world)
-            decided = None
-            if trainer.is_global_zero:
-                try:
-                    decided = parts(trainer.strategy.root_device, most)
-                except ValueError as error:
-                    decided = error
-            decided = trainer.strategy.broadcast(decided)
-            if isinstance(decided, ValueError):
-                raise decided  # on every rank, so that none waits for another
-            parts = min(decided, max(1, least))
+        most = -(-self.global_batch // world)
+        decided = None
+        if trainer.is_global_zero:
+            try:
+                decided = self.plan(trainer.strategy.root_device, most)
+            except ValueError as error:
+                decided = error
+        decided = trainer.strategy.broadcast(decided)
+        if isinstance(decided, ValueError):
+            raise decided  # on every rank, so that none waits for another
+        parts, memory = decided
+        if parts <= most:  # else the sampler says why it can't be
+            parts = min(parts, max(1, least))
+        if memory == "low":
+            module.network.set_grad_checkpointing()
+            log.info("memory=low: the backward pass computes again what is not kept")
         trainer.accumulate_grad_batches = parts
         trainer.datamodule.global_batch = self.global_batch
         trainer.datamodule.micro_batches = parts

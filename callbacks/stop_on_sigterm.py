@@ -1,44 +1,52 @@
-"""SIGTERM ends training at the next step, with a checkpoint to go on from."""
+"""SIGTERM or Slurm's notice ends training at the next step, with a checkpoint to go on from."""
 
 import logging
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from hct_lightning.signals import Terminated
+from hct_lightning.signals import Preempted, Terminated, slurm_notices
 
 log = logging.getLogger(__name__)
 
 
 class StopOnSigterm(Callback):
-    """After SIGTERM to any rank all ranks save `checkpoints/last.ckpt` at the same step, and end.
+    """After a signal to any rank all ranks save `checkpoints/last.ckpt` at the same step, and end.
+
+    The signals are SIGTERM and those of `slurm_notices`.
 
     In a validation pass they end without saving: the last checkpoint is from before it. Lightning's
     own handler is replaced, because it enters a collective wherever the signal happens to come,
     and now and then waits there for ever.
 
     Raises:
-        Terminated: on every rank.
+        Terminated: on every rank; `Preempted` when any of them had Slurm's notice.
     """
 
     def __init__(self) -> None:
-        self._told = False
+        self._told: set[int] = set()
         self._step = -1
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         self._step = trainer.global_step
-        signal.signal(signal.SIGTERM, self._note)  # Lightning restores the one before it in the end
+        for number in (signal.SIGTERM, *slurm_notices()):
+            signal.signal(number, self._note)  # Lightning restores the one before it in the end
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._told = True
+        self._told.add(number)
 
     def _agreed(self, trainer: lightning.Trainer) -> bool:
         """Whether any rank was told; the same answer on every rank."""
-        return trainer.strategy.reduce_boolean_decision(self._told, all=False)
+        return trainer.strategy.reduce_boolean_decision(bool(self._told), all=False)
+
+    def _end(self, trainer: lightning.Trainer) -> NoReturn:
+        noticed = bool(self._told & slurm_notices())
+        any_noticed = trainer.strategy.reduce_boolean_decision(noticed, all=False)
+        raise Preempted if any_noticed else Terminated
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -52,7 +60,7 @@ class StopOnSigterm(Callback):
 
     def on_validation_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         if not trainer.sanity_checking and self._agreed(trainer):
-            raise Terminated
+            self._end(trainer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
         if self._agreed(trainer):
@@ -60,5 +68,5 @@ class StopOnSigterm(Callback):
 
     def _save_and_end(self, trainer: lightning.Trainer) -> None:
         trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
-        log.info("SIGTERM: saved step %d in checkpoints/last.ckpt", trainer.global_step)
-        raise Terminated
+        log.info("told to end: saved step %d in checkpoints/last.ckpt", trainer.global_step)
+        self._end(trainer)

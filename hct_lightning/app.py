@@ -4,28 +4,47 @@ Nothing heavy is imported before the configuration is composed, so that `--help`
 answer at once.
 """
 
-import importlib
+import importlib.util
 import logging
 import os
+import signal
 import sys
+import time
+import traceback
 from importlib.resources import files
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.errors import InstantiationException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 from hct_lightning import signals, sweep
-from hct_lightning.run import RankError, is_interrupt, is_rank_zero, is_termination
+from hct_lightning.run import RankError, Run, is_interrupt, is_rank_zero, is_termination
+from hct_lightning.slurm import job
 
 log = logging.getLogger(__name__)
 
 MULTIRUN = {"-m", "--multirun"}
-GROUPS = ("sweeps",)  # beside those of conf/
+GROUPS = ("slurm", "sweeps")  # beside those of conf/
+
+
+class BesideConf(FileConfigSource):
+    """A folder in which those of `GROUPS` are config groups; `--help` lists those alone."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "beside"
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        found = super().list(config_path, results_filter)
+        return found if config_path else [name for name in found if name in GROUPS]
 
 
 class MoreConfigs(SearchPathPlugin):
@@ -35,9 +54,10 @@ class MoreConfigs(SearchPathPlugin):
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        Plugins.instance().register(BesideConf)
         for group in GROUPS:
             package = importlib.import_module(f"hct_lightning.{group}")
-            search_path.append("hct-groups", f"file://{Path(package.__path__[0]).parent}")
+            search_path.append("hct-groups", f"beside://{Path(package.__path__[0]).parent}")
         home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
         folder = Path(home) / "hct_lightning"
         if folder.is_dir():
@@ -56,7 +76,7 @@ def _key(override: str) -> str:
 def _still_meant(key: str, given: dict[str, str]) -> bool:
     """Whether an earlier run's override of `key` holds beside what is given now."""
     group, _, option = key.partition(".")
-    if key in given or group in ("hydra", "task", "run", "ckpt"):
+    if key in given or group in ("hydra", "task", "run", "ckpt", "slurm"):
         return False
     if group in given and option:
         # Another data set has its own options; resolution and the like go on.
@@ -82,7 +102,8 @@ def recompose(argv: list[str]) -> list[str]:
         holder = Path(ckpt).resolve().parent.parent
         if (holder / ".hydra" / "overrides.yaml").exists():
             run = str(holder)
-    if not run or run == "null" or MULTIRUN & set(flags):  # a sweep's points do it themselves
+    # A sweep's points do it themselves, as processes of their own.
+    if not run or run == "null" or (MULTIRUN & set(flags) and "slurm" not in given):
         return argv
     folder = Path(run).expanduser().resolve()
     if (folder / "multirun.yaml").exists():
@@ -109,7 +130,10 @@ def recompose(argv: list[str]) -> list[str]:
     ]
     given["task"] = f"task={verb}"
     given["run"] = f'run="{folder}"'
-    home = [f'hydra.run.dir="{folder}"', "hydra.output_subdir=null"]
+    home = [
+        "hydra.output_subdir=null", f'hydra.run.dir="{folder}"',
+        f'hydra.sweep.dir="{folder}/slurm"', 'hydra.sweep.subdir=".."',
+    ]  # fmt: skip
     mine = [override for key, override in given.items() if not key.startswith("hydra.")]
     hydras = [override for key, override in given.items() if key.startswith("hydra.")]
     hydras += [override for override in home if _key(override) not in given]
@@ -123,10 +147,13 @@ def _run(cfg: DictConfig) -> float | None:
     if sweep.is_point():
         return _run_point(cfg, folder)
     if not is_rank_zero():
-        signals.end_with_parent()
+        if not job.is_rank():
+            signals.end_with_parent()
         # They would say the same again.
         for name in (None, "hct_lightning"):
             logging.getLogger(name).setLevel(logging.WARNING)
+    elif job.is_submitted() and cfg.run is None:
+        Run(folder).update(overrides=list(HydraConfig.get().overrides.task))
     try:
         from hct_lightning import runtime, safety
 
@@ -137,20 +164,64 @@ def _run(cfg: DictConfig) -> float | None:
     except (ValueError, OSError, ImportError, InstantiationException, RankError) as error:
         # What a user can mend: the message alone; the traceback is in the log for whoever asks.
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
+            if not job.is_rank():
+                raise
+            traceback.print_exc()
         while isinstance(error, InstantiationException) and error.__cause__:
             error = error.__cause__  # what our own constructor said
         log.debug("traceback", exc_info=True)
         if is_rank_zero():
             print(f"error: {error}\n(the traceback is in {folder / 'run.log'})", file=sys.stderr)
-        sys.exit(1)
+        elif job.is_rank():
+            print(f"error: {error}", file=sys.stderr)
+        _end(1)
     except (KeyboardInterrupt, SystemExit, signals.Terminated) as stop:
         if not (is_interrupt(stop) or is_termination(stop)):
             raise
         hint = f"; go on with: python -m hct_lightning run={folder}" if cfg.task == "fit" else ""
         if is_rank_zero():
             print(f"interrupted{hint}", file=sys.stderr)
-        sys.exit(signals.STATUS if is_termination(stop) else 130)
+        if job.inside() and is_termination(stop):
+            _requeue(stop)
+        _end(signals.STATUS if is_termination(stop) else 130)
+    except Exception:
+        if not job.is_rank():
+            raise
+        traceback.print_exc()
+        _end(1)
+
+
+def _end(status: int) -> NoReturn:
+    """Ends this process; a rank that srun started at once, and with its own status.
+
+    Submitit and Hydra would make a result of its exception and end with 0, and an interpreter that
+    shuts down may wait for threads and other ranks; srun ends those when this one has ended.
+    """
+    if not job.is_rank():
+        sys.exit(status)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _requeue(stop: BaseException) -> None:
+    """Puts a job of which Slurm wants the nodes, or whose time is up, back into the queue.
+
+    Then Slurm ends all its processes. Returns when there is nothing to put back.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    noticed = isinstance(stop, signals.Preempted)
+    if not is_rank_zero():
+        time.sleep(20)  # rank 0 does it and ends them all, unless it hangs
+    elif not noticed:
+        noticed = job.is_preempted()
+    if not noticed:
+        return
+    if refusal := job.requeue():
+        print(f"error: Slurm does not put the job back: {refusal}", file=sys.stderr)
+        return
+    time.sleep(600)
 
 
 def _run_point(cfg: DictConfig, folder: Path) -> float | None:
@@ -173,4 +244,7 @@ def main() -> None:
         sys.argv[1:] = recompose(sys.argv[1:])
     except ValueError as error:
         sys.exit(f"error: {error}")
+    to_slurm = any(_is_override(arg) and _key(arg) == "slurm" for arg in sys.argv[1:])
+    if to_slurm and importlib.util.find_spec("submitit") is None:
+        sys.exit("error: +slurm=... needs submitit: pip install 'hct-lightning[slurm]'")
     _run()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hct_lightning.signals import Terminated
+from hct_lightning.slurm import job
 
 _PACKAGES = ("hct-lightning", "torch", "lightning", "timm", "torchmetrics", "hydra-core", "pillow")
 
@@ -87,6 +88,7 @@ class Run:
         )
         self.update(
             status="running", reason=None, pid=os.getpid(), started=_now(), ended=None,
+            slurm=job.description(),
             versions={"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
             machine=machine(), **fields,
         )  # fmt: skip
@@ -98,7 +100,9 @@ class Run:
             if is_interrupt(error) or is_termination(error):
                 status = "interrupted"
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            if not self.writes:
+            if not self.writes and job.is_rank():
+                self._say_for_all(reason, status, error)
+            elif not self.writes:
                 with contextlib.suppress(OSError):
                     write_whole(self.folder / f".{os.getpid()}.rank-error", reason)
             elif other := self._what_another_rank_said(error):
@@ -113,11 +117,26 @@ class Run:
                 seconds = round(time.time() - started, 1)
                 self.update(status=status, reason=reason, ended=_now(), seconds=seconds)
 
+    def _say_for_all(self, reason: str, status: str, error: BaseException) -> None:
+        """Under srun: records why this rank ends, for its end kills rank 0 too, before a word.
+
+        Unless rank 0 or another rank says why, first or, where this rank is not the cause, soon.
+        """
+        waits = _has_lost_another(error) or status == "interrupted"
+        deadline = time.monotonic() + (20 if waits else 0)
+        while self.record.get("status", "running") == "running":
+            if time.monotonic() >= deadline:
+                with contextlib.suppress(OSError):
+                    Run(self.folder).update(status=status, reason=reason, ended=_now())
+                return
+            time.sleep(0.2)
+
     def _what_another_rank_said(self, error: BaseException) -> str | None:
         """The cause on another rank, where this one only lost its connection to it."""
-        text = f"{type(error).__name__} {error}".lower()
-        if not any(word in text for word in ("gloo", "nccl", "distbackend", "connection closed")):
+        if not _has_lost_another(error):
             return None
+        if self.record["status"] == "failed":  # by a rank that srun started
+            return self.record["reason"]
         died = f"a rank has died without a word ({error})"
         # At once: Lightning may kill this process, too, when it sees that another is gone.
         self.update(status="failed", reason=died, ended=_now())
@@ -134,6 +153,12 @@ class Run:
 
 class RankError(RuntimeError):
     """What ended another rank, and with it this run."""
+
+
+def _has_lost_another(error: BaseException) -> bool:
+    """Whether this is about the connection to another rank, which then is the cause."""
+    text = f"{type(error).__name__} {error}".lower()
+    return any(word in text for word in ("gloo", "nccl", "distbackend", "connection closed"))
 
 
 def is_termination(error: BaseException) -> bool:

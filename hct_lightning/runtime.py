@@ -1,4 +1,4 @@
-"""What makes a process fast, set in one place by the app and by the loader's workers.
+"""What makes a process fast, set in one place by the app.
 
 Never on import: a program that uses our classes keeps its own settings.
 """
@@ -30,6 +30,12 @@ def keep_memory() -> bool:
 def cpu_count() -> int:
     """CPUs that this process may use: fewer than the machine has under Slurm or taskset."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpus_of_a_rank(ranks_here: int = 1) -> int:
+    """CPUs for each of so many ranks on this machine; under srun those of its task."""
+    task = os.environ.get("SLURM_CPUS_PER_TASK") if "SLURM_STEP_ID" in os.environ else None
+    return min(int(task), cpu_count()) if task else max(1, cpu_count() // ranks_here)
 
 
 def configure(options: Any) -> None:

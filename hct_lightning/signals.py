@@ -4,7 +4,6 @@ import ctypes
 import os
 import signal
 import sys
-import threading
 from types import FrameType
 
 STATUS = 128 + signal.SIGTERM  # the exit status that shells give it
@@ -13,17 +12,34 @@ STATUS = 128 + signal.SIGTERM  # the exit status that shells give it
 class Terminated(BaseException):
     """SIGTERM has come. Not an Exception: nothing should catch it and go on."""
 
+    def __init__(self, why: str = "SIGTERM") -> None:
+        super().__init__(why)
+
+
+class Preempted(Terminated):
+    """Slurm gives notice: the time is up soon, or the nodes go to someone else."""
+
     def __init__(self) -> None:
-        super().__init__("SIGTERM")
+        super().__init__("Slurm gives notice")
+
+
+def slurm_notices() -> set[signal.Signals]:
+    """The signals by which Slurm gives notice: submitit asks for USR2, Lightning's users for USR1."""
+    return {signal.SIGUSR1, signal.SIGUSR2} if "SLURM_JOB_ID" in os.environ else set()
 
 
 def raise_when_terminated() -> None:
-    """From here on SIGTERM raises `Terminated` in the main thread, so that a run can record it."""
+    """From here on a signal to end raises `Terminated` or `Preempted` in the main thread.
+
+    So a run can record it. Handlers of submitit and Lightning for the same signals are replaced:
+    they requeue a job without a checkpoint, or wait in a collective for ever.
+    """
 
     def handler(number: int, frame: FrameType | None) -> None:
-        raise Terminated
+        raise Terminated if number == signal.SIGTERM else Preempted
 
-    signal.signal(signal.SIGTERM, handler)
+    for number in (signal.SIGTERM, *slurm_notices()):
+        signal.signal(number, handler)
 
 
 def end_with_parent() -> None:
@@ -35,24 +51,6 @@ def end_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-def heed_the_parent_alone() -> None:
-    """In a loader's worker: ignores a SIGTERM that isn't the parent's.
-
-    Slurm and others signal every process of a job at once. The rank saves a checkpoint then, for
-    which its workers must not be gone.
-    """
-    if not hasattr(signal, "sigwaitinfo"):
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-    def listen() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-            pass
-        os._exit(0)
-
-    threading.Thread(target=listen, daemon=True).start()
 
 
 def in_words(status: int) -> str:

@@ -75,13 +75,19 @@ def test_composes(command, home, tmp_path):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_runs(command, home, trained, cli, tmp_path):
     args = arguments(command, home, trained)
-    if "benchmark=step" in args:
+    if "benchmark=data" in args:
+        args += ["benchmark.source_size=512", "benchmark.resolution=256", "benchmark.rounds=1"]
+    elif "benchmark=step" in args:
         args += ["benchmark.resolution=256", "benchmark.rounds=1", "benchmark.warmup=1"]
     elif any(arg.startswith("run=") for arg in args):
         pass  # the run is small already
     else:
         given = {arg.split("=")[0] for arg in args}
-        small = SMALL if "data=folder" in args or "data=csv" in args else SMALL + SMALL_SCENES
+        files = {"data=folder", "data=csv", "data=store"} & set(args)
+        small = SMALL if files else SMALL + SMALL_SCENES
+        if "data=store" in args and not (home / "store").exists():
+            made_of = ("data=folder", "data.root=photos", "prepare.output=store")
+            cli("task=prepare", *SMALL, *made_of, cwd=home)
         args = [arg for arg in small if arg.split("=")[0] not in given] + args
         if "trainer.max_epochs=30" in args:
             args[args.index("trainer.max_epochs=30")] = "trainer.max_epochs=1"

@@ -16,13 +16,17 @@ class Measured(NamedTuple):
     """What one side took.
 
     seconds: of every counted call.
+    first_s: of the very first call, which is not counted where there is a warm-up.
     peak_gib: the process's high-water mark.
     facts: what the side said of itself.
+    results: what the work of every counted call gave.
     """
 
     seconds: list[float]
+    first_s: float
     peak_gib: float
     facts: dict[str, Any]
+    results: list[Any]
 
     @property
     def median(self) -> float:
@@ -56,7 +60,7 @@ def interleave(
             )  # fmt: skip
             stack.callback(process.kill)
             running[name] = process
-            results[name] = Measured([], 0.0, _answer(name, process))
+            results[name] = Measured([], 0.0, 0.0, _answer(name, process), [])
             log.info("ready: %s", name)
         for turn in range(warmup + rounds):
             for name, process in running.items():
@@ -64,7 +68,10 @@ def interleave(
                 answer = _answer(name, process)
                 if turn >= warmup:
                     results[name].seconds.append(answer["seconds"])
-                results[name] = results[name]._replace(peak_gib=answer["peak_gib"])
+                    results[name].results.append(answer.get("result"))
+                results[name] = results[name]._replace(
+                    peak_gib=answer["peak_gib"], first_s=results[name].first_s or answer["seconds"]
+                )
             log.info("round %d of %d", turn + 1, warmup + rounds)
         for process in running.values():
             process.stdin.close()

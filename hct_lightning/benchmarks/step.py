@@ -4,12 +4,18 @@ plain: contiguous, fp32, pixels made float and normalised, torch's default alloc
 network in channels_last under bf16 autocast. ours: the module, loss and settings that `task=fit` uses.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hct_lightning.benchmarks.interleave import interleave, paired_ratio
 from hct_lightning.benchmarks.side import serve
+
+if TYPE_CHECKING:
+    from hct_lightning.data.loading import Batch
 
 SIDES = ("plain", "tuned", "ours")
 
@@ -72,7 +78,8 @@ def plain(resolution: int, batch_size: int, *, tuned: bool) -> None:
     serve(step, precision=precision, threads=torch.get_num_threads())
 
 
-def ours(resolution: int, batch_size: int) -> None:
+def training_step(classes: Sequence[str]) -> tuple[Callable[[Batch], None], dict[str, Any]]:
+    """A step as `task=fit` takes it on the CPU, its settings applied, and facts about it."""
     from functools import partial
 
     import lightning
@@ -81,7 +88,6 @@ def ours(resolution: int, batch_size: int) -> None:
     from hydra.utils import instantiate
 
     from hct_lightning import runtime
-    from hct_lightning.data.loading import Batch
     from hct_lightning.module import ImageClassifier
     from hct_lightning.network import build_network
     from hct_lightning.schedules import constant
@@ -90,7 +96,6 @@ def ours(resolution: int, batch_size: int) -> None:
         cfg = compose("config")
     runtime.configure(cfg.runtime)
     torch.manual_seed(0)
-    classes = ("a", "b", "c", "d")
     imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     network = build_network({"model": cfg.model, "classes": classes, "channels": 3, **imagenet})
     module = ImageClassifier(
@@ -101,13 +106,8 @@ def ours(resolution: int, batch_size: int) -> None:
     precision = runtime.resolve_precision(cfg.trainer.precision, "cpu")
     fabric = lightning.Fabric(accelerator="cpu", precision=precision)
     optimizer = module.optimizer(module.parameters(), lr=module.lr)
-    shape = (batch_size, 3, resolution, resolution)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8)
-    images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.zeros(batch_size, dtype=torch.long)
-    batch = Batch(images, labels, torch.arange(batch_size))
 
-    def step() -> None:
+    def step(batch: Batch) -> None:
         with fabric.autocast():
             loss = module.training_step(batch, 0)
         optimizer.zero_grad()
@@ -115,7 +115,21 @@ def ours(resolution: int, batch_size: int) -> None:
         optimizer.step()
         loss.item()
 
-    serve(step, precision=precision, threads=torch.get_num_threads())
+    return step, {"precision": precision, "threads": torch.get_num_threads()}
+
+
+def ours(resolution: int, batch_size: int) -> None:
+    import torch
+
+    from hct_lightning.data.loading import Batch
+
+    step, facts = training_step(("a", "b", "c", "d"))
+    shape = (batch_size, 3, resolution, resolution)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(batch_size, dtype=torch.long)
+    batch = Batch(images, labels, torch.arange(batch_size))
+    serve(lambda: step(batch), **facts)
 
 
 if __name__ == "__main__":

@@ -2,26 +2,23 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import lightning
 import numpy as np
+from torch.utils.data import BatchSampler
 
+from hct_lightning.data.augment import Augmentation
 from hct_lightning.data.geometry import Geometry, as_size
-from hct_lightning.data.images import probe
-from hct_lightning.data.loading import (
-    Batch,
-    Images,
-    Loader,
-    auto_workers,
-    collate,
-    collate_images,
-    worker_init,
-)
+from hct_lightning.data.images import UnreadableImageError, probe
+from hct_lightning.data.loading import Batch, Images, Loader, Pixels, auto_workers
+from hct_lightning.data.readers import FileReader, Reader, Reduced
 from hct_lightning.data.samplers import EveryImageOnce, GlobalBatches
 from hct_lightning.data.sources import Catalogue, Split
+from hct_lightning.data.statistics import channel_statistics
+from hct_lightning.data.window import Window, check_window
 
 log = logging.getLogger(__name__)
 
@@ -37,35 +34,50 @@ class ImageData(lightning.LightningDataModule):
         resolution: pixels a side, or [height, width].
         geometry: `cover` or `paper`.
         batch_size: images per device and optimiser step.
-        channels: 1 or 3; by default 1 when all the images looked at are grey.
-        mean: per channel, of pixels in 0..1; by default ImageNet's (their average for grey).
+        channels: 1 or 3, or the number of bands; by default what the images looked at have.
+        mean: per channel, of pixels in 0..1; by default as `statistics` says.
         std: likewise.
+        statistics: `imagenet` (their average for grey) or `data`: measured on training images. Those
+            of many bands are always measured.
         flip: probability of a horizontal flip in training.
-        num_workers: loader processes, or `auto`.
-        prefetch_factor: batches that each worker keeps ready.
+        augment: the other options of `Augmentation`.
+        num_workers: threads that read ahead, or `auto`.
+        prefetch_factor: batches that are kept ready.
         max_pixels: larger images are refused before they are decoded.
-        window: [low, high] that become 0 and 255 for 16-bit and float images.
-        reduce_to: see `Images`.
+        window: see `read_image`.
+        srgb: see `read_image`.
+        breast: see `read_image`.
+        on_error: `raise` ends the run at an unreadable image; `skip` notes it in `skipped` and trains
+            with the next one instead; in validation it does not count.
+        reduce_to: see `Reduced`.
         limit: at most this many images of each split, of all classes.
         seed: of order and augmentation.
         source_options: every other option is the source's own (`root` and so on).
+
+    Attributes:
+        skipped: the reasons of unreadable files, by path.
     """
 
     def __init__(
         self,
         source: Callable[..., Catalogue],
         *,
-        resolution: int | Sequence[int],
-        geometry: Geometry = "cover",
+        resolution: int | Sequence[int] | None,
+        geometry: Geometry | None = "cover",
         batch_size: int = 8,
         channels: int | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        statistics: str = "imagenet",
         flip: float = 0.5,
+        augment: Mapping[str, float] | None = None,
         num_workers: int | str = "auto",
         prefetch_factor: int = 2,
         max_pixels: int = 2**30,
-        window: Sequence[float] | None = None,
+        window: Window | None = None,
+        srgb: bool = False,
+        breast: bool = False,
+        on_error: str = "raise",
         reduce_to: int | None = None,
         limit: int | None = None,
         seed: int = 0,
@@ -74,24 +86,33 @@ class ImageData(lightning.LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"data.batch_size={batch_size}: give at least 1")
-        if channels not in (None, 1, 3):
-            raise ValueError(f"data.channels={channels}: images are read as 1 (grey) or 3 (RGB)")
+        if channels is not None and channels < 1:
+            raise ValueError(
+                f"data.channels={channels}: give 1 (grey), 3 (RGB) or the bands' number"
+            )
+        if statistics not in ("imagenet", "data"):
+            raise ValueError(f"data.statistics={statistics}: choose imagenet or data")
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"data.on_error={on_error}: choose raise or skip")
         if limit is not None and limit < 1:
             raise ValueError(f"data.limit={limit}: give at least 1, or null for all images")
-        if window and not (len(window) == 2 and window[0] < window[1]):
-            raise ValueError(f"data.window={list(window)}: give [low, high] with low < high")
         self.source = partial(source, **source_options)
-        self.size = as_size(resolution)
+        self.size = None if resolution is None else as_size(resolution)
         self.geometry = geometry
         self.batch_size = batch_size
         self._channels = channels
         self._mean = mean
         self._std = std
-        self.flip = flip
+        self._statistics = statistics
+        self.augment = Augmentation(flip=flip, **augment or {})
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
         self.max_pixels = max_pixels
-        self.window = tuple(window) if window else None
+        self.window = check_window(window) if window else None
+        self.srgb = srgb
+        self.breast = breast
+        self.on_error = on_error
+        self.skipped: dict[str, str] = {}
         self.reduce_to = reduce_to
         self.limit = limit
         self.seed = seed
@@ -108,6 +129,7 @@ class ImageData(lightning.LightningDataModule):
             found = Catalogue(
                 found.source, found.classes,
                 _limit(found.train, self.limit), _limit(found.valid, self.limit), found.notes,
+                found.store,
             )  # fmt: skip
         if len(found.classes) < 2:
             raise ValueError(f"{found.source} has one class, {found.classes[0]}; it takes two")
@@ -115,17 +137,75 @@ class ImageData(lightning.LightningDataModule):
             side = "training" if not len(found.train) else "validation"
             raise ValueError(f"{found.source} has no {side} images; add some, or split differently")
         self.catalogue = found
-        looked_at = _limit(found.train, 32).paths + _limit(found.valid, 8).paths
-        shapes = [probe(path, max_pixels=self.max_pixels) for path in looked_at]
-        self.channels = self._channels or max(channels for channels, _, _ in shapes)
-        self.source_sizes = sorted((height, width) for _, height, width in shapes)
-        self.mean = tuple(self._mean or _imagenet(IMAGENET_MEAN, self.channels))
-        self.std = tuple(self._std or _imagenet(IMAGENET_STD, self.channels))
+        if found.store:
+            self._take_from_store()
+        elif self.size is None or self.geometry is None:
+            raise ValueError(
+                "data.resolution and data.geometry are null; only data=store knows them"
+            )
+        else:
+            self._look_at_images()
+        changes = self.augment.brightness or self.augment.contrast
+        if changes and self.channels not in (1, 3):
+            raise ValueError(
+                "data.augment.brightness and contrast are for 1 or 3 channels; set both 0"
+            )
+        measure = self._statistics == "data" or self.channels not in (1, 3)
+        if measure and not (self._mean and self._std):
+            log.info("measuring mean and deviation of the training images")
+            sample = self.images(_limit(found.train, 256))
+            mean, std = channel_statistics(sample, auto_workers(self.num_workers))
+        else:
+            mean, std = (
+                _imagenet(values, self.channels) for values in (IMAGENET_MEAN, IMAGENET_STD)
+            )
+        self.mean, self.std = tuple(self._mean or mean), tuple(self._std or std)
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise ValueError(
                     f"data.{name} has {len(values)} values for {self.channels} channels"
                 )
+
+    def _look_at_images(self) -> None:
+        """Channels and sizes of the first images."""
+        found = self.catalogue
+        shapes = []
+        for path in _limit(found.train, 32).paths + _limit(found.valid, 8).paths:
+            try:
+                shapes.append(probe(path, max_pixels=self.max_pixels))
+            except UnreadableImageError as error:
+                if self.on_error == "raise":
+                    raise
+                self.skipped[path] = str(error)
+        if not shapes:
+            raise ValueError(
+                f"{found.source}: none of the {len(self.skipped)} images looked at can be read"
+            )
+        self.channels = self._channels or max(channels for channels, _, _ in shapes)
+        self.source_sizes = sorted((height, width) for _, height, width in shapes)
+        self.reader: Reader = FileReader(
+            channels=self.channels, size=self.size, geometry=self.geometry,
+            max_pixels=self.max_pixels, window=self.window, srgb=self.srgb, breast=self.breast,
+        )  # fmt: skip
+
+    def _take_from_store(self) -> None:
+        """What the store was made with; an option that says otherwise is refused."""
+        store, recipe = self.catalogue.store, self.catalogue.store.recipe
+        self.size = self.size or recipe.size
+        self.geometry = self.geometry or recipe.geometry
+        self.reader = store.reader(self.size, self.geometry)
+        for name, mine, default in (
+            ("channels", self._channels, None), ("window", self.window, None),
+            ("srgb", self.srgb, False), ("breast", self.breast, False),
+        ):  # fmt: skip
+            made = getattr(recipe, name)
+            if mine not in (default, made):
+                raise ValueError(
+                    f"the store {store.root} was prepared with data.{name}={made}, not {mine}; leave "
+                    "it out, or prepare another store"
+                )
+        self.channels, self.window = recipe.channels, recipe.window
+        self.source_sizes = sorted(item.source_size for item in store.items)
 
     def setup(self, stage: str | None = None) -> None:
         self.prepare()
@@ -153,38 +233,32 @@ class ImageData(lightning.LightningDataModule):
             "resolution": self.size,
             "geometry": self.geometry,
             "reduce_to": self.reduce_to,
-            "window": self.window or "16-bit: 0..65535, float: each image's own range",
+            "window": self.window
+            or "16-bit: 0..65535, float: each image's own range, DICOM: the file's",
             "mean": self.mean,
             "std": self.std,
             "notes": found.notes,
         }
 
-    def images(self, split: Split) -> Images:
-        """The dataset of a split."""
+    def images(self, split: Split, *, replace: bool = False) -> Images:
+        """The dataset of a split; `replace` as of `Images`."""
         return Images(
             split.paths,
             split.labels,
-            channels=self.channels,
-            size=self.size,
-            geometry=self.geometry,
-            max_pixels=self.max_pixels,
-            window=self.window,
-            reduce_to=self.reduce_to,
+            Reduced(self.reader, self.reduce_to) if self.reduce_to else self.reader,
+            skipped=self.skipped if self.on_error == "skip" else None,
+            replace=replace,
         )
 
-    def loader(self, split: Split, **options: Any) -> Loader:
-        """A loader over a split; `options` are DataLoader's."""
+    def loader(self, images: Images, batches: Iterable[Sequence[int]]) -> Loader:
+        """A loader over a dataset's batches, for this rank's device."""
         local = self.trainer.num_devices if self.trainer else 1
-        workers = auto_workers(self.num_workers, ranks_here=local)
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return Loader(
-            self.images(split),
-            num_workers=workers,
-            prefetch_factor=self.prefetch_factor if workers else None,
-            persistent_workers=workers > 0,
-            worker_init_fn=worker_init,
-            pin_memory=on_gpu,
-            **{"collate_fn": collate} | options,
+            images,
+            batches,
+            num_workers=auto_workers(self.num_workers, ranks_here=local),
+            prefetch_factor=self.prefetch_factor,
+            device=self.trainer.strategy.root_device if self.trainer else None,
         )
 
     def train_dataloader(self) -> Loader:
@@ -198,35 +272,43 @@ class ImageData(lightning.LightningDataModule):
             world=trainer.world_size,
             micro_batches=self.micro_batches,
         )
-        return self.loader(self.catalogue.train, batch_sampler=self.order)
+        return self.loader(self.images(self.catalogue.train, replace=True), self.order)
 
     def val_dataloader(self) -> Loader:
         shard = EveryImageOnce(
             len(self.catalogue.valid), rank=self.trainer.global_rank, world=self.trainer.world_size
         )
+        size = max(1, self.batch_size // self.micro_batches)
         return self.loader(
-            self.catalogue.valid,
-            sampler=shard,
-            batch_size=max(1, self.batch_size // self.micro_batches),
+            self.images(self.catalogue.valid), BatchSampler(shard, size, drop_last=False)
         )
 
-    def calibration(self, count: int) -> Loader:
+    def calibration(self, count: int) -> Pixels:
         """Batches, b c h w uint8, of training images as they are, the classes mixed in proportion."""
         split = _limit(self.catalogue.train, count)
-        order = np.random.default_rng(self.seed).permutation(len(split)).tolist()
-        return self.loader(split, sampler=order, collate_fn=collate_images)
+        return Pixels(
+            self._one_by_one(split, np.random.default_rng(self.seed).permutation(len(split)))
+        )
 
     def evaluation(self, count: int) -> Loader:
         """Batches of validation images, the classes in proportion."""
-        return self.loader(_limit(self.catalogue.valid, count))
+        split = _limit(self.catalogue.valid, count)
+        return self._one_by_one(split, np.arange(len(split)))
+
+    def _one_by_one(self, split: Split, order: np.ndarray) -> Loader:
+        """On the CPU, whatever the trainer's device."""
+        return Loader(
+            self.images(split),
+            [[i] for i in order.tolist()],
+            num_workers=auto_workers(self.num_workers),
+            prefetch_factor=self.prefetch_factor,
+        )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training batches on the device, seeded by (seed, epoch, index)."""
-        if self.trainer.training and self.flip:
+        if self.trainer.training:
             epoch = self.order.epoch(self.trainer.global_step)
-            for image, index in zip(batch.images, batch.index.tolist(), strict=True):
-                if np.random.default_rng((self.seed, epoch, index)).random() < self.flip:
-                    image.copy_(image.flip(-1))
+            return self.augment(batch, seed=self.seed, epoch=epoch, classes=len(self.classes))
         return batch
 
 

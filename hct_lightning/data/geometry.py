@@ -72,13 +72,32 @@ def resize(image: Tensor, target: Size) -> Tensor:
     return F.interpolate(image[None], target, mode="bicubic", antialias=True)[0]
 
 
+def inside(region: Region, source: Size) -> Region:
+    """The part of `region` that lies within an image of size `source`."""
+    top, left = max(0, region.top), max(0, region.left)
+    bottom = min(source[0], region.top + region.height)
+    right = min(source[1], region.left + region.width)
+    return Region(top, left, bottom - top, right - left)
+
+
+def shift(region: Region, origin: Region) -> Region:
+    """`region` with its place measured from the corner of `origin`."""
+    return region._replace(top=region.top - origin.top, left=region.left - origin.left)
+
+
+def cut(image: Tensor, region: Region) -> Tensor:
+    """c h w -> c region.height region.width; what lies outside the image is zeros."""
+    height, width = image.shape[-2:]
+    part = inside(region, (height, width))
+    pixels = image[..., part.top : part.top + part.height, part.left : part.left + part.width]
+    if part == region:
+        return pixels
+    bottom, right = region.top + region.height, region.left + region.width
+    above, before = max(0, -region.top), max(0, -region.left)
+    return F.pad(pixels, (before, max(0, right - width), above, max(0, bottom - height)))
+
+
 def apply(image: Tensor, target: Size, geometry: Geometry) -> Tensor:
     """c h w uint8 -> c target uint8, by the rules of `geometry`."""
-    height, width = image.shape[-2:]
-    top, left, crop_height, crop_width = choose_region((height, width), target, geometry)
-    bottom, right = top + crop_height, left + crop_width
-    inside = image[..., max(0, top) : min(height, bottom), max(0, left) : min(width, right)]
-    if inside.shape[-2:] != (crop_height, crop_width):
-        borders = (max(0, -left), max(0, right - width), max(0, -top), max(0, bottom - height))
-        inside = F.pad(inside, borders)
-    return resize(inside, target)
+    region = choose_region(tuple(image.shape[-2:]), target, geometry)
+    return resize(cut(image, region), target)

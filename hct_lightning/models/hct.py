@@ -7,8 +7,7 @@ stages then let every position see the whole image, at a cost linear in the numb
 Legend: b batch, c channels, h height, w width; stage s works at stride 8 * 2^s and 16 * 2^s channels.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from timm.layers import DropPath
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hct_lightning.models.performer import Kernel, PerformerAttention
+from hct_lightning.models.recompute import count_batches_once
 
 WIDTHS = (16, 32, 64, 128, 256)
 
@@ -105,30 +105,6 @@ class Stem(nn.Module):
         return self.pool(self.conv(x))
 
 
-@contextlib.contextmanager
-def statistics_frozen(stage: nn.Module) -> Iterator[None]:
-    """BatchNorm normalises by the batch as ever, but leaves its running statistics alone."""
-    norms = [module for module in stage.modules() if isinstance(module, nn.BatchNorm2d)]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, batches) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, batches
-
-
-def checkpointed(stage: nn.Module, x: Tensor) -> Tensor:
-    """`stage(x)`, recomputed in the backward pass; running statistics count each batch once."""
-    return checkpoint(
-        stage,
-        x,
-        use_reentrant=False,
-        context_fn=lambda: (contextlib.nullcontext(), statistics_frozen(stage)),
-    )
-
-
 class HCT(nn.Module):
     """The whole network: b in_chans h w, normalised floats -> b num_classes logits.
 
@@ -204,14 +180,17 @@ class HCT(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """b in_chans h w -> b 256 h/128 w/128, normalised and activated."""
+    def forward_features(self, x: Tensor, stem: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """b in_chans h w -> b 256 h/128 w/128, normalised and activated.
+
+        `stem` stands in for the network's own, say from uint8 pixels.
+        """
         if not torch.jit.is_tracing() and min(x.shape[-2:]) < 128:
             raise ValueError(f"an image of {x.shape[-2]}x{x.shape[-1]} is too small: HCT needs 128")
-        x = self.stem(x)
+        x = (stem or self.stem)(x)
         for stage in self.stages:
             if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpointed(stage, x)
+                x = checkpoint(stage, x, use_reentrant=False)
             else:
                 x = stage(x)
         return self.act(self.norm(x))
@@ -222,8 +201,8 @@ class HCT(nn.Module):
             x = x.mean(dim=(2, 3))
         return x if pre_logits or not self.num_classes else self.head(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
+    def forward(self, x: Tensor, stem: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        return self.forward_head(self.forward_features(x, stem))
 
     def get_classifier(self) -> nn.Module:
         return self.head
@@ -238,6 +217,7 @@ class HCT(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes each stage in the backward pass instead of keeping what its blocks made."""
         self.grad_checkpointing = enable
+        count_batches_once(self)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, object]:
         return {

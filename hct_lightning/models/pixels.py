@@ -1,9 +1,13 @@
 """From uint8 pixels to the floats a network takes."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+from hct_lightning.models.hct import HCT
+from hct_lightning.models.recompute import count_batches_once, stem_in_strips
 
 
 class FromPixels(nn.Module):
@@ -25,6 +29,7 @@ class FromPixels(nn.Module):
         if min(std) <= 0:
             raise ValueError(f"std={list(std)}: every channel's deviation must be above 0")
         self.network = network
+        self.grad_checkpointing = False
         # One multiply-add on pixels of 0..255, in double so that it rounds once.
         std64 = torch.tensor(std, dtype=torch.float64)
         scale = (1 / (255 * std64)).float()
@@ -32,11 +37,32 @@ class FromPixels(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("offset", offset)
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """b c h w uint8 -> floats in the network's precision, channels_last."""
-        dtype = self.scale.dtype
-        if torch.is_autocast_enabled(pixels.device.type):
-            dtype = torch.get_autocast_dtype(pixels.device.type)
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keeps less for the backward pass and computes it again there; the results are the same.
+
+        The stages of the network, by its own method of this name, and HCT's stem.
+
+        Raises:
+            ValueError: when the network can't.
+        """
+        try:
+            self.network.set_grad_checkpointing(enable)
+        except (AttributeError, AssertionError) as error:  # as timm's networks say it
+            raise ValueError(
+                f"{type(self.network).__name__} can't recompute its stages in the backward pass (it "
+                "has no set_grad_checkpointing, or refuses it); use memory=speed"
+            ) from error
+        count_batches_once(self.network)
+        self.grad_checkpointing = enable
+
+    def precision(self, device_type: str) -> torch.dtype:
+        """In which the network takes its input: autocast's, or that of the weights."""
+        if torch.is_autocast_enabled(device_type):
+            return torch.get_autocast_dtype(device_type)
+        return self.scale.dtype
+
+    def normalise(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
+        """b c h w uint8 -> floats, channels_last."""
         # Over whole rows of interleaved pixels: broadcasting over three channels innermost, as
         # channels_last would have it, can't be vectorised and takes ten times as long.
         b, c, h, w = pixels.shape
@@ -45,4 +71,9 @@ class FromPixels(nn.Module):
         return torch.addcmul(offset, rows, scale).view(b, h, w, c).permute(0, 3, 1, 2)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.network(self.normalise(pixels))
+        normalise = partial(self.normalise, dtype=self.precision(pixels.device.type))
+        if self.grad_checkpointing and isinstance(self.network, HCT):
+            weight = self.network.stem.conv.weight
+            stem = partial(stem_in_strips, weight=weight, normalise=normalise)
+            return self.network(pixels, stem=stem)
+        return self.network(normalise(pixels))

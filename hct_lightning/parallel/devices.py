@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from hct_lightning.runtime import resolve_accelerator
+from hct_lightning.slurm import job
 
 
 class Devices(NamedTuple):
@@ -40,8 +41,8 @@ def choose_devices(
     """Fits the devices asked for to the machine.
 
     With fewer GPUs than asked for it uses those; with none, as many CPU ranks as asked for. The
-    global batch is that of the devices asked for in either case. Under torchrun the ranks are
-    those that it started.
+    global batch is that of the devices asked for in either case. Under torchrun and srun the ranks
+    are those that they started.
 
     Args:
         accelerator: the option `trainer.accelerator`.
@@ -50,7 +51,8 @@ def choose_devices(
         batch_size: images per device asked for and optimiser step.
 
     Raises:
-        ValueError: for a number of devices that can't be.
+        ValueError: for a number of devices that can't be; for tasks of a Slurm job that srun did not
+            start, or not alike on each node, or that do not see the GPUs of their node.
     """
     kind = resolve_accelerator(accelerator)
     there = torch.cuda.device_count() if kind == "cuda" else 1
@@ -68,6 +70,13 @@ def choose_devices(
         local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
         note = None if local == asked else f"torchrun started {local} ranks here, not {asked}"
         return Devices(kind, local, world // local, global_batch, note)
+    if job.is_rank():
+        return _under_srun(kind, there, asked, num_nodes, global_batch)
+    if (tasks := job.tasks_without_srun()) > 1:
+        raise ValueError(
+            f"this Slurm job has {tasks} tasks, but srun did not start this process, which would wait "
+            "for the others for ever; use: srun python -m hct_lightning ..."
+        )
     if kind == "cuda" and isinstance(use, int) and use > there:
         note = (
             f"{asked} GPUs asked for, {there} found: each accumulates, the global batch is the same"
@@ -80,3 +89,22 @@ def choose_devices(
         note = f"no GPU: {asked} CPU ranks, {global_batch} images a step as on {asked} GPUs"
         return Devices(kind, asked, num_nodes, global_batch, note)
     return Devices(kind, use, num_nodes, global_batch)
+
+
+def _under_srun(kind: str, there: int, asked: int, num_nodes: int, global_batch: int) -> Devices:
+    world, nodes = int(os.environ["SLURM_NTASKS"]), int(os.environ["SLURM_NNODES"])
+    here = world // nodes
+    if here * nodes != world:
+        raise ValueError(
+            f"srun started {world} tasks on {nodes} nodes; give each node the same number, with "
+            "--ntasks-per-node"
+        )
+    if kind == "cuda" and here > there:
+        raise ValueError(
+            f"srun started {here} tasks on this node, but each sees {there} GPUs; ask for the GPUs of "
+            f"a node, --gres=gpu:{here} (slurm.gres=gpu:{here}), and not for one per task"
+        )
+    note = None
+    if (here, nodes) != (asked, num_nodes):
+        note = f"srun started {nodes} x {here} ranks, not {num_nodes} x {asked}: the global batch is the same"
+    return Devices(kind, here, nodes, global_batch, note)

@@ -8,23 +8,43 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from hct_lightning.data.geometry import Size
+from hct_lightning.models import FromPixels
 
 log = logging.getLogger(__name__)
 
+Memory = Literal["speed", "low"]
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
+class MemoryPlan(NamedTuple):
+    """How a rank takes its share of a global batch.
+
+    micro_batches: parts that go forward and backward one after the other.
+    memory: `speed` keeps what the backward pass needs, `low` computes most of it again.
+    """
+
+    micro_batches: int
+    memory: Memory
+
+
 def step_peak_bytes(
-    build: Callable[[], nn.Module], *, channels: int, size: Size, batch: int, precision: str
+    build: Callable[[], FromPixels],
+    *,
+    channels: int,
+    size: Size,
+    batch: int,
+    precision: str,
+    memory: Memory = "speed",
 ) -> int:
     """The peak of a whole training step: weights, gradients, Adam's moments, activations, batch.
 
@@ -34,9 +54,15 @@ def step_peak_bytes(
         size: (height, width) of the images.
         batch: images that go forward and backward together.
         precision: Lightning's name.
+        memory: `speed` or `low`.
+
+    Raises:
+        ValueError: when the network can't do with `low`.
     """
     dtype = _AUTOCAST.get(precision)
     network = build().to(memory_format=torch.channels_last)
+    if memory == "low":
+        network.set_grad_checkpointing()
     with FakeTensorMode() as fake:
         network._apply(fake.from_tensor)
         optimizer = torch.optim.Adam(network.parameters())
@@ -95,38 +121,78 @@ def fewest_micro_batches(
         raise ValueError(
             f"a training step with one image takes about {one / 2**30:.1f} GiB; "
             f"{available / 2**30:.1f} GiB are available to each rank. "
-            "Use a smaller data.resolution, fewer trainer.devices on this machine, "
+            "Use memory=low, a smaller data.resolution, fewer trainer.devices on this machine, "
             "or trainer.precision=bf16-mixed"
         )
     return -(-share // fits)
 
 
-def choose_micro_batches(
+def choose_memory(
     device: torch.device,
     share: int,
     *,
-    build: Callable[[], nn.Module],
+    memory: str,
+    micro_batches: int | str,
+    build: Callable[[], FromPixels],
     channels: int,
     size: Size,
     batch_size: int,
     ranks_here: int,
     precision: str,
-) -> int:
-    """In how many parts a rank sees its `share` of a global batch.
+) -> MemoryPlan:
+    """How a rank takes its `share` of a global batch.
 
-    At most `batch_size` images at a time, fewer where the memory asks for it. The estimate takes
-    seconds and is made only where a network seven times as hungry as HCT would not fit anyway.
+    At most `batch_size` images at a time, fewer where the memory asks for it. `auto` recomputes only
+    where it can then take more images at a time: BatchNorm sees what it would have seen with enough
+    memory. The estimate takes seconds and is made only where a network seven times as hungry as HCT
+    would not fit anyway.
+
+    Args:
+        device: that the rank trains on.
+        share: images of a rank per optimiser step.
+        memory: the option of this name: `speed`, `auto` or `low`.
+        micro_batches: the option `trainer.accumulate_grad_batches`: a number or `auto`.
+        build: gives the network.
+        channels: of the images.
+        size: (height, width) of the images.
+        batch_size: the option `data.batch_size`.
+        ranks_here: ranks that share this machine's memory.
+        precision: Lightning's name.
+
+    Raises:
+        ValueError: for an unknown `memory` or number of micro-batches; when the network can't
+            recompute; when one image alone is too much.
     """
-    wanted = -(-share // batch_size)
-    available = available_bytes(device, ranks_here)
-    height, width = size
-    if min(share, batch_size) * height * width * 500 < available:
-        return wanted
-    log.info("estimating the memory of a training step ...")
-
-    def peak(batch: int) -> int:
-        return step_peak_bytes(
-            build, channels=channels, size=size, batch=batch, precision=precision
+    if memory not in ("speed", "auto", "low"):
+        raise ValueError(f"memory={memory}: choose speed, auto or low")
+    fixed = micro_batches != "auto"
+    wanted = int(micro_batches) if fixed else -(-share // batch_size)
+    if wanted < 1:
+        raise ValueError(
+            f"trainer.accumulate_grad_batches={micro_batches}: give at least 1, or auto"
         )
-
-    return max(wanted, fewest_micro_batches(peak, share, available))
+    height, width = size
+    available = available_bytes(device, ranks_here)
+    plenty = -(-share // wanted) * height * width * 500 < available
+    if plenty or (fixed and memory != "auto"):
+        return MemoryPlan(wanted, "low" if memory == "low" else "speed")
+    log.info("estimating the memory of a training step ...")
+    plans, refusal = [], None
+    for mode in ("speed", "low") if memory == "auto" else (memory,):
+        peak = partial(
+            step_peak_bytes, build, channels=channels, size=size, precision=precision, memory=mode
+        )
+        try:
+            parts = fewest_micro_batches(
+                lambda batch, peak=peak: peak(batch=batch), share, available
+            )
+        except ValueError as error:
+            refusal = refusal or error
+            continue
+        plans.append(MemoryPlan(max(wanted, parts), mode))
+        if parts <= wanted:
+            break
+    if not plans:
+        raise refusal
+    best = min(plans, key=lambda plan: plan.micro_batches)
+    return best._replace(micro_batches=wanted) if fixed else best

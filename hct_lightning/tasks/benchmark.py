@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -28,11 +29,20 @@ def main(cfg: DictConfig, folder: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, json.dumps(result, indent=2) + "\n")
 
-    columns = list(result["rows"][0])
-    table = Table(*columns, title=result["title"], title_justify="left")
-    for row in result["rows"]:
-        cells = (row[column] for column in columns)
-        table.add_row(*(f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells))
-    Console().print(table)
+    for part in (result, *result.get("more", [])):
+        show(part["title"], part["rows"])
     log.info("-> %s", out)
     print(json.dumps({name: round(ratio, 4) for name, ratio in result["ratios"].items()}))
+
+
+def show(title: str, rows: list[dict[str, Any]]) -> None:
+    table = Table(*rows[0], title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)

@@ -19,9 +19,10 @@ from hct_lightning.deploy.artifact import read_descriptions
 from hct_lightning.module import ImageClassifier
 from hct_lightning.network import build_network, load_weights
 from hct_lightning.parallel.devices import choose_devices
-from hct_lightning.parallel.memory import choose_micro_batches
+from hct_lightning.parallel.memory import choose_memory
 from hct_lightning.run import Run, is_rank_zero
 from hct_lightning.runtime import resolve_precision
+from hct_lightning.slurm import job
 from hct_lightning.training import build_trainer
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,11 @@ PARTS_SHOWN = {"loading": "load_s", "training": "train_s", "waiting": "wait_s", 
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
-    """`task=fit`: a new run in `folder`, or with `run=` the interrupted one there goes on."""
+    """`task=fit`: a new run in `folder`; the one there goes on with `run=`, or on Slurm again."""
     run = Run(folder, writes=is_rank_zero())
+    if job.goes_on() and not cfg.run and run.record.get("status") == "completed":
+        log.info("done already: %s", folder)
+        return
     with run.recording(task="fit"):
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)
         data: ImageData = instantiate(cfg.data, _convert_="all")
@@ -50,8 +54,10 @@ def main(cfg: DictConfig, folder: Path) -> None:
             "window": list(data.window) if data.window else None,
         }
         network = build_network(spec)
-        resume = run.checkpoint("last") if cfg.run else None
-        if cfg.ckpt and not cfg.run:
+        begun = job.goes_on() and (folder / "checkpoints" / "last.ckpt").exists()
+        goes_on = cfg.run or begun
+        resume = run.checkpoint("last") if goes_on else None
+        if cfg.ckpt and not goes_on:
             load_weights(network, run.checkpoint(cfg.ckpt), cfg.safety.allow)
 
         exporters = {
@@ -78,21 +84,21 @@ def main(cfg: DictConfig, folder: Path) -> None:
                 f"{len(data.catalogue.train)} training images are fewer than one global batch of "
                 f"{devices.global_batch}; use a smaller data.batch_size or fewer trainer.devices"
             )
-        micro_batches = cfg.trainer.accumulate_grad_batches
-        if micro_batches == "auto":
-            micro_batches = partial(
-                choose_micro_batches,
-                build=partial(build_network, spec),
-                channels=data.channels,
-                size=data.size,
-                batch_size=data.batch_size,
-                ranks_here=devices.ranks_here,
-                precision=resolve_precision(cfg.trainer.precision, devices.accelerator),
-            )
+        plan = partial(
+            choose_memory,
+            memory=cfg.memory,
+            micro_batches=cfg.trainer.accumulate_grad_batches,
+            build=partial(build_network, spec),
+            channels=data.channels,
+            size=data.size,
+            batch_size=data.batch_size,
+            ranks_here=devices.ranks_here,
+            precision=resolve_precision(cfg.trainer.precision, devices.accelerator),
+        )
         callbacks = [
             *instantiate(cfg.callbacks, _convert_="all").values(),
             timer,
-            MicroBatches(devices.global_batch, micro_batches),
+            MicroBatches(devices.global_batch, plan),
             ExportAtEnd(
                 exporters,
                 dynamic=cfg.export.dynamic,

@@ -11,11 +11,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
+from torch.utils.data import BatchSampler
 
 from hct_lightning.callbacks.progress import progress_bar
 from hct_lightning.data.geometry import as_size
 from hct_lightning.data.images import is_image
-from hct_lightning.data.loading import Images, Loader, auto_workers, collate, worker_init
+from hct_lightning.data.loading import Images, Loader, auto_workers
+from hct_lightning.data.readers import FileReader
 from hct_lightning.module import ImageClassifier
 from hct_lightning.network import load_network
 from hct_lightning.parallel.devices import choose_devices
@@ -37,22 +39,20 @@ def main(cfg: DictConfig, folder: Path) -> None:
     paths = find_images(str(cfg.predict.input))
     options = OmegaConf.to_container(cfg.predict)
     size = as_size(options["resolution"] or spec["resolution"])
-    images = Images(
-        paths,
-        [0] * len(paths),
+    reader = FileReader(
         channels=spec["channels"],
         size=size,
         geometry=spec["geometry"],
         max_pixels=cfg.data.max_pixels,
         window=spec["window"],
+        srgb=cfg.data.srgb,
+        breast=cfg.data.breast,
     )
     log.info("%d image(s) at %dx%d (%s)", len(paths), *size, spec["geometry"])
     loader = Loader(
-        images,
-        batch_size=cfg.predict.batch_size,
-        num_workers=min(auto_workers(cfg.data.num_workers), len(paths) - 1),
-        collate_fn=collate,
-        worker_init_fn=worker_init,
+        Images(paths, [0] * len(paths), reader),
+        BatchSampler(range(len(paths)), cfg.predict.batch_size, drop_last=False),
+        num_workers=min(auto_workers(cfg.data.num_workers), len(paths)),
     )
     module = ImageClassifier(
         network, classes=spec["classes"], optimizer=None, schedule=None, lr=1.0

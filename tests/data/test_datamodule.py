@@ -18,6 +18,7 @@ from hct_lightning.module import ImageClassifier
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec"),
+    pytest.mark.filterwarnings("ignore:.*srun. command is available"),
 ]
 
 
@@ -87,12 +88,12 @@ def test_all_grey_is_one_channel_and_one_in_colour_makes_three(root):
     grey = prepared(root)
     assert grey.channels == 1
     assert grey.mean == pytest.approx([sum(IMAGENET_MEAN) / 3])
-    assert grey.images(grey.catalogue.train)[0].images.shape == (1, 32, 32)
+    assert grey.images(grey.catalogue.train)[0][0].shape == (1, 32, 32)
     save(root / "b" / "3.png", "RGB")
     mixed = prepared(root)
     assert mixed.channels == 3
     assert (mixed.mean, mixed.std) == (IMAGENET_MEAN, IMAGENET_STD)
-    assert {mixed.images(mixed.catalogue.train)[i].images.shape for i in range(16)} == {(3, 32, 32)}
+    assert {mixed.images(mixed.catalogue.train)[i][0].shape for i in range(16)} == {(3, 32, 32)}
 
 
 def test_channels_and_statistics_are_options(root):
@@ -108,7 +109,9 @@ def test_channels_and_statistics_are_options(root):
     ("options", "message"),
     [
         ({"batch_size": 0}, r"data\.batch_size=0: give at least 1"),
-        ({"channels": 4}, r"data\.channels=4: images are read as 1 \(grey\) or 3"),
+        ({"channels": 0}, r"data\.channels=0: give 1 \(grey\), 3 \(RGB\)"),
+        ({"statistics": "mine"}, r"data\.statistics=mine: choose imagenet or data"),
+        ({"on_error": "ignore"}, r"data\.on_error=ignore: choose raise or skip"),
         ({"limit": 0}, r"data\.limit=0: give at least 1, or null"),
         ({"window": [255, 0]}, r"data\.window=\[255, 0\]: give \[low, high\]"),
         ({"window": [1]}, r"data\.window=\[1\]: give \[low, high\]"),

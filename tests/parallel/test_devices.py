@@ -59,6 +59,50 @@ def test_under_torchrun_the_ranks_are_those_it_started(gpus, monkeypatch):
     assert "torchrun started 2" in found.note
 
 
+@pytest.fixture
+def srun(monkeypatch):
+    """Pretends that srun has started this process as one of some tasks."""
+
+    def start(tasks: int, nodes: int, *, step: str | None = "0", name: str = "hct") -> None:
+        for variable, value in {
+            "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": name, "SLURM_NTASKS": str(tasks),
+            "SLURM_NNODES": str(nodes), "SLURM_STEP_ID": step,
+        }.items():  # fmt: skip
+            if value is None:
+                monkeypatch.delenv(variable, raising=False)
+            else:
+                monkeypatch.setenv(variable, value)
+
+    return start
+
+
+def test_under_srun_the_ranks_are_those_it_started(gpus, srun):
+    gpus(4)
+    srun(8, 2)
+    found = choose_devices("auto", 4, 2, 16)
+    assert (found.devices, found.num_nodes, found.global_batch) == (4, 2, 128)
+    assert found.note is None
+    srun(2, 1)
+    found = choose_devices("auto", 4, 1, 16)
+    assert (found.devices, found.num_nodes, found.global_batch) == (2, 1, 64)
+    assert "srun started 1 x 2 ranks, not 1 x 4" in found.note
+
+
+def test_refuses_what_would_hang_under_slurm(gpus, srun):
+    gpus(1)
+    srun(4, 1)
+    with pytest.raises(ValueError, match=r"each sees 1 GPUs; ask for .*--gres=gpu:4"):
+        choose_devices("auto", 4, 1, 16)
+    srun(3, 2)
+    with pytest.raises(ValueError, match="same number, with --ntasks-per-node"):
+        choose_devices("cpu", 2, 2, 16)
+    srun(4, 1, step=None)  # in the script of a batch job
+    with pytest.raises(ValueError, match="srun python -m hct_lightning"):
+        choose_devices("cpu", 4, 1, 16)
+    srun(4, 1, step=None, name="interactive")  # in a shell on a node Lightning starts the ranks
+    assert choose_devices("cpu", 4, 1, 16).devices == 4
+
+
 def test_refuses(gpus):
     gpus(0)
     with pytest.raises(ValueError, match=r"trainer\.devices=0"):

@@ -1,18 +1,30 @@
 """The memory of a step, predicted without taking it."""
 
+import functools
+
 import pytest
 import torch
 
 from hct_lightning.models import HCT, FromPixels
-from hct_lightning.parallel.memory import available_bytes, fewest_micro_batches, step_peak_bytes
+from hct_lightning.parallel.memory import (
+    Memory,
+    MemoryPlan,
+    available_bytes,
+    choose_memory,
+    fewest_micro_batches,
+    step_peak_bytes,
+)
 
 
 def build() -> FromPixels:
     return FromPixels(HCT(), (0.5,) * 3, (0.2,) * 3)
 
 
-def peak(batch: int, side: int = 1024, precision: str = "32-true") -> int:
-    return step_peak_bytes(build, channels=3, size=(side, side), batch=batch, precision=precision)
+@functools.cache
+def peak(batch: int, side: int = 1024, precision: str = "32-true", memory: Memory = "speed") -> int:
+    return step_peak_bytes(
+        build, channels=3, size=(side, side), batch=batch, precision=precision, memory=memory
+    )
 
 
 def test_grows_with_images_pixels_and_precision():
@@ -43,3 +55,41 @@ def test_fewest_parts_that_fit():
 def test_available_memory_is_shared_by_the_ranks_of_a_machine():
     alone, shared = (available_bytes(torch.device("cpu"), n) for n in (1, 4))
     assert shared == pytest.approx(alone / 4, rel=0.1)
+
+
+def plan(share: int, images: float, monkeypatch, **options) -> MemoryPlan:
+    """The choice for `share` images where `images` of them fit with `speed` (the estimate is real)."""
+    options = {"memory": "auto", "micro_batches": "auto", "batch_size": share} | options
+    one, two = peak(1), peak(2)
+    available = int((one + (images - 1) * (two - one)) / 0.8)
+    monkeypatch.setattr("hct_lightning.parallel.memory.available_bytes", lambda *_: available)
+    return choose_memory(
+        torch.device("cpu"), share, build=build, channels=3, size=(1024, 1024), ranks_here=1,
+        precision="32-true", **options,
+    )  # fmt: skip
+
+
+def test_low_takes_a_third_and_is_chosen_where_speed_does_not_fit(monkeypatch):
+    assert peak(4, memory="low") - peak(2, memory="low") < 0.4 * (peak(4) - peak(2))
+    assert plan(8, 8.5, monkeypatch) == (1, "speed")
+    assert plan(8, 7.5, monkeypatch) == (1, "low")
+    assert plan(8, 1.5, monkeypatch, batch_size=2) == (4, "low")
+    assert plan(8, 2.5, monkeypatch, batch_size=2) == (4, "speed")
+    low = plan(8, 1.5, monkeypatch)
+    assert low.memory == "low"
+    assert 1 < low.micro_batches < 8
+    assert plan(8, 0.9, monkeypatch).memory == "low"
+
+
+def test_what_is_asked_for_is_done(monkeypatch):
+    assert plan(8, 2.5, monkeypatch, memory="speed") == (4, "speed")
+    assert plan(8, 99, monkeypatch, memory="low") == (1, "low")
+    assert plan(8, 2.5, monkeypatch, micro_batches=2) == (2, "low")
+    assert plan(8, 4.5, monkeypatch, micro_batches=2) == (2, "speed")
+    assert plan(8, 1.5, monkeypatch, micro_batches=1, memory="speed") == (1, "speed")
+    with pytest.raises(ValueError, match="memory=slow: choose speed, auto or low"):
+        plan(8, 9, monkeypatch, memory="slow")
+    with pytest.raises(ValueError, match=r"accumulate_grad_batches=0: give at least 1"):
+        plan(8, 9, monkeypatch, micro_batches=0)
+    with pytest.raises(ValueError, match=r"one image takes about .* memory=low"):
+        plan(8, 0.2, monkeypatch)

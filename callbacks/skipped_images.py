@@ -1,0 +1,27 @@
+"""Lists the images that could not be read and were skipped (data.on_error=skip)."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+
+class SkippedImages(Callback):
+    """Keeps `skipped.csv` in the run's folder: path and reason, of all ranks, after every epoch."""
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        skipped = trainer.datamodule.skipped
+        if trainer.datamodule.on_error != "skip":
+            return
+        everyone = [skipped]
+        if trainer.world_size > 1:
+            everyone = [None] * trainer.world_size
+            torch.distributed.all_gather_object(everyone, skipped)
+        found = {path: reason for mine in everyone for path, reason in mine.items()}
+        if found and trainer.is_global_zero:
+            out = Path(trainer.default_root_dir) / "skipped.csv"
+            with out.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([("path", "reason"), *sorted(found.items())])

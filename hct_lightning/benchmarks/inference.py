@@ -1,0 +1,481 @@
+"""Inference from uint8 pixels in memory: artifacts, checkpoints, timm's networks, and plain PyTorch beside them.
+
+Every side is a process of its own, the sides take turns, and each is compared with plain eager fp32 in the same
+rounds. With a GPU what runs eagerly runs there, too.
+"""
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hct_lightning.benchmarks.accuracy import compare
+from hct_lightning.benchmarks.interleave import Measured, interleave, paired_ratio
+from hct_lightning.benchmarks.models import Model, find, load
+from hct_lightning.data import scenes
+from hct_lightning.data.datamodule import IMAGENET_MEAN, IMAGENET_STD, ImageData
+from hct_lightning.data.geometry import Size, as_size
+from hct_lightning.data.loading import Images, Loader, auto_workers
+from hct_lightning.data.readers import FileReader
+from hct_lightning.network import build_network
+from hct_lightning.run import write_whole
+
+log = logging.getLogger(__name__)
+
+EAGER, TUNED_EAGER = "plain eager", "tuned eager"
+INT8, TUNED_INT8 = "plain int8 TorchScript", "tuned int8 TorchScript"
+PLAIN = {
+    EAGER: ["eager"],
+    TUNED_EAGER: ["eager", "--tuned"],
+    INT8: ["static", "--traced"],
+    TUNED_INT8: ["static", "--traced", "--tuned"],
+}
+TRACED, DYNAMIC_TRACED = "plain TorchScript", "plain dynamic int8 TorchScript"
+PLAIN_PAPER = {
+    "plain static int8": ["static"],
+    "plain dynamic int8": ["dynamic"],
+    TRACED: ["eager", "--traced"],
+    DYNAMIC_TRACED: ["dynamic", "--traced"],
+}
+FRESH = (4000, 4000)  # pixels, of a fresh HCT
+CPP_RUNTIMES = ("torchscript", "aoti", "openvino")
+PACKAGES = ("torch", "torchvision", "torchao", "openvino", "nncf", "onnxruntime", "pillow", "timm")
+
+
+class Paper(NamedTuple):
+    """A row of "Optimization of Efficient Transformer for High Resolution Images", Fig. 5 to 9.
+
+    seconds a call at 4000 px, megabytes, accuracy on 260 images; the sides that answer to it here.
+    """
+
+    what: str
+    device: str
+    batch: int
+    seconds: float
+    mb: float | None
+    accuracy: float | None
+    plain: str | None
+    ours: str | None
+
+
+PAPER = (
+    Paper("eager fp32", "cpu", 1, 0.147, 7.04, 0.596, EAGER, "checkpoint"),
+    Paper("static int8", "cpu", 1, 0.078, 1.97, 0.558, "plain static int8", "torchscript_int8"),
+    Paper("dynamic int8", "cpu", 1, 0.169, 5.82, 0.596, "plain dynamic int8", "torchscript_int8_dynamic"),
+    Paper("traced fp32", "cpu", 1, 0.240, None, None, TRACED, "torchscript"),
+    Paper("traced static int8", "cpu", 1, 0.157, None, None, INT8, "torchscript_int8"),
+    Paper("traced dynamic int8", "cpu", 1, 0.258, None, None, DYNAMIC_TRACED, "torchscript_int8_dynamic"),
+    Paper("traced fp32, beside C++", "cpu", 1, 0.248, None, None, TRACED, "torchscript"),
+    Paper("traced fp32, C++", "cpu", 1, 0.243, None, None, None, "C++ torchscript"),
+    Paper("eager fp32", "cpu", 16, 3.70, None, None, EAGER, "checkpoint"),
+    Paper("traced fp32", "cpu", 16, 3.62, None, None, TRACED, "torchscript"),
+    Paper("eager fp32", "cuda", 16, 0.833, None, None, EAGER, "checkpoint"),
+    Paper("traced fp32", "cuda", 16, 1.926, None, None, TRACED, None),
+    Paper("eager fp32", "cuda", 1, 0.057, None, None, EAGER, "checkpoint"),
+    Paper("traced fp32", "cuda", 1, 1.096, None, None, TRACED, None),
+)  # fmt: skip
+
+
+class Shape(NamedTuple):
+    """What a call is given, and where it is answered."""
+
+    device: str
+    size: Size
+    batch: int
+
+    def plain(self, form: Sequence[str]) -> list[str]:
+        """The command of a side of plain PyTorch."""
+        return self._command("plain_inference", *form)
+
+    def ours(self, model: Model) -> list[str]:
+        """The command of a side of ours."""
+        return self._command("inference_side", model.where)
+
+    def _command(self, module: str, *args: str) -> list[str]:
+        height, width = self.size
+        return [
+            sys.executable, "-m", f"hct_lightning.benchmarks.{module}", *args, str(height), str(width),
+            f"--batch-size={self.batch}", f"--device={self.device}",
+        ]  # fmt: skip
+
+    def sides(
+        self, models: Mapping[str, Model], plain: Mapping[str, Sequence[str]]
+    ) -> dict[str, list[str]]:
+        """The commands of all that can be measured at this shape, by name."""
+        gpu = self.device != "cpu"  # artifacts and torch.ao's int8 are the CPU's
+        sides = {n: self.plain(form) for n, form in plain.items() if form[0] == "eager" or not gpu}
+        for name, model in models.items():
+            if gpu and model.kind == "artifact":
+                continue
+            if model.takes(self.size):
+                sides[name] = self.ours(model)
+            else:
+                log.warning("%s does not take images of %dx%d: left out", name, *self.size)
+        return sides
+
+
+def benchmark(
+    *,
+    run: str | None,
+    models: Sequence[str] | None,
+    artifacts: Sequence[str],
+    resolutions: Sequence[int | Sequence[int]] | None,
+    batch_sizes: Sequence[int],
+    warmup: int,
+    rounds: int,
+    together: int,
+    baselines: bool,
+    paper: bool,
+    photo: str | None,
+    cpp: str | None,
+    accuracy: int | None,
+    data: ImageData,
+    output: str,
+) -> dict[str, Any]:
+    """Measures and gives ratios, a row per side and shape, and further tables; draws a figure.
+
+    The ratios are of the CPU at the first shape; those whose sides are not measured are left out:
+    `best_vs_eager`, `best_vs_tuned_eager`, `best_vs_torchscript_int8`, `best_vs_tuned_torchscript_int8`,
+    `torchscript_vs_eager` (above 1: ours is faster), `cpp_vs_python` (below 1: C++ is faster) and
+    `file_to_answer`. The options are explained in conf/benchmark/inference.yaml.
+
+    Raises:
+        ValueError: when no model takes the sizes, or an option is out of its range.
+    """
+    if together < 2:
+        raise ValueError(
+            f"benchmark.together={together}: the baseline and a side are two processes"
+        )
+    out = Path(output)
+    out.mkdir(parents=True, exist_ok=True)
+    sizes = [as_size(resolution) for resolution in resolutions or ()]
+    if models is None:
+        home = Path(run) if run else fresh_run(out / "fresh", (sizes or [FRESH])[0], artifacts)
+        models = [home / "checkpoints" / "best.ckpt", *sorted((home / "artifacts").glob("*/"))]
+    ours = named([find(model) for model in models])
+    if not sizes:
+        made_for = (model.about.get("resolution") for model in ours.values())
+        sizes = [as_size(next(filter(None, made_for), FRESH))]
+    served = {name: model for name, model in ours.items() if model.takes(sizes[0])}
+    if not served:
+        raise ValueError(
+            f"none of the models takes images of {sizes[0][0]}x{sizes[0][1]}; "
+            "give benchmark.resolutions, or artifacts made for it (export.dynamic=true opens the size)"
+        )
+    plain = (PLAIN | PLAIN_PAPER if paper else PLAIN) if baselines else {}
+
+    def measure(sides: Mapping[str, Sequence[str]]) -> tuple[dict[str, Measured], dict[str, float]]:
+        return in_groups(sides, warmup=warmup, rounds=rounds, together=together)
+
+    rows, speeds = [], {}
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        for size in sizes:
+            for batch in batch_sizes:
+                shape = Shape(device, size, batch)
+                log.info("%dx%d, batch %d, %s", *size, batch, device)
+                if sides := shape.sides(ours, plain):
+                    measured, speeds[shape] = measure(sides)
+                    rows += table(measured, speeds[shape], shape)
+    first = next(iter(speeds))
+    best = max(served, key=speeds[first].__getitem__)
+    ratios = compare_speeds(speeds[first], best)
+
+    if cpp:
+        from hct_lightning.deploy.build_cpp import build
+
+        program, image = build(Path(cpp).resolve()), random_png(first.size, out / "random.png")
+        for name in dict.fromkeys(("torchscript", best)):
+            if name not in served or served[name].about.get("runtime") not in CPP_RUNTIMES:
+                continue
+            there = f"C++ {name}"
+            command = [str(program), "--wait", served[name].where, str(image)]
+            measured, speed = measure({name: first.ours(served[name]), there: command})
+            ratios["cpp_vs_python"] = 1 / speed[there]
+            about = {key: served[name].about[key] for key in ("precision", "size_bytes")}
+            measured[there].facts.update(about)
+            relative = {there: speeds[first][name] * speed[there]}
+            rows += table({there: measured[there]}, relative, first)
+        image.unlink()
+
+    more = []
+    if baselines:
+        file = f"--image={enlarged(photo, first.size, out / 'enlarged.jpg')}"
+        sides = {name: [*first.plain(PLAIN[name]), file] for name in (EAGER, TUNED_EAGER)}
+        measured, speed = measure(sides | {best: [*first.ours(served[best]), file]})
+        ratios["file_to_answer"] = speed[best]
+        title = f"From a JPEG of {2 * first.size[1]}x{2 * first.size[0]} pixels to the answer"
+        more.append({"title": title, "rows": table(measured, speed, first)})
+    if accuracy:
+        more.append(judge(served, data, accuracy))
+    if paper:
+        judged = more[-1]["rows"] if accuracy else []
+        more.append({"title": "The paper's figures and ours", "rows": paper_rows(rows, judged)})
+    draw(rows, out / "inference.png")
+    return {
+        "title": f"Inference from uint8 pixels in memory, medians of {rounds}",
+        "ratios": ratios,
+        "rows": rows,
+        "more": more,
+        "best": best,
+        "models": {name: model.where for name, model in ours.items()},
+        "versions": {package: version(package) for package in PACKAGES if installed(package)},
+    }
+
+
+def fresh_run(folder: Path, size: Size, artifacts: Sequence[str]) -> Path:
+    """A run of an untrained HCT with its artifacts: weights do not matter for time.
+
+    Other processes make the artifacts, so that what that takes does not stay in this one.
+    """
+    spec = {
+        "model": {"_target_": "hct_lightning.models.HCT"},
+        "classes": list(scenes.CLASSES),
+        "channels": 3,
+        "resolution": list(size),
+        "geometry": "cover",
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
+        "window": None,
+    }
+    torch.manual_seed(0)
+    network = build_network(spec)
+    network(torch.randint(0, 256, (2, 3, 256, 256), dtype=torch.uint8))  # running statistics
+    for name in (".hydra", "checkpoints", "artifacts"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    weights = {f"network.{key}": value for key, value in network.state_dict().items()}
+    checkpoint = {"hyper_parameters": {"spec": spec}, "state_dict": weights}
+    torch.save(checkpoint, folder / "checkpoints" / "best.ckpt")
+    height, width = size
+    overrides = [
+        f"data.resolution=[{height},{width}]", f"data.scene_size={max(size)}", "data.train=8", "data.valid=4",
+    ]  # fmt: skip
+    write_whole(folder / ".hydra" / "overrides.yaml", json.dumps(overrides))
+    for name in artifacts:
+        log.info("making %s", name)
+        command = [
+            sys.executable,
+            "-m",
+            "hct_lightning",
+            "task=export",
+            f"run={folder}",
+            f"export=[{name}]",
+        ]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def named(models: Sequence[Model]) -> dict[str, Model]:
+    """By short names: an artifact's own, `checkpoint`, timm's; numbered where they meet."""
+    names = {}
+    for model in models:
+        name = {"artifact": model.about.get("name"), "checkpoint": "checkpoint"}.get(
+            model.kind, model.where
+        )
+        taken = sum(other.split("#")[0] == name for other in names)
+        names[f"{name}#{taken + 1}" if taken else name] = model
+    return names
+
+
+def in_groups(
+    sides: Mapping[str, Sequence[str]], *, warmup: int, rounds: int, together: int
+) -> tuple[dict[str, Measured], dict[str, float]]:
+    """Measures in groups of at most `together` processes, the first side in all of them.
+
+    Returns:
+        What each side took, and how many times as fast as the first side it is, in the same rounds.
+    """
+    reference, *others = sides
+    results, speeds = {}, {}
+    for start in range(0, max(1, len(others)), together - 1):
+        group = [reference, *others[start : start + together - 1]]
+        measured = interleave({name: sides[name] for name in group}, warmup=warmup, rounds=rounds)
+        for name, side in measured.items():
+            results.setdefault(name, side)
+            speeds.setdefault(name, paired_ratio(measured[reference], side))
+    return results, speeds
+
+
+def compare_speeds(speed: Mapping[str, float], best: str) -> dict[str, float]:
+    """The ratios whose sides are there."""
+    wanted = {
+        "best_vs_eager": (best, EAGER),
+        "best_vs_tuned_eager": (best, TUNED_EAGER),
+        "best_vs_torchscript_int8": (best, INT8),
+        "best_vs_tuned_torchscript_int8": (best, TUNED_INT8),
+        "torchscript_vs_eager": ("torchscript", EAGER),
+    }
+    return {n: speed[a] / speed[b] for n, (a, b) in wanted.items() if a in speed and b in speed}
+
+
+def table(
+    measured: Mapping[str, Measured], speed: Mapping[str, float], shape: Shape
+) -> list[dict[str, Any]]:
+    """A row per side."""
+    rows = []
+    for name, side in measured.items():
+        p50, p90, p99 = np.percentile(side.seconds, (50, 90, 99)).tolist()
+        rows.append(
+            {
+                "side": name,
+                "size": f"{shape.size[0]}x{shape.size[1]}",
+                "batch": shape.batch,
+                "device": shape.device,
+                "precision": side.facts["precision"],
+                "p50_s": p50,
+                "p90_s": p90,
+                "p99_s": p99,
+                "images_per_s": shape.batch / p50,
+                "speed": speed[name],
+                "first_s": side.facts.get("first_s", side.first_s),
+                "load_s": side.facts["load_s"],
+                "peak_gib": side.peak_gib,
+                "mb": side.facts["size_bytes"] / 1e6,
+                "threads": side.facts["threads"],
+            }
+        )
+    return rows
+
+
+def random_png(size: Size, path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, compress_level=0)
+    return path
+
+
+def enlarged(photo: str | None, size: Size, path: Path) -> Path:
+    """A JPEG of twice `size`, of a photograph, or drawn where none is given."""
+    height, width = (2 * side for side in size)
+    if photo:
+        with Image.open(photo) as file:
+            image = file.convert("RGB")
+    else:
+        image = Image.fromarray(scenes.draw(0, 0, max(height, width)))
+    image.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=95)
+    return path
+
+
+def judge(models: Mapping[str, Model], data: ImageData, limit: int) -> dict[str, Any]:
+    """Accuracy, agreement and McNemar's test on validation images, against the checkpoint in fp32.
+
+    Without a checkpoint the first fp32 artifact takes its place.
+    """
+    trained = {name: model for name, model in models.items() if model.kind != "timm"}
+    reference = next(
+        (n for n, m in trained.items() if m.kind == "checkpoint" or m.about["precision"] == "fp32"),
+        None,
+    )
+    if reference is None:
+        raise ValueError(
+            "benchmark.accuracy compares with fp32; measure a checkpoint or an fp32 artifact, too"
+        )
+    data.prepare()
+    about = trained[reference].about
+    for name, model in trained.items():
+        if list(model.about["classes"]) != list(data.classes):
+            raise ValueError(
+                f"{name} tells {', '.join(model.about['classes'])} apart, the data has "
+                f"{', '.join(data.classes)}; give the data it was made for, or leave benchmark.accuracy out"
+            )
+    every = data.catalogue.valid
+    chosen = np.linspace(0, len(every) - 1, min(limit, len(every))).round().astype(int)
+    labels = [every.labels[i] for i in chosen]
+    read = FileReader(
+        channels=about.get("channels") or about["input"]["channels"],
+        size=tuple(about["resolution"]), geometry=about["geometry"], max_pixels=data.max_pixels,
+        window=about["window"], srgb=data.srgb, breast=data.breast,
+    )  # fmt: skip
+    images = Images([every.paths[i] for i in chosen], labels, read)
+    loader = Loader(
+        images, [[i] for i in range(len(labels))], num_workers=auto_workers(data.num_workers)
+    )
+    serving = {name: load(model, precision="32-true")[0] for name, model in trained.items()}
+    answers = {name: [] for name in serving}
+    for batch in loader:
+        for name, probabilities in serving.items():
+            answers[name].append(probabilities(batch.images).argmax().item())
+    return {
+        "title": f"Accuracy on {len(labels)} validation images, against {reference} in fp32",
+        "rows": [
+            {"side": name} | compare(found, answers[reference], labels)
+            for name, found in answers.items()
+        ],
+    }
+
+
+def paper_rows(
+    rows: Sequence[Mapping[str, Any]], judged: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The paper's figures beside those measured here at 4000 px; empty where nothing was."""
+    measured = {(r["side"], r["device"], r["batch"]): r for r in rows if r["size"] == "4000x4000"}
+    accuracy = {row["side"]: row["accuracy"] for row in judged}
+    found = []
+    for row in PAPER:
+        plain, ours = (
+            measured.get((side, row.device, row.batch), {}) for side in (row.plain, row.ours)
+        )
+        found.append(
+            {
+                "what": row.what,
+                "device": row.device,
+                "batch": row.batch,
+                "paper_s": row.seconds,
+                "plain_s": plain.get("p50_s"),
+                "ours_s": ours.get("p50_s"),
+                "ours": row.ours,
+                "paper_mb": row.mb,
+                "plain_mb": plain.get("mb") if row.mb else None,
+                "ours_mb": ours.get("mb") if row.mb else None,
+                "paper_accuracy": row.accuracy,
+                "ours_accuracy": accuracy.get(row.ours) if row.accuracy else None,
+            }
+        )
+    return found
+
+
+def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Bars of the medians with whiskers to the 99th percentile, a panel per shape."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shapes = list(dict.fromkeys((r["size"], r["batch"], r["device"]) for r in rows))
+    tallest = max(sum((r["size"], r["batch"], r["device"]) == s for r in rows) for s in shapes)
+    figure, axes = plt.subplots(
+        1,
+        len(shapes),
+        figsize=(7 * len(shapes), 1.2 + 0.32 * tallest),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, shape in zip(axes[0], shapes, strict=True):
+        there = [r for r in rows if (r["size"], r["batch"], r["device"]) == shape]
+        there.sort(key=lambda r: -r["p50_s"])
+        medians = [1000 * r["p50_s"] for r in there]
+        late = [1000 * (r["p99_s"] - r["p50_s"]) for r in there]
+        plain = [r["side"].split()[0] in ("plain", "tuned") for r in there]
+        axis.barh(
+            [r["side"] for r in there], medians, xerr=[[0] * len(late), late],
+            color=["#b0b0b0" if p else "#3b6ea8" for p in plain], ecolor="#404040",
+        )  # fmt: skip
+        axis.set_xlabel("ms a call, median and 99th percentile")
+        axis.set_title("{} pixels, batch {}, {}".format(*shape), loc="left")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True

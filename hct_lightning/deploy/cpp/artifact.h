@@ -1,0 +1,26 @@
+// The artifact: a folder with a model file and artifact.json, as hct_lightning/deploy/artifact.py writes it.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "geometry.h"
+
+struct Artifact {
+  std::filesystem::path file;   // the model
+  std::string runtime;          // torchscript, aoti or openvino
+  std::string precision;        // fp32, bf16 or int8
+  std::string instruction_set;  // of the machine that made it
+  std::string torch_version;    // that made it
+  std::vector<std::string> classes;
+  int channels;
+  Size resolution;
+  std::string geometry;  // cover or paper
+  std::optional<std::pair<double, double>> window;  // of 16-bit sources: what becomes 0 and 255
+};
+
+// Reads the description and checks the digest of every file. Throws Error(kArtifact).
+Artifact read_artifact(const std::filesystem::path& folder);

@@ -1,0 +1,270 @@
+#include "image.h"
+
+#include <ATen/ops/empty.h>
+
+#include <libexif/exif-data.h>
+
+#include <csetjmp>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <jpeglib.h>
+#include <png.h>
+
+#include "error.h"
+
+namespace {
+
+using Bytes = std::vector<unsigned char>;
+using Window = std::optional<std::pair<double, double>>;
+
+constexpr int64_t kMaxPixels = int64_t{1} << 30;  // the default of data.max_pixels
+
+[[noreturn]] void fail(const std::string& reason) { throw Error(kImage, reason); }
+
+Bytes read_file(const std::filesystem::path& path) {
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) fail("there is no such file");
+  std::ifstream file(path, std::ios::binary);
+  if (!file || std::filesystem::is_directory(path, error)) fail("it can't be opened");
+  Bytes bytes(std::filesystem::file_size(path));
+  file.read(reinterpret_cast<char*>(bytes.data()), bytes.size());
+  return bytes;
+}
+
+void check_size(int64_t height, int64_t width) {
+  if (height * width > kMaxPixels)
+    fail(std::to_string(width) + "x" + std::to_string(height) + " pixels are too many");
+}
+
+at::Tensor empty_image(int64_t height, int64_t width, int64_t channels) {
+  return at::empty({height, width, channels}, at::kByte);
+}
+
+// The EXIF orientation, 1 to 8; 1 where there is none. `exif` starts with "Exif\0\0".
+int orientation(const unsigned char* exif, size_t size) {
+  std::unique_ptr<ExifData, decltype(&exif_data_unref)> data(
+      exif_data_new_from_data(exif, static_cast<unsigned>(size)), exif_data_unref);
+  if (!data) return 1;
+  ExifEntry* entry = exif_content_get_entry(data->ifd[EXIF_IFD_0], EXIF_TAG_ORIENTATION);
+  if (!entry || entry->format != EXIF_FORMAT_SHORT || entry->components != 1) return 1;
+  return exif_get_short(entry->data, exif_data_get_byte_order(data.get()));
+}
+
+// h w c, turned upright.
+at::Tensor upright(at::Tensor image, int orientation) {
+  switch (orientation) {
+    case 2: return image.flip(1);
+    case 3: return image.flip({0, 1});
+    case 4: return image.flip(0);
+    case 5: return image.transpose(0, 1).contiguous();
+    case 6: return image.transpose(0, 1).flip(1).contiguous();
+    case 7: return image.transpose(0, 1).flip({0, 1}).contiguous();
+    case 8: return image.transpose(0, 1).flip(0).contiguous();
+    default: return image;
+  }
+}
+
+// h w 3 -> h w 1, ITU-R 601-2 luma in Pillow's fixed point.
+at::Tensor to_grey(const at::Tensor& rgb) {
+  at::Tensor grey = empty_image(rgb.size(0), rgb.size(1), 1);
+  const auto* from = rgb.data_ptr<uint8_t>();
+  auto* to = grey.data_ptr<uint8_t>();
+  for (int64_t i = 0; i < grey.numel(); ++i, from += 3)
+    to[i] = (from[0] * 19595u + from[1] * 38470u + from[2] * 7471u + 0x8000u) >> 16;
+  return grey;
+}
+
+// Runs C code that reports errors by longjmp; false when it did. Whatever has a destructor lives outside `body`, so
+// that no jump passes over it.
+template <typename Body>
+bool completes(std::jmp_buf& jump, const Body& body) {
+  if (setjmp(jump)) return false;
+  body();
+  return true;
+}
+
+// ---- JPEG --------------------------------------------------------------------------------------
+
+struct JpegErrors {
+  jpeg_error_mgr base;
+  std::jmp_buf jump;
+  char message[JMSG_LENGTH_MAX];
+};
+
+void on_jpeg_error(j_common_ptr info) {
+  auto* errors = reinterpret_cast<JpegErrors*>(info->err);
+  errors->base.format_message(info, errors->message);
+  std::longjmp(errors->jump, 1);
+}
+
+// Damaged data is an error, as it is in Python: not a warning.
+void on_jpeg_message(j_common_ptr info, int level) {
+  if (level < 0) on_jpeg_error(info);
+}
+
+struct JpegReader {
+  jpeg_decompress_struct info;
+  ~JpegReader() { jpeg_destroy_decompress(&info); }
+};
+
+// h w c, reduced by the factor that `reduce` gives for its upright size.
+template <typename Reduce>
+at::Tensor read_jpeg(const Bytes& bytes, int channels, const Reduce& reduce) {
+  JpegErrors errors;
+  JpegReader reader;
+  at::Tensor image;
+  int turned = 1;
+  auto& info = reader.info;
+  info.err = jpeg_std_error(&errors.base);
+  errors.base.error_exit = on_jpeg_error;
+  errors.base.emit_message = on_jpeg_message;
+  jpeg_create_decompress(&info);
+  const bool read = completes(errors.jump, [&] {
+    jpeg_mem_src(&info, bytes.data(), bytes.size());
+    jpeg_save_markers(&info, JPEG_APP0 + 1, 0xFFFF);
+    jpeg_read_header(&info, TRUE);
+    check_size(info.image_height, info.image_width);
+    if (info.num_components != 1 && info.num_components != 3) fail("a JPEG that is neither grey nor RGB");
+    for (auto* marker = info.marker_list; marker; marker = marker->next)
+      if (marker->data_length > 6 && std::memcmp(marker->data, "Exif\0\0", 6) == 0)
+        turned = orientation(marker->data, marker->data_length);
+    if (turned == 1) info.scale_denom = reduce({info.image_height, info.image_width});
+    info.out_color_space = info.num_components == 1 && channels == 1 ? JCS_GRAYSCALE : JCS_RGB;
+    jpeg_start_decompress(&info);
+    image = empty_image(info.output_height, info.output_width, info.output_components);
+    const size_t row = info.output_width * info.output_components;
+    while (info.output_scanline < info.output_height) {
+      JSAMPROW place = image.data_ptr<uint8_t>() + row * info.output_scanline;
+      jpeg_read_scanlines(&info, &place, 1);
+    }
+    jpeg_finish_decompress(&info);
+  });
+  if (!read) fail(errors.message);
+  if (image.size(2) == 3 && channels == 1) image = to_grey(image);
+  return upright(image, turned);
+}
+
+// ---- PNG ---------------------------------------------------------------------------------------
+
+struct PngErrors {
+  std::jmp_buf jump;
+  char message[256];
+};
+
+void on_png_error(png_structp png, png_const_charp message) {
+  auto* errors = static_cast<PngErrors*>(png_get_error_ptr(png));
+  std::snprintf(errors->message, sizeof errors->message, "%s", message);
+  std::longjmp(errors->jump, 1);
+}
+
+void on_png_warning(png_structp, png_const_charp) {}
+
+struct PngSource {
+  const Bytes& bytes;
+  size_t at = 0;
+};
+
+void read_png_bytes(png_structp png, png_bytep to, png_size_t count) {
+  auto* source = static_cast<PngSource*>(png_get_io_ptr(png));
+  if (source->bytes.size() - source->at < count) png_error(png, "the file ends too early");
+  std::memcpy(to, source->bytes.data() + source->at, count);
+  source->at += count;
+}
+
+// 16-bit grey, big-endian as PNG stores it -> uint8 by the window.
+void from_16_bit(const Bytes& values, at::Tensor& image, const Window& window) {
+  const auto [low, high] = window.value_or(std::pair(0.0, 65535.0));
+  const float scale = static_cast<float>(255 / std::max(high - low, 1e-12));
+  const float bottom = static_cast<float>(low), top = static_cast<float>(high);
+  auto* to = image.data_ptr<uint8_t>();
+  for (int64_t i = 0; i < image.numel(); ++i) {
+    const float value = static_cast<float>(values[2 * i] << 8 | values[2 * i + 1]);
+    to[i] = static_cast<uint8_t>(std::nearbyint((std::min(std::max(value, bottom), top) - bottom) * scale));
+  }
+}
+
+struct PngReader {
+  png_structp png = nullptr;
+  png_infop info = nullptr;
+  ~PngReader() { png_destroy_read_struct(&png, &info, nullptr); }
+};
+
+at::Tensor read_png(const Bytes& bytes, int channels, const Window& window) {
+  PngErrors errors;
+  PngSource source{bytes};
+  PngReader reader;
+  at::Tensor image;
+  Bytes wide;                   // 16-bit grey
+  std::vector<png_bytep> rows;  // where each row goes
+  int turned = 1;
+  const bool read = completes(errors.jump, [&] {
+    reader.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &errors, on_png_error, on_png_warning);
+    reader.info = png_create_info_struct(reader.png);
+    png_structp png = reader.png;
+    png_infop info = reader.info;
+    png_set_user_limits(png, PNG_UINT_31_MAX, PNG_UINT_31_MAX);
+    png_set_read_fn(png, &source, read_png_bytes);
+    png_read_info(png, info);
+    const int64_t height = png_get_image_height(png, info), width = png_get_image_width(png, info);
+    check_size(height, width);
+    const int kind = png_get_color_type(png, info);
+    const bool windowed = kind == PNG_COLOR_TYPE_GRAY && png_get_bit_depth(png, info) == 16;
+    if (!windowed) png_set_strip_16(png);
+    if (kind == PNG_COLOR_TYPE_PALETTE) png_set_palette_to_rgb(png);
+    if (kind == PNG_COLOR_TYPE_GRAY) png_set_expand_gray_1_2_4_to_8(png);
+    png_set_strip_alpha(png);
+    png_set_interlace_handling(png);
+    png_read_update_info(png, info);
+    const size_t row = png_get_rowbytes(png, info);
+    if (windowed) wide.resize(row * height);
+    image = empty_image(height, width, png_get_channels(png, info));
+    unsigned char* to = windowed ? wide.data() : image.data_ptr<uint8_t>();
+    for (int64_t y = 0; y < height; ++y) rows.push_back(to + y * row);
+    png_read_image(png, rows.data());
+    png_read_end(png, info);
+    png_bytep exif = nullptr;
+    png_uint_32 size = 0;
+    if (png_get_eXIf_1(png, info, &size, &exif)) {
+      Bytes block{'E', 'x', 'i', 'f', 0, 0};
+      block.insert(block.end(), exif, exif + size);
+      turned = orientation(block.data(), block.size());
+    }
+  });
+  if (!read) fail(errors.message);
+  if (!wide.empty()) from_16_bit(wide, image, window);
+  if (image.size(2) == 1 && channels == 3) image = image.expand({-1, -1, 3}).contiguous();
+  if (image.size(2) == 3 && channels == 1) image = to_grey(image);
+  return upright(image, turned);
+}
+
+}  // namespace
+
+at::Tensor read_image(const std::filesystem::path& path, int channels, const Window& window, Size target,
+                      const std::string& geometry) {
+  try {
+    const Bytes bytes = read_file(path);
+    int reduced = 1;
+    at::Tensor image;
+    if (bytes.size() > 8 && png_sig_cmp(bytes.data(), 0, 8) == 0) {
+      image = read_png(bytes, channels, window);
+    } else if (bytes.size() > 3 && bytes[0] == 0xFF && bytes[1] == 0xD8 && bytes[2] == 0xFF) {
+      image = read_jpeg(bytes, channels, [&](Size source) {
+        return reduced = shrink_factor(source, choose_region(source, target, geometry), target);
+      });
+    } else {
+      fail("neither a PNG nor a JPEG file");
+    }
+    const Size source{image.size(0) * reduced, image.size(1) * reduced};
+    Region region = choose_region(source, target, geometry);
+    for (int64_t* side : {&region.top, &region.left, &region.height, &region.width}) *side /= reduced;
+    return resize_region(image.permute({2, 0, 1}), region, target);
+  } catch (const Error& error) {
+    throw Error(error.code, path.string() + ": " + error.what());
+  }
+}

@@ -1,0 +1,153 @@
+"""Looks at data before anything is trained on it, and says how to begin."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from hct_lightning.benchmarks.step import training_step
+from hct_lightning.data.datamodule import ImageData
+from hct_lightning.data.geometry import resize
+from hct_lightning.data.images import UnreadableImageError
+from hct_lightning.data.loading import Batch
+from hct_lightning.data.survey import Survey, survey
+from hct_lightning.run import write_whole
+from hct_lightning.runtime import cpu_count
+from hct_lightning.tasks.fit import describe
+
+log = logging.getLogger(__name__)
+
+
+def main(cfg: DictConfig, folder: Path) -> None:
+    """`task=inspect data=<set>`: `inspect/contact_sheet.png` and `inspect.json`, tables, and a command."""
+    data: ImageData = instantiate(cfg.data, on_error="skip", _convert_="all")
+    data.prepare()
+    describe(data.summary())
+    found = survey(
+        data.catalogue, data.reader, max_pixels=data.max_pixels, workers=cpu_count(),
+        progress=_progress,
+    )  # fmt: skip
+    out = folder / "inspect"
+    out.mkdir(parents=True, exist_ok=True)
+    contact_sheet(data, cfg.inspect.samples, cfg.inspect.thumbnail).save(out / "contact_sheet.png")
+    beginning = suggest(cfg, data, found)
+    result = {"data": data.summary(), **found._asdict(), **beginning}
+    write_whole(out / "inspect.json", json.dumps(result, indent=1) + "\n")
+    show(found, beginning)
+    log.info("-> %s", out)
+    print(beginning["command"])
+
+
+def contact_sheet(data: ImageData, samples: int, side: int) -> Image.Image:
+    """Training images, evenly spaced over the classes, as the network sees them, with their class."""
+    paths, labels = data.catalogue.train.paths, data.catalogue.train.labels
+    count = min(samples, len(paths))
+    chosen = [round(i * (len(paths) - 1) / max(1, count - 1)) for i in range(count)]
+    height, width = data.size
+    scale = side / max(height, width)
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    columns = math.ceil(math.sqrt(count * 1.5))
+    rows = math.ceil(count / columns)
+    line = 14  # pixels of text
+    sheet = Image.new("RGB", (columns * (side + 4), rows * (side + line + 4)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for n, i in enumerate(chosen):
+        left, top = n % columns * (side + 4), n // columns * (side + line + 4)
+        draw.text((left, top), data.classes[labels[i]], "black")
+        try:
+            small = resize(data.reader(paths[i]), size)
+        except UnreadableImageError:
+            draw.text((left, top + line), "can't be read", "red")
+            continue
+        small = small[:3] if data.channels >= 3 else small[:1].expand(3, -1, -1)
+        sheet.paste(Image.fromarray(small.permute(1, 2, 0).numpy()), (left, top + line))
+    return sheet
+
+
+def suggest(cfg: DictConfig, data: ImageData, found: Survey) -> dict[str, Any]:
+    """A command to begin with, the size of a raw store, and hours of training on this CPU.
+
+    The resolution keeps the detail of half the images: the median of the shorter sides.
+    """
+    shorter = sorted(min(size) for size in found.sizes)
+    resolution = max(32, shorter[len(shorter) // 2] // 32 * 32)
+    images = len(data.catalogue.train) + len(data.catalogue.valid) - len(found.unreadable)
+    options = [
+        f"data.resolution={resolution}",
+        f"data.geometry={data.geometry}",
+        f"data.channels={data.channels}",
+        f"data.batch_size={max(1, min(8, len(data.catalogue.train) // 4))}",
+    ]
+    for name in ("mean", "std"):
+        values = ",".join(f"{value:.4f}" for value in getattr(found, name))
+        options.append(f"data.{name}=[{values}]")
+    if found.unreadable:
+        options.append("data.on_error=skip")
+    if cfg.data.get("root") and not data.catalogue.store:
+        options.insert(0, f"data.root={cfg.data.root}")
+    name = cfg.data.source["_target_"].rpartition(".")[2]
+    group = {"table": "csv", "catalogue": "store"}.get(name, name)
+    command = " ".join(["python -m hct_lightning", f"data={group}", *options])
+    hours = None
+    if not torch.cuda.is_available():
+        side = min(resolution, 1024)
+        seconds = _step_seconds(data.classes, side) * (resolution / side) ** 2
+        hours = seconds * len(data.catalogue.train) * cfg.trainer.max_epochs / 3600
+    return {
+        "command": command,
+        "store_gb": images * resolution**2 * data.channels / 1e9,
+        "hours_on_this_cpu": hours,
+    }
+
+
+def _step_seconds(classes: tuple[str, ...], side: int) -> float:
+    """Of training on one RGB image of that size."""
+    step, _ = training_step(classes)
+    images = torch.zeros((1, 3, side, side), dtype=torch.uint8).to(
+        memory_format=torch.channels_last
+    )
+    batch = Batch(images, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        step(batch)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def show(found: Survey, beginning: dict[str, Any]) -> None:
+    table = Table("", "", title="Images", title_justify="left", show_header=False)
+    heights, widths = zip(*found.sizes, strict=True)
+    table.add_row("height", f"{min(heights)} to {max(heights)}")
+    table.add_row("width", f"{min(widths)} to {max(widths)}")
+    channels = ", ".join(f"{n} x {count}" for n, count in sorted(found.channels.items()))
+    table.add_row("channels x files", channels)
+    table.add_row("mean", ", ".join(f"{value:.4f}" for value in found.mean))
+    table.add_row("deviation", ", ".join(f"{value:.4f}" for value in found.std))
+    table.add_row("unreadable", str(len(found.unreadable)))
+    table.add_row("the same in both splits", str(len(found.duplicates)))
+    table.add_row("repeated within a split", str(found.repeated))
+    table.add_row("raw store", f"{beginning['store_gb']:.2f} GB")
+    if beginning["hours_on_this_cpu"] is not None:
+        table.add_row("training on this CPU", f"{beginning['hours_on_this_cpu']:.2f} h")
+    Console().print(table)
+    for reason in list(found.unreadable.values())[:10]:
+        log.warning("%s", reason)
+    for paths in found.duplicates[:10]:
+        log.warning("the same image trains and validates: %s", ", ".join(paths))
+
+
+def _progress(looked: Iterable, total: int) -> Iterable:
+    console = Console(stderr=True)
+    return track(looked, "looking", total, console=console) if console.is_terminal else looked

@@ -1,0 +1,67 @@
+"""Turns a source into a store of crops that training streams at the speed of memory."""
+
+import csv
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
+
+from hct_lightning.data.datamodule import ImageData
+from hct_lightning.data.prepare import prepare
+from hct_lightning.data.store import SUFFIX, Recipe, Store
+from hct_lightning.runtime import cpu_count
+from hct_lightning.tasks.fit import describe
+
+log = logging.getLogger(__name__)
+
+
+def main(cfg: DictConfig, folder: Path) -> None:
+    """`task=prepare data=<set> prepare.output=<folder>`: a store, and the command that uses it."""
+    if OmegaConf.is_missing(cfg.prepare, "output"):
+        raise ValueError("prepare.output is not set; give prepare.output=<folder for the store>")
+    options = cfg.prepare
+    if options.format not in SUFFIX:
+        raise ValueError(f"prepare.format={options.format}: choose {', '.join(SUFFIX)}")
+    data: ImageData = instantiate(cfg.data, _convert_="all")
+    data.prepare()
+    if data.catalogue.store:
+        raise ValueError("data=store is prepared already; give the data set that it came from")
+    if options.format != "raw" and data.channels not in (1, 3):
+        raise ValueError(f"prepare.format=raw is the one for {data.channels} channels")
+    describe(data.summary())
+    recipe = Recipe(
+        size=data.size, geometry=data.geometry, channels=data.channels, window=data.window,
+        srgb=data.srgb, breast=data.breast, format=options.format,
+        quality=options.quality if options.format == "jpeg" else None,
+    )  # fmt: skip
+    root = Path(options.output).expanduser().resolve()
+    unreadable = prepare(
+        data.catalogue, recipe, root, max_pixels=data.max_pixels,
+        workers=options.workers or cpu_count(), skip_unreadable=data.on_error == "skip",
+        progress=_progress,
+    )  # fmt: skip
+    if unreadable:
+        out = folder / "prepare" / "unreadable.csv"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("w", newline="") as file:
+            csv.writer(file).writerows([("path", "reason"), *unreadable.items()])
+        said = "\n  ".join(unreadable.values())
+        message = f"{len(unreadable)} unreadable images (listed in {out}):\n  {said}"
+        if data.on_error == "raise":
+            raise ValueError(f"{message}\nrepair or remove them, or use data.on_error=skip")
+        log.warning("left out: %s", message)
+    store = Store(root)
+    size = sum(item.bytes for item in store.items)
+    log.info("%d images, %.2f GB in %s", len(store.items), size / 1e9, root)
+    print(f"python -m hct_lightning data=store data.root={root}")
+
+
+def _progress(items: Iterable, total: int) -> Iterable:
+    console = Console(stderr=True)
+    if console.is_terminal:
+        return track(items, "preparing", total, console=console)
+    return items

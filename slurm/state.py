@@ -1,0 +1,185 @@
+"""How the jobs of a folder are doing: what Slurm says of them, and what their runs say."""
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from hct_lightning.run import Run, write_whole
+
+POINTS = "slurm.json"
+# Slurm's states in which a job is over; in all others it waits, runs or is being put back.
+OVER = {
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+    "PREEMPTED", "TIMEOUT", "unknown",
+}  # fmt: skip
+
+
+class Point(NamedTuple):
+    """A job and its run.
+
+    job: Slurm's id, 123 or 123_4.
+    state: Slurm's; `unknown` when Slurm has forgotten the job.
+    overrides: what distinguishes it from the other points.
+    run: the run's folder, status, reason, epochs done, validation accuracy and restarts; None or 0
+        while there is none.
+    """
+
+    job: str
+    state: str
+    overrides: str
+    run: Path | None = None
+    status: str | None = None
+    reason: str | None = None
+    epoch: int | None = None
+    accuracy: float | None = None
+    restarts: int = 0
+
+
+def remember(folder: Path, jobs: Sequence[str], overrides: Sequence[Sequence[str]]) -> None:
+    """Adds jobs that were submitted for points of `folder` to its `slurm.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    earlier = _remembered(folder)
+    new = [{"job": j, "overrides": list(o)} for j, o in zip(jobs, overrides, strict=True)]
+    write_whole(folder / POINTS, json.dumps(earlier + new, indent=2) + "\n")
+
+
+def check_same(folder: Path, overrides: Sequence[Sequence[str]]) -> None:
+    """Points of an earlier submission to the same folder go on in it, so they must be the same.
+
+    Raises:
+        ValueError: when an option other than Slurm's differs.
+    """
+
+    def options(points: Iterable[Sequence[str]]) -> list[list[str]]:
+        return [[o for o in point if not o.lstrip("+").startswith("slurm")] for point in points]
+
+    earlier = options(point["overrides"] for point in _remembered(folder))
+    if any(point not in earlier for point in options(overrides)) and earlier:
+        raise ValueError(
+            f"{folder} holds runs with other options; give another hydra.sweep.dir, or go on with "
+            f"those: python -m hct_lightning run={folder}"
+        )
+
+
+def _remembered(folder: Path) -> list[dict]:
+    path = folder / POINTS
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def read(folder: Path) -> list[Point]:
+    """The points that were submitted for a folder, and the runs in it that Slurm ran otherwise.
+
+    Raises:
+        ValueError: when there is neither.
+    """
+    submitted = _remembered(folder)
+    runs = {}
+    for path in sorted(
+        path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}run.json")
+    ):
+        record = json.loads(path.read_text())
+        if record.get("slurm"):
+            runs[record["slurm"]["job"]] = (path.parent, record)
+    jobs = [point["job"] for point in submitted]
+    jobs += [job for job in runs if job not in jobs]
+    if not jobs:
+        raise ValueError(f"{folder}: nothing in this folder was run by Slurm")
+    states = slurm_states(jobs)
+    overrides = {point["job"]: point["overrides"] for point in submitted}
+    shared = set.intersection(*map(set, overrides.values())) if overrides else set()
+    points = []
+    for job in jobs:
+        shown = " ".join(o for o in overrides.get(job, ()) if o not in shared)
+        point = Point(job, states[job], shown)
+        if job in runs:
+            run, record = runs[job]
+            status, reason = record.get("status"), record.get("reason")
+            if status == "running" and point.state in OVER:  # it had no time to say so
+                status, reason = "failed", f"Slurm ended it: {point.state}"
+            epoch, accuracy = _progress(run / "metrics.csv")
+            restarts = record["slurm"]["restarts"]
+            point = Point(job, states[job], shown, run, status, reason, epoch, accuracy, restarts)
+        points.append(point)
+    return points
+
+
+def _progress(path: Path) -> tuple[int | None, float | None]:
+    """Epochs that were validated, and the last one's accuracy."""
+    if path.exists():
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row.get("val/accuracy")]
+        if rows:
+            return int(float(rows[-1]["epoch"])) + 1, float(rows[-1]["val/accuracy"])
+    return None, None
+
+
+def slurm_states(jobs: Iterable[str]) -> dict[str, str]:
+    """Slurm's state of each job: of the controller, else of the accounting, else `unknown`."""
+    jobs = list(jobs)
+    ids = ",".join(sorted({job.partition("_")[0] for job in jobs}))
+    found = {}
+    for command in (
+        ["sacct", "-n", "-X", "-P", "-o", "JobID,State", "-j", ids],
+        ["squeue", "-h", "-r", "-t", "all", "-o", "%i|%T", "-j", ids],
+    ):
+        try:
+            said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        except (FileNotFoundError, subprocess.TimeoutExpired):
+            continue
+        for line in said.stdout.splitlines() if said.returncode == 0 else ():
+            job, _, state = line.partition("|")
+            found[job] = state.split()[0]  # CANCELLED by 1000
+    return {job: found.get(job, "unknown") for job in jobs}
+
+
+def wait(jobs: Sequence[str], *, longest_s: float = 30.0) -> None:
+    """Returns when all jobs are over; says when the state of one changes.
+
+    Args:
+        jobs: Slurm's ids.
+        longest_s: the time between two looks, which grows from a second to this.
+    """
+    before: dict[str, str] = {}
+    pause_s = 1.0
+    while True:
+        states = slurm_states(jobs)
+        for job, state in states.items():
+            if state != before.get(job):
+                print(f"job {job}: {state}", file=sys.stderr)
+        # A job that is put back into the queue may seem to be over for a moment: look twice.
+        if all(s in OVER for s in states.values()) and states == before:
+            return
+        before = states
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.3, longest_s)
+
+
+def settle(points: Iterable[Point]) -> None:
+    """Writes into `run.json` what a run that Slurm ended could not say itself."""
+    for point in points:
+        if point.run and Run(point.run).record["status"] == "running" and point.state in OVER:
+            Run(point.run).update(status=point.status, reason=point.reason)
+
+
+def show(points: Sequence[Point]) -> None:
+    """A table on standard output, and below it the reasons of what failed."""
+    table = Table("job", "Slurm", "run", "epoch", "accuracy", "restarts", "options", "folder")
+    for point in points:
+        cells = (
+            point.job, point.state, point.status, point.epoch,
+            None if point.accuracy is None else f"{point.accuracy:.4f}",
+            point.restarts or None, point.overrides, point.run,
+        )  # fmt: skip
+        table.add_row(*("" if cell is None else str(cell) for cell in cells))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    for point in points:
+        if point.reason:
+            print(f"job {point.job}: {point.reason}")

@@ -1,0 +1,89 @@
+"""`task=benchmark benchmark=inference` through the command line, on small images."""
+
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from hct_lightning.benchmarks.inference import benchmark
+
+CONF = Path(__file__).parents[2] / "conf"
+QUICK = ("benchmark.warmup=1", "benchmark.rounds=2")
+
+
+def result(done, run) -> tuple[dict, dict]:
+    """The ratios on the last line, and the file."""
+    ratios = json.loads(done.stdout.splitlines()[-1])
+    written = json.loads((run / "benchmark" / "benchmark.json").read_text())
+    assert ratios == {name: round(ratio, 4) for name, ratio in written["ratios"].items()}
+    with Image.open(run / "benchmark" / "inference.png") as figure:
+        assert figure.size[0] > 500
+    return ratios, written
+
+
+def test_a_run_is_measured_and_judged(trained, tiny, cli, tmp_path):
+    """The run's checkpoint and artifact at its own resolution, beside a network of timm."""
+    models = [trained / "checkpoints" / "best.ckpt", trained / "artifacts" / "torchscript"]
+    done = cli(
+        "task=benchmark", "benchmark=inference", *QUICK, "benchmark.baselines=false",
+        "benchmark.cpp=null", "benchmark.accuracy=10", *tiny,
+        f"benchmark.models=[{models[0]},{models[1]}]", f"hydra.run.dir={tmp_path}/run", cwd=tmp_path,
+    )  # fmt: skip
+    ratios, written = result(done, tmp_path / "run")
+    assert ratios == {}  # nothing plain to compare with
+    assert [row["side"] for row in written["rows"]] == ["checkpoint", "torchscript"]
+    for row in written["rows"]:
+        assert row["size"] == "128x128"
+        assert 0 < row["p50_s"] <= row["p90_s"] <= row["p99_s"]
+        assert row["images_per_s"] == pytest.approx(1 / row["p50_s"])
+        assert 6.5 < row["mb"] < 7.5
+        assert 0.2 < row["peak_gib"] < 4
+    judged = {row["side"]: row for row in written["more"][0]["rows"]}
+    assert judged["torchscript"]["agreement"] == 1
+    assert judged["torchscript"]["mcnemar_p"] == 1
+    recorded = json.loads((trained / "run.json").read_text())["metrics"]
+    assert judged["checkpoint"]["accuracy"] == pytest.approx(recorded["val/accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"resolutions": [160]}, "none of the models takes images of 160x160"),
+        ({"together": 1}, "benchmark.together=1"),
+    ],
+)
+def test_says_what_it_can_not_measure(trained, tmp_path, option, message):
+    options = OmegaConf.to_container(OmegaConf.load(CONF / "benchmark" / "inference.yaml"))
+    del options["_target_"]
+    options |= {"run": None, "data": None, "output": str(tmp_path)}
+    options |= {"models": [str(trained / "artifacts" / "torchscript")]} | option
+    with pytest.raises(ValueError, match=message):
+        benchmark(**options)
+
+
+@pytest.mark.slow
+def test_everything_on_a_fresh_network(cli, photos, tmp_path):
+    """Every ratio, the paper's table, C++, several shapes, a network of timm."""
+    photo = photos / "Plant" / "blue-periwinkle.jpg"
+    done = cli(
+        "task=benchmark", "benchmark=inference", *QUICK, "benchmark.resolutions=[256,[128,192]]",
+        "benchmark.batch_sizes=[1,2]", "benchmark.artifacts=[torchscript,openvino]",
+        "benchmark.paper=true", f"benchmark.photo={photo}", f"hydra.run.dir={tmp_path}/run",
+        cwd=tmp_path,
+    )  # fmt: skip
+    ratios, written = result(done, tmp_path / "run")
+    assert set(ratios) == {
+        "best_vs_eager", "best_vs_tuned_eager", "best_vs_torchscript_int8",
+        "best_vs_tuned_torchscript_int8", "torchscript_vs_eager", "cpp_vs_python", "file_to_answer",
+    }  # fmt: skip
+    assert all(ratio > 0 for ratio in ratios.values())
+    sides = {(row["side"], row["size"], row["batch"]) for row in written["rows"]}
+    assert ("plain eager", "128x192", 2) in sides
+    assert ("openvino", "256x256", 2) in sides
+    assert ("openvino", "128x192", 1) not in sides  # made for 256
+    assert ("C++ torchscript", "256x256", 1) in sides
+    file, paper = written["more"]
+    assert file["title"].startswith("From a JPEG of 512x512")
+    assert {row["paper_s"] for row in paper["rows"]} >= {0.147, 0.078, 3.70, 1.111 - 0.015}

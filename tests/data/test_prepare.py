@@ -1,0 +1,232 @@
+"""Preparing: interrupted, gone on with, refused."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hct_lightning.data.prepare import prepare
+from hct_lightning.data.sources import folder
+from hct_lightning.data.store import Recipe, Store
+
+# Prepares the images of a folder as the task does, in a process that can be killed.
+PROGRAM = """
+import sys
+from pathlib import Path
+from hct_lightning.data.prepare import prepare
+from hct_lightning.data.sources import folder
+from hct_lightning.data.store import Recipe
+recipe = Recipe((64, 64), "cover", 3, None, False, False, "raw", None)
+def say(items, total):
+    print("go", flush=True)
+    return items
+prepare(folder(sys.argv[1]), recipe, Path(sys.argv[2]), max_pixels=10**7, workers=2,
+        skip_unreadable=False, progress=say)
+"""
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """24 images of two classes."""
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        path = tmp_path / "images" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (300, 400, 3), np.uint8)).save(path)
+    return tmp_path / "images"
+
+
+def run(images: Path, root: Path, skip: bool = False, **options) -> dict[str, str]:
+    defaults = {
+        "size": (64, 64), "geometry": "cover", "channels": 3, "window": None, "srgb": False,
+        "breast": False, "format": "raw", "quality": None,
+    }  # fmt: skip
+    return prepare(
+        folder(str(images)), Recipe(**defaults | options), root, max_pixels=10**7, workers=2,
+        skip_unreadable=skip, progress=lambda items, _: items,
+    )  # fmt: skip
+
+
+def contents(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in root.rglob("*")
+        if path.is_file()
+    }
+
+
+def killed_somewhere(images: Path, root: Path, rng: random.Random) -> bool:
+    """Starts preparing and kills it, workers and all; False when it was done before."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(images), str(root)],
+        stdout=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    child.stdout.readline()
+    time.sleep(rng.uniform(0, 0.3))
+    # The parent alone every other time: its workers must follow it.
+    if rng.random() < 0.5:
+        os.killpg(child.pid, signal.SIGKILL)
+    else:
+        child.kill()
+    return child.wait() != 0
+
+
+@pytest.mark.slow
+def test_killed_ten_times_it_ends_as_if_undisturbed(images, tmp_path):
+    assert run(images, tmp_path / "whole") == {}
+    rng, kills = random.Random(0), 0
+    while kills < 10:
+        kills += killed_somewhere(images, tmp_path / "killed", rng)
+        manifest = json.loads((tmp_path / "killed" / "store.json").read_text())
+        if not manifest["complete"]:
+            with pytest.raises(ValueError, match="is not complete"):
+                Store(tmp_path / "killed")
+        else:
+            shutil.rmtree(tmp_path / "killed")
+    run(images, tmp_path / "killed")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_what_is_there_is_not_made_again_and_what_is_missing_is(images, tmp_path):
+    root = tmp_path / "store"
+    run(images, root)
+    undisturbed = contents(root)
+    items = sorted(root.rglob("*.npy"))
+    made = {path: path.stat().st_mtime_ns for path in items}
+    # As a kill leaves it: not complete, the journal's last line cut off, an item lost, one half-written.
+    manifest = json.loads((root / "store.json").read_text())
+    lines = [json.dumps(item) for item in manifest.pop("items")]
+    (root / "items.jsonl").write_text("\n".join(lines)[:-30])
+    (root / "store.json").write_text(json.dumps(manifest | {"complete": False}))
+    items[0].unlink()
+    items[1].write_bytes(items[1].read_bytes()[:-1])
+    (items[2].parent / f".{items[2].name}.tmp").write_bytes(b"half")
+    run(images, root)
+    assert contents(root) == undisturbed
+    again = {path for path in items if path.stat().st_mtime_ns != made[path]}
+    assert {items[0], items[1]} <= again
+    assert len(again) == 3  # and the one whose line was cut off
+
+
+def test_a_source_that_has_changed_is_made_again(images, tmp_path):
+    root = tmp_path / "store"
+    run(images, root)
+    before = contents(root)
+    first = sorted(images.rglob("*.png"))[0]
+    Image.new("RGB", (100, 100), "red").save(first)
+    run(images, root)
+    after = contents(root)
+    changed = {name for name in after if after[name] != before.get(name)} - {"store.json"}
+    assert len(changed) == 1
+    [path] = changed
+    assert np.load(root / path)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_images_come_and_go(images, tmp_path):
+    root = tmp_path / "store"
+    run(images, root)
+    gone = Store(root).items[0]
+    Path(gone.source).unlink()
+    Image.new("RGB", (100, 100)).save(images / "a" / "new.png")
+    run(images, root)
+    store = Store(root)
+    assert not (root / gone.file).exists()
+    assert sum("new" in item.file for item in store.items) == 1
+    assert len(store.items) == len(list(root.rglob("*.npy"))) == 24
+
+
+def test_another_store_or_folder_is_not_touched(images, tmp_path):
+    root = tmp_path / "store"
+    run(images, root)
+    before = contents(root)
+    for options, message in (
+        ({"size": (32, 32)}, r"made with size=\[64, 64\], not \[32, 32\]"),
+        ({"geometry": "paper"}, "made with geometry=cover, not paper"),
+        ({"channels": 1}, "made with channels=3, not 1"),
+        ({"format": "png"}, "made with format=raw, not png"),
+        ({"window": (0, 9)}, r"made with window=None, not \[0, 9\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(images, root, **options)
+    assert contents(root) == before
+    with pytest.raises(ValueError, match="is not empty and not a store"):
+        run(images, images)
+
+
+def test_all_unreadable_files_are_told_at_once_and_mended_ones_are_added(images, tmp_path):
+    root = tmp_path / "store"
+    paths = sorted(images.rglob("*.png"))
+    whole = {path: path.read_bytes() for path in paths[:3]}
+    paths[0].write_bytes(b"")
+    paths[1].write_bytes(whole[paths[1]][:1000])
+    paths[2].write_text("<html>")
+    unreadable = run(images, root)
+    assert set(unreadable) == {str(path) for path in paths[:3]}
+    assert all(reason.startswith(path) for path, reason in unreadable.items())
+    with pytest.raises(ValueError, match="is not complete"):
+        Store(root)
+    assert set(run(images, root, skip=True)) == set(unreadable)
+    assert len(Store(root).items) == 21
+    for path, content in whole.items():
+        path.write_bytes(content)
+    assert run(images, root) == {}
+    assert len(Store(root).items) == 24
+
+
+def test_a_disk_that_is_too_small_is_refused_before(images, tmp_path, monkeypatch):
+    free = shutil.disk_usage(tmp_path)._replace(free=2**28 + 100_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    with pytest.raises(OSError, match=r"needs about 0\.00 GB more and the disk has 0\.00 GB"):
+        run(images, tmp_path / "store")
+    assert not list((tmp_path / "store").rglob("*.npy"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's disk that is always full")
+def test_a_disk_that_is_full_leaves_what_was_made(images, tmp_path):
+    """A limit on a file's size stands in for the disk's end: writing fails half way."""
+    root = tmp_path / "store"
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({8000},) * 2)\n"
+    code = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n" + limited + PROGRAM
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(images), str(root)], capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "File too large" in done.stderr
+    assert not list(root.rglob("*.npy"))
+    assert not list(root.rglob("*.tmp"))
+    assert run(images, root) == {}
+    assert len(Store(root).items) == 24
+
+
+@pytest.mark.slow
+def test_a_worker_takes_less_than_three_decoded_images(photos, tmp_path):
+    picture = Image.open(photos / "Animal/canyon-wren.jpg").resize((6000, 6000))
+    for suffix in ("png", "jpg", "tif"):
+        path = tmp_path / f"large.{suffix}"
+        picture.save(path)
+        code = (
+            "import resource, sys\nfrom pathlib import Path\n"
+            "from hct_lightning.data.prepare import _convert\n"
+            "from hct_lightning.data.store import Recipe\n"
+            "recipe = Recipe((3000, 3000), 'cover', 3, None, False, False, 'raw', None)\n"
+            "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+            "before = peak()\n"
+            "job = ('train', 'a', sys.argv[1], 'train/a/0.npy', Path(sys.argv[2]), recipe, 10**9)\n"
+            "assert not isinstance(_convert(job), str)\n"
+            "print(peak() - before)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, path, tmp_path / suffix],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert int(done.stdout) < 3 * 6000 * 6000 * 3, suffix

@@ -1,0 +1,316 @@
+"""The C++ program reads, cuts, resizes and answers as Python does, and says what is wrong in one line."""
+
+import json
+import os
+import shutil
+import subprocess
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hct_lightning import load_artifact
+from hct_lightning.data import geometry
+from hct_lightning.data.images import read_image
+from hct_lightning.deploy import aoti, export_artifact, openvino, torchscript
+from hct_lightning.deploy.build_cpp import build
+from hct_lightning.network import build_network
+
+SPEC = {
+    "model": {"_target_": "hct_lightning.models.HCT"},
+    "classes": ["a", "b", "c", "d"],
+    "channels": 3,
+    "resolution": [192, 256],
+    "geometry": "cover",
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+    "window": None,
+}
+EXPORTERS = {
+    "torchscript": torchscript.export,
+    "openvino": partial(openvino.export, precision="fp32"),
+    "aoti": partial(aoti.export, precision="fp32"),
+}
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory) -> Path:
+    try:
+        return build(tmp_path_factory.mktemp("cpp"))
+    except ImportError as error:
+        if os.environ.get("HCT_CPP") == "required":
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def picture(photos) -> Image.Image:
+    with Image.open(photos / "Plant" / "blue-periwinkle.jpg") as photo:
+        return photo.resize((420, 280))
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    """Makes the artifact of a runtime from one network, once."""
+    torch.manual_seed(0)
+    network = build_network(SPEC)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0  # one batch sets the statistics, so that the answers are mixed
+    network(torch.randint(0, 256, (4, 3, 192, 256), dtype=torch.uint8))
+    network.eval()
+    place = tmp_path_factory.mktemp("artifacts")
+
+    def make(name: str) -> Path:
+        if (place / name).exists():
+            return place / name
+        return export_artifact(name, EXPORTERS[name], network, SPEC, place)
+
+    return make
+
+
+class Pixels(torch.nn.Module):
+    """A class for every value of the input: a value off by one moves its probability by 2 %."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1).float() / 50
+
+
+def pixels_artifact(place: Path, size: tuple[int, int], **other: object) -> Path:
+    spec = SPEC | {"resolution": list(size)} | other
+    classes = [f"{i:05d}" for i in range(spec["channels"] * size[0] * size[1])]
+    spec["classes"] = classes
+    return export_artifact("pixels", torchscript.export, Pixels(), spec, place)
+
+
+def run(program: Path, *args: object, **options: object) -> subprocess.CompletedProcess:
+    return subprocess.run([program, *args], capture_output=True, text=True, timeout=60, **options)
+
+
+def answer(program: Path, *args: object) -> dict:
+    done = run(program, *args)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def seen(program: Path, artifact: Path, image: Path) -> torch.Tensor:
+    """The pixels that the program fed to a `Pixels` artifact, relative to their mean."""
+    found = answer(program, artifact, image)
+    return (torch.tensor(list(found["probabilities"].values())).log() * 50).round()
+
+
+def expected(image: Path, size: tuple[int, int], rule: str, channels: int = 3, **options):
+    whole = read_image(image, channels, max_pixels=2**30, **options)
+    return geometry.apply(whole, size, rule).flatten().float()
+
+
+def assert_same_pixels(found: torch.Tensor, wanted: torch.Tensor, atol: int = 0) -> None:
+    shift = (found - wanted).median()
+    torch.testing.assert_close(found - shift, wanted, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize(
+    "runtime", ["torchscript", "openvino", pytest.param("aoti", marks=pytest.mark.slow)]
+)
+def test_same_probabilities_as_python(program, export, runtime, picture, tmp_path):
+    artifact = export(runtime)
+    picture.save(tmp_path / "x.png")
+    found = answer(program, artifact, tmp_path / "x.png")
+    image = read_image(tmp_path / "x.png", 3, max_pixels=2**30)
+    python = load_artifact(artifact)(geometry.apply(image, (192, 256), "cover")[None])[0]
+    assert list(found["probabilities"]) == SPEC["classes"]
+    assert list(found["probabilities"].values()) == pytest.approx(python.tolist(), abs=1e-4)
+    assert found["class"] == SPEC["classes"][python.argmax()]
+    assert python.max() < 0.99  # else every program would be right
+
+
+@pytest.mark.parametrize("rule", ["cover", "paper"])
+def test_geometry_vectors(program, picture, tmp_path, rule):
+    """Every rule and rounding: larger, smaller and narrower than the target, odd sides, borders."""
+    artifact = pixels_artifact(tmp_path, (20, 14), geometry=rule)
+    sizes = [(420, 280), (20, 14), (21, 23), (14, 20), (13, 57), (7, 5), (41, 29), (15, 22)]
+    images = []
+    for width, height in sizes:
+        images.append(tmp_path / f"{width}x{height}.png")
+        picture.resize((width, height)).save(images[-1])
+    lines = run(program, artifact, *images).stdout.splitlines()
+    assert len(lines) == len(sizes)
+    for image, line in zip(images, lines, strict=True):
+        probabilities = json.loads(line)["probabilities"].values()
+        found = (torch.tensor(list(probabilities)).log() * 50).round()
+        assert_same_pixels(found, expected(image, (20, 14), rule))
+
+
+def sixteen_bit(picture: Image.Image) -> Image.Image:
+    values = np.asarray(picture.convert("L")).astype(np.uint16) * 200 + 321
+    return Image.fromarray(values)
+
+
+KINDS = {
+    "rgb": lambda picture: picture,
+    "grey": lambda picture: picture.convert("L"),
+    "two-level": lambda picture: picture.convert("1"),
+    "palette": lambda picture: picture.quantize(64),
+    "palette-4-bit": lambda picture: picture.quantize(9),
+    "alpha": lambda picture: Image.merge("RGBA", (*picture.split(), picture.split()[0])),
+    "grey-alpha": lambda picture: picture.convert("LA"),
+    "16-bit": sixteen_bit,
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_kind_of_png(program, picture, tmp_path, channels):
+    artifact = pixels_artifact(tmp_path, (18, 12), channels=channels)
+    for name, kind in KINDS.items():
+        image = tmp_path / f"{name}.png"
+        kind(picture.resize((18, 24))).save(image)
+        found = seen(program, artifact, image)
+        assert_same_pixels(found, expected(image, (18, 12), "cover", channels))
+
+
+def test_window_of_16_bit(program, picture, tmp_path):
+    artifact = pixels_artifact(tmp_path, (18, 12), channels=1, window=[1000.5, 40000])
+    image = tmp_path / "x.png"
+    sixteen_bit(picture.resize((18, 24))).save(image)
+    wanted = expected(image, (18, 12), "cover", 1, window=(1000.5, 40000))
+    assert_same_pixels(seen(program, artifact, image), wanted)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_exif_orientation(program, picture, tmp_path, suffix):
+    artifact = pixels_artifact(tmp_path, (18, 12))
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image = tmp_path / f"{orientation}.{suffix}"
+        picture.resize((24, 18)).save(image, exif=exif)
+        # Another build of libjpeg may round otherwise.
+        assert_same_pixels(
+            seen(program, artifact, image), expected(image, (18, 12), "cover"), atol=2
+        )
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg(program, picture, tmp_path, mode, channels):
+    artifact = pixels_artifact(tmp_path, (18, 12), channels=channels)
+    image = tmp_path / "x.jpg"
+    picture.resize((36, 24)).convert(mode).save(image, quality=90)
+    wanted = expected(image, (18, 12), "cover", channels)
+    assert_same_pixels(seen(program, artifact, image), wanted, atol=2)
+
+
+@pytest.mark.parametrize(("size", "factor"), [((72, 108), 4), ((40, 60), 2), ((39, 60), 1)])
+def test_a_large_jpeg_is_reduced_while_it_is_decoded(program, picture, tmp_path, size, factor):
+    artifact = pixels_artifact(tmp_path, (18, 27))
+    image = tmp_path / "x.jpg"
+    picture.resize(size[::-1]).save(image, quality=90)
+    with Image.open(image) as file:  # Pillow does it, too, when asked to
+        file.draft("RGB", (size[1] // factor, size[0] // factor))
+        assert file.size == (size[1] // factor, size[0] // factor)
+        reduced = torch.from_numpy(np.array(file)).permute(2, 0, 1)
+    wanted = geometry.apply(reduced, (18, 27), "cover").flatten().float()
+    assert_same_pixels(seen(program, artifact, image), wanted, atol=2)
+
+
+def test_times_itself_and_answers_line_by_line(program, export, picture, tmp_path):
+    artifact = export("torchscript")
+    picture.save(tmp_path / "x.png")
+    found = answer(program, "--repeat", "5", "--threads", "1", artifact, tmp_path / "x.png")
+    assert len(found["seconds"]) == 5
+    assert 0 < min(found["seconds"]) <= found["median_s"] <= max(found["seconds"])
+    assert found["threads"] == 1
+    assert 0.05 < found["peak_gib"] < 4
+    done = run(program, "--wait", artifact, tmp_path / "x.png", input="go\ngo\n")
+    _, *rounds = map(json.loads, done.stdout.splitlines())
+    assert len(rounds) == 2
+    assert all(line["seconds"] > 0 for line in rounds)
+
+
+def changed(artifact: Path, place: Path, **fields: object) -> Path:
+    other = shutil.copytree(artifact, place)
+    description = json.loads((other / "artifact.json").read_text())
+    (other / "artifact.json").write_text(json.dumps(description | fields))
+    return other
+
+
+def test_wrong_usage_ends_with_2(program, tmp_path):
+    for args, message in {
+        (): "give an artifact and at least one image",
+        ("--repeat", "0", "a", "b"): "--repeat takes a positive number",
+        ("a", "b", "--threads"): "--threads takes a positive number",
+        ("--speed", "a", "b"): "unknown option --speed",
+    }.items():
+        done = run(program, *args)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("error: ")
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert "usage" in run(program, "--help").stdout
+
+
+def test_bad_artifacts_end_with_3(program, export, picture, tmp_path):
+    picture.save(tmp_path / "x.png")
+    artifact = export("torchscript")
+    flipped = shutil.copytree(artifact, tmp_path / "flipped")
+    model = bytearray((flipped / "model.ts").read_bytes())
+    model[len(model) // 2] ^= 1
+    (flipped / "model.ts").write_bytes(model)
+    broken = shutil.copytree(artifact, tmp_path / "broken")
+    (broken / "artifact.json").write_text('{"format": 1')
+    digest = "0" * 64
+    for folder, message in {
+        tmp_path: "no artifact.json",
+        flipped: "has changed since it was exported",
+        broken: "is damaged",
+        changed(artifact, tmp_path / "new", format=99): "has format 99",
+        changed(artifact, tmp_path / "abacus", runtime="abacus"): "abacus is unknown",
+        changed(artifact, tmp_path / "out", sha256={"model.ts": digest, "../x": digest}): "outside",
+        changed(artifact, tmp_path / "none", file="other.ts"): "no digest",
+    }.items():
+        done = run(program, folder, tmp_path / "x.png")
+        assert (done.returncode, done.stdout) == (3, ""), folder
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_bad_images_end_with_4(program, export, picture, tmp_path):
+    artifact = export("torchscript")
+    for suffix in ("png", "jpg"):
+        picture.save(tmp_path / f"whole.{suffix}")
+        data = (tmp_path / f"whole.{suffix}").read_bytes()
+        (tmp_path / f"half.{suffix}").write_bytes(data[: len(data) // 2])
+    picture.save(tmp_path / "x.bmp")
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name in ("half.png", "half.jpg", "x.bmp", "empty.png", "missing.png", "."):
+        done = run(program, artifact, tmp_path / name)
+        assert (done.returncode, done.stdout) == (4, ""), name
+        assert str(tmp_path / name) in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "aoti"])
+def test_a_model_that_does_not_load_ends_with_5(program, export, picture, tmp_path, runtime):
+    """An artifact that is sound by its digests but whose file is of another runtime."""
+    picture.save(tmp_path / "x.png")
+    other = changed(export("torchscript"), tmp_path / "other", runtime=runtime)
+    done = run(program, other, tmp_path / "x.png")
+    assert done.returncode == 5
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.slow
+def test_code_of_another_machine_ends_with_3(program, export, picture, tmp_path):
+    picture.save(tmp_path / "x.png")
+    for fields, message in (
+        ({"instruction_set": "AVX2"}, "compiled for 'AVX2'"),
+        ({"versions": {"torch": "2.1.0"}}, "compiled with torch 2.1.0"),
+    ):
+        other = changed(export("aoti"), tmp_path / message[-5:], **fields)
+        done = run(program, other, tmp_path / "x.png")
+        assert done.returncode == 3
+        assert message in done.stderr
