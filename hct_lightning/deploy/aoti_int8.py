@@ -1,6 +1,8 @@
 """AOTInductor in int8 by torchao's pt2e: calibrated (PTQ), or trained on (QAT)."""
 
 import logging
+import re
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -73,7 +75,16 @@ def export(
         _distill(prepared, network, calibration, qat_steps, qat_lr, qat_batch)
     converted = convert_pt2e(prepared)
     aoti.compile_package(program(converted, example, dynamic=dynamic), folder)
-    return Exported("aoti", "int8", aoti.FILE, multiple=MULTIPLE)
+    int8 = count_int8(folder / aoti.FILE)
+    return Exported("aoti", "int8", aoti.FILE, multiple=MULTIPLE, int8=int8)
+
+
+def count_int8(file: Path) -> dict[str, int]:
+    """How many layers run in int8: the kernels that the package's code calls."""
+    with zipfile.ZipFile(file) as package:
+        code = [package.read(n).decode() for n in package.namelist() if n.endswith("wrapper.cpp")]
+    called = re.findall(r"aoti_torch_cpu__q(conv|linear)\w*_pointwise\w*\(", "".join(code))
+    return {"convolutions": called.count("conv"), "linears": called.count("linear")}
 
 
 def _singly(batches: Iterable[Tensor]) -> Iterator[Tensor]:
