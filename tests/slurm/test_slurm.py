@@ -229,5 +229,7 @@ def test_options_reach_the_job(slurm, tmp_path):
     done = slurm.hct("+slurm=cpu", "slurm.partition=none", cwd=tmp_path, status=1)
     assert "error: sbatch refuses" in done.stderr
     assert "invalid partition" in done.stderr
+    done = slurm.hct("+slurm=cpu", "trainer.devices=auto", cwd=tmp_path, status=1)
+    assert "trainer.devices=auto: Slurm has to be told" in done.stderr
     done = slurm.hct("+slurm=cpu", "seed=7", f"hydra.sweep.dir={tmp_path}", cwd=tmp_path, status=1)
     assert "holds runs with other options" in done.stderr
