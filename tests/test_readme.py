@@ -65,7 +65,11 @@ def test_composes(command, home, tmp_path):
         if not argument.startswith("-")
     ]
     # Of a sweep the first point.
-    overrides = [argument.split(",")[0] for argument in overrides if argument != "job"]
+    overrides = [
+        argument if "[" in argument else argument.split(",")[0]
+        for argument in overrides
+        if argument != "job"
+    ]
     Plugins.instance().register(MoreConfigs)
     with initialize_config_module("hct_lightning.conf", version_base="1.3"):
         compose("config", overrides=overrides, return_hydra_config=True)
@@ -79,6 +83,18 @@ def test_runs(command, home, trained, cli, tmp_path):
         args += ["benchmark.source_size=512", "benchmark.resolution=256", "benchmark.rounds=1"]
     elif "benchmark=step" in args:
         args += ["benchmark.resolution=256", "benchmark.rounds=1", "benchmark.warmup=1"]
+    elif "benchmark=memory" in args:
+        args += ["benchmark.resolution=256", "benchmark.rounds=1", "benchmark.warmup=1"]
+        args += ["benchmark.settings=[[256,1,32-true,low]]"]
+    elif "task=plan" in args:
+        args += ["plan.resolution=[256]", "plan.timed_at=128"]
+    elif "benchmark=inference" in args:
+        given = {arg.split("=")[0] for arg in args}
+        small = (
+            "benchmark.resolutions=[128]", "benchmark.batch_sizes=[1]", "benchmark.artifacts=[torchscript]",
+            "benchmark.rounds=1", "benchmark.warmup=1",
+        )  # fmt: skip
+        args += [arg for arg in small if arg.split("=")[0] not in given]
     elif any(arg.startswith("run=") for arg in args):
         pass  # the run is small already
     else:

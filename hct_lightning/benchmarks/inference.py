@@ -17,71 +17,30 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hct_lightning.benchmarks.accuracy import compare
+from hct_lightning.benchmarks.accuracy import judge
 from hct_lightning.benchmarks.interleave import Measured, interleave, paired_ratio
-from hct_lightning.benchmarks.models import Model, find, load
+from hct_lightning.benchmarks.models import Model, find
+from hct_lightning.benchmarks.paper import (
+    EAGER,
+    INT8,
+    PLAIN,
+    PLAIN_PAPER,
+    TUNED_EAGER,
+    TUNED_INT8,
+    paper_rows,
+)
 from hct_lightning.data import scenes
 from hct_lightning.data.datamodule import IMAGENET_MEAN, IMAGENET_STD, ImageData
 from hct_lightning.data.geometry import Size, as_size
-from hct_lightning.data.loading import Images, Loader, auto_workers
-from hct_lightning.data.readers import FileReader
+from hct_lightning.deploy import build_cpp
 from hct_lightning.network import build_network
 from hct_lightning.run import write_whole
 
 log = logging.getLogger(__name__)
 
-EAGER, TUNED_EAGER = "plain eager", "tuned eager"
-INT8, TUNED_INT8 = "plain int8 TorchScript", "tuned int8 TorchScript"
-PLAIN = {
-    EAGER: ["eager"],
-    TUNED_EAGER: ["eager", "--tuned"],
-    INT8: ["static", "--traced"],
-    TUNED_INT8: ["static", "--traced", "--tuned"],
-}
-TRACED, DYNAMIC_TRACED = "plain TorchScript", "plain dynamic int8 TorchScript"
-PLAIN_PAPER = {
-    "plain static int8": ["static"],
-    "plain dynamic int8": ["dynamic"],
-    TRACED: ["eager", "--traced"],
-    DYNAMIC_TRACED: ["dynamic", "--traced"],
-}
 FRESH = (4000, 4000)  # pixels, of a fresh HCT
 CPP_RUNTIMES = ("torchscript", "aoti", "openvino")
 PACKAGES = ("torch", "torchvision", "torchao", "openvino", "nncf", "onnxruntime", "pillow", "timm")
-
-
-class Paper(NamedTuple):
-    """A row of "Optimization of Efficient Transformer for High Resolution Images", Fig. 5 to 9.
-
-    seconds a call at 4000 px, megabytes, accuracy on 260 images; the sides that answer to it here.
-    """
-
-    what: str
-    device: str
-    batch: int
-    seconds: float
-    mb: float | None
-    accuracy: float | None
-    plain: str | None
-    ours: str | None
-
-
-PAPER = (
-    Paper("eager fp32", "cpu", 1, 0.147, 7.04, 0.596, EAGER, "checkpoint"),
-    Paper("static int8", "cpu", 1, 0.078, 1.97, 0.558, "plain static int8", "torchscript_int8"),
-    Paper("dynamic int8", "cpu", 1, 0.169, 5.82, 0.596, "plain dynamic int8", "torchscript_int8_dynamic"),
-    Paper("traced fp32", "cpu", 1, 0.240, None, None, TRACED, "torchscript"),
-    Paper("traced static int8", "cpu", 1, 0.157, None, None, INT8, "torchscript_int8"),
-    Paper("traced dynamic int8", "cpu", 1, 0.258, None, None, DYNAMIC_TRACED, "torchscript_int8_dynamic"),
-    Paper("traced fp32, beside C++", "cpu", 1, 0.248, None, None, TRACED, "torchscript"),
-    Paper("traced fp32, C++", "cpu", 1, 0.243, None, None, None, "C++ torchscript"),
-    Paper("eager fp32", "cpu", 16, 3.70, None, None, EAGER, "checkpoint"),
-    Paper("traced fp32", "cpu", 16, 3.62, None, None, TRACED, "torchscript"),
-    Paper("eager fp32", "cuda", 16, 0.833, None, None, EAGER, "checkpoint"),
-    Paper("traced fp32", "cuda", 16, 1.926, None, None, TRACED, None),
-    Paper("eager fp32", "cuda", 1, 0.057, None, None, EAGER, "checkpoint"),
-    Paper("traced fp32", "cuda", 1, 1.096, None, None, TRACED, None),
-)  # fmt: skip
 
 
 class Shape(NamedTuple):
@@ -154,6 +113,9 @@ def benchmark(
         raise ValueError(
             f"benchmark.together={together}: the baseline and a side are two processes"
         )
+    program = (
+        build_cpp.build(Path(cpp).resolve()) if cpp else None
+    )  # what is missing is said at once
     out = Path(output)
     out.mkdir(parents=True, exist_ok=True)
     sizes = [as_size(resolution) for resolution in resolutions or ()]
@@ -188,36 +150,39 @@ def benchmark(
     best = max(served, key=speeds[first].__getitem__)
     ratios = compare_speeds(speeds[first], best)
 
-    if cpp:
-        from hct_lightning.deploy.build_cpp import build
+    one = first._replace(batch=1)  # the C++ program and a file are an image at a time
 
-        program, image = build(Path(cpp).resolve()), random_png(first.size, out / "random.png")
+    if program:
+        image = random_png(one.size, out / "random.png")
         for name in dict.fromkeys(("torchscript", best)):
             if name not in served or served[name].about.get("runtime") not in CPP_RUNTIMES:
                 continue
             there = f"C++ {name}"
             command = [str(program), "--wait", served[name].where, str(image)]
-            measured, speed = measure({name: first.ours(served[name]), there: command})
+            measured, speed = measure({name: one.ours(served[name]), there: command})
             ratios["cpp_vs_python"] = 1 / speed[there]
             about = {key: served[name].about[key] for key in ("precision", "size_bytes")}
             measured[there].facts.update(about)
-            relative = {there: speeds[first][name] * speed[there]}
-            rows += table({there: measured[there]}, relative, first)
+            relative = {there: speeds[one][name] * speed[there] if one in speeds else None}
+            rows += table({there: measured[there]}, relative, one)
         image.unlink()
 
     more = []
     if baselines:
-        file = f"--image={enlarged(photo, first.size, out / 'enlarged.jpg')}"
-        sides = {name: [*first.plain(PLAIN[name]), file] for name in (EAGER, TUNED_EAGER)}
-        measured, speed = measure(sides | {best: [*first.ours(served[best]), file]})
+        file = enlarged(photo, one.size, out / "enlarged.jpg")
+        sides = {name: one.plain(PLAIN[name]) for name in (EAGER, TUNED_EAGER)}
+        sides[best] = one.ours(served[best])
+        measured, speed = measure({n: [*side, f"--image={file}"] for n, side in sides.items()})
         ratios["file_to_answer"] = speed[best]
-        title = f"From a JPEG of {2 * first.size[1]}x{2 * first.size[0]} pixels to the answer"
-        more.append({"title": title, "rows": table(measured, speed, first)})
-    if accuracy:
-        more.append(judge(served, data, accuracy))
+        title = f"From a JPEG of {2 * one.size[1]}x{2 * one.size[0]} pixels to the answer"
+        more.append({"title": title, "rows": table(measured, speed, one)})
+        file.unlink()
+    judged = judge(served, data, accuracy) if accuracy else None
+    if judged:
+        more.append(judged)
     if paper:
-        judged = more[-1]["rows"] if accuracy else []
-        more.append({"title": "The paper's figures and ours", "rows": paper_rows(rows, judged)})
+        beside = paper_rows(rows, judged["rows"] if judged else [])
+        more.append({"title": "The paper's figures and ours", "rows": beside})
     draw(rows, out / "inference.png")
     return {
         "title": f"Inference from uint8 pixels in memory, medians of {rounds}",
@@ -256,6 +221,7 @@ def fresh_run(folder: Path, size: Size, artifacts: Sequence[str]) -> Path:
     height, width = size
     overrides = [
         f"data.resolution=[{height},{width}]", f"data.scene_size={max(size)}", "data.train=8", "data.valid=4",
+        "export.calibration=4", "export.evaluation=0",
     ]  # fmt: skip
     write_whole(folder / ".hydra" / "overrides.yaml", json.dumps(overrides))
     for name in artifacts:
@@ -316,7 +282,7 @@ def compare_speeds(speed: Mapping[str, float], best: str) -> dict[str, float]:
 
 
 def table(
-    measured: Mapping[str, Measured], speed: Mapping[str, float], shape: Shape
+    measured: Mapping[str, Measured], speed: Mapping[str, float | None], shape: Shape
 ) -> list[dict[str, Any]]:
     """A row per side."""
     rows = []
@@ -360,84 +326,6 @@ def enlarged(photo: str | None, size: Size, path: Path) -> Path:
         image = Image.fromarray(scenes.draw(0, 0, max(height, width)))
     image.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=95)
     return path
-
-
-def judge(models: Mapping[str, Model], data: ImageData, limit: int) -> dict[str, Any]:
-    """Accuracy, agreement and McNemar's test on validation images, against the checkpoint in fp32.
-
-    Without a checkpoint the first fp32 artifact takes its place.
-    """
-    trained = {name: model for name, model in models.items() if model.kind != "timm"}
-    reference = next(
-        (n for n, m in trained.items() if m.kind == "checkpoint" or m.about["precision"] == "fp32"),
-        None,
-    )
-    if reference is None:
-        raise ValueError(
-            "benchmark.accuracy compares with fp32; measure a checkpoint or an fp32 artifact, too"
-        )
-    data.prepare()
-    about = trained[reference].about
-    for name, model in trained.items():
-        if list(model.about["classes"]) != list(data.classes):
-            raise ValueError(
-                f"{name} tells {', '.join(model.about['classes'])} apart, the data has "
-                f"{', '.join(data.classes)}; give the data it was made for, or leave benchmark.accuracy out"
-            )
-    every = data.catalogue.valid
-    chosen = np.linspace(0, len(every) - 1, min(limit, len(every))).round().astype(int)
-    labels = [every.labels[i] for i in chosen]
-    read = FileReader(
-        channels=about.get("channels") or about["input"]["channels"],
-        size=tuple(about["resolution"]), geometry=about["geometry"], max_pixels=data.max_pixels,
-        window=about["window"], srgb=data.srgb, breast=data.breast,
-    )  # fmt: skip
-    images = Images([every.paths[i] for i in chosen], labels, read)
-    loader = Loader(
-        images, [[i] for i in range(len(labels))], num_workers=auto_workers(data.num_workers)
-    )
-    serving = {name: load(model, precision="32-true")[0] for name, model in trained.items()}
-    answers = {name: [] for name in serving}
-    for batch in loader:
-        for name, probabilities in serving.items():
-            answers[name].append(probabilities(batch.images).argmax().item())
-    return {
-        "title": f"Accuracy on {len(labels)} validation images, against {reference} in fp32",
-        "rows": [
-            {"side": name} | compare(found, answers[reference], labels)
-            for name, found in answers.items()
-        ],
-    }
-
-
-def paper_rows(
-    rows: Sequence[Mapping[str, Any]], judged: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """The paper's figures beside those measured here at 4000 px; empty where nothing was."""
-    measured = {(r["side"], r["device"], r["batch"]): r for r in rows if r["size"] == "4000x4000"}
-    accuracy = {row["side"]: row["accuracy"] for row in judged}
-    found = []
-    for row in PAPER:
-        plain, ours = (
-            measured.get((side, row.device, row.batch), {}) for side in (row.plain, row.ours)
-        )
-        found.append(
-            {
-                "what": row.what,
-                "device": row.device,
-                "batch": row.batch,
-                "paper_s": row.seconds,
-                "plain_s": plain.get("p50_s"),
-                "ours_s": ours.get("p50_s"),
-                "ours": row.ours,
-                "paper_mb": row.mb,
-                "plain_mb": plain.get("mb") if row.mb else None,
-                "ours_mb": ours.get("mb") if row.mb else None,
-                "paper_accuracy": row.accuracy,
-                "ours_accuracy": accuracy.get(row.ours) if row.accuracy else None,
-            }
-        )
-    return found
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

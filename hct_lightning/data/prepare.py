@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import multiprocessing
 import os
 import shutil
@@ -105,8 +106,10 @@ def _alone(root: Path) -> Iterator[None]:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ValueError(f"{root} is being prepared by another process") from error
-        yield
-    (root / ".lock").unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            (root / ".lock").unlink(missing_ok=True)
 
 
 def _begin(root: Path, manifest: dict[str, Any]) -> dict[str, Item]:
@@ -158,37 +161,34 @@ def _make(
     """Makes the items, yields each when it is whole, and collects what can't be read."""
     if not jobs:
         return
-    started, size = time.monotonic(), 0
+    recipe = jobs[0][5]
+    if recipe.format == "raw":  # whose size is known before
+        _check_space(root, len(jobs) * math.prod(recipe.size) * recipe.channels)
+    started, size, count = time.monotonic(), 0, 0
     # Not forked from here: threads of decoders that this process has used would be missing there.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
         try:
-            for n, (job, made) in enumerate(
-                zip(jobs, pool.map(_convert, jobs, chunksize=1), strict=True), 1
-            ):
+            for job, made in zip(jobs, pool.map(_convert, jobs), strict=True):
                 if isinstance(made, str):
                     unreadable[job[2]] = made
                     continue
                 size += made.bytes
+                count += 1
                 yield made
-                if n == min(
-                    2 * workers, len(jobs)
-                ):  # the first of each worker are still warming up
-                    left = len(jobs) - n
-                    _check_space(root, left * size // n, left * (time.monotonic() - started) / n)
+                if count == min(2 * workers, len(jobs)):
+                    left = len(jobs) - count - len(unreadable)
+                    seconds = left * (time.monotonic() - started) / count
+                    log.info("to come: about %.2f GB, %.0f s", left * size / count / 1e9, seconds)
+                    _check_space(root, left * size // count)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _check_space(root: Path, needed: int, seconds: float) -> None:
-    """Says what is to come.
-
-    Raises:
-        OSError: when the disk has too little room for it.
-    """
-    log.info("to come: about %.2f GB, %.0f s", needed / 1e9, seconds)
+def _check_space(root: Path, needed: int) -> None:
+    """Raises OSError when the disk has too little room for `needed` bytes."""
     free = shutil.disk_usage(root).free - _KEEP_FREE
     if needed > free:
         raise OSError(
@@ -225,6 +225,9 @@ def _convert(job: tuple) -> Item | str:
     try:
         write_item(image, temporary, recipe)
         temporary.replace(target)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"{target}: {reason}; mend that and run it again: it goes on") from error
     finally:
         temporary.unlink(missing_ok=True)
     return Item(
@@ -238,7 +241,9 @@ def write_item(image: Tensor, path: Path, recipe: Recipe) -> None:
     pixels = image.permute(1, 2, 0).contiguous().numpy()
     with path.open("wb") as file:
         if recipe.format == "raw":
-            np.lib.format.write_array(file, pixels, allow_pickle=False)
+            header = np.lib.format.header_data_from_array_1_0(pixels)
+            np.lib.format.write_array_header_1_0(file, header)
+            file.write(pixels.data)
         else:
             picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
             if recipe.format == "png":

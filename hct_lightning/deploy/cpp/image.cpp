@@ -134,7 +134,8 @@ at::Tensor read_jpeg(const Bytes& bytes, int channels, const Reduce& reduce) {
     for (auto* marker = info.marker_list; marker; marker = marker->next)
       if (marker->data_length > 6 && std::memcmp(marker->data, "Exif\0\0", 6) == 0)
         turned = orientation(marker->data, marker->data_length);
-    if (turned == 1) info.scale_denom = reduce({info.image_height, info.image_width});
+    info.scale_num = 1;
+    info.scale_denom = turned == 1 ? reduce({info.image_height, info.image_width}) : 1;
     info.out_color_space = info.num_components == 1 && channels == 1 ? JCS_GRAYSCALE : JCS_RGB;
     jpeg_start_decompress(&info);
     image = empty_image(info.output_height, info.output_width, info.output_components);
