@@ -15,6 +15,7 @@ from hct_lightning.deploy.artifact import Exported
 from hct_lightning.deploy.extra import deploy_extra
 from hct_lightning.deploy.folding import fold_batch_norm
 from hct_lightning.deploy.program import MULTIPLE, program
+from hct_lightning.deploy.quantization import has_vnni
 from hct_lightning.deploy.sensitivity import float_layers
 
 with deploy_extra():
@@ -63,7 +64,11 @@ def export(
     """
     example = example.contiguous(memory_format=torch.channels_last)
     quantizer = X86InductorQuantizer()
-    quantizer.set_global(get_default_x86_inductor_quantization_config(is_qat=qat_steps > 0))
+    quantizer.set_global(
+        get_default_x86_inductor_quantization_config(
+            is_qat=qat_steps > 0, reduce_range=not has_vnni()
+        )
+    )
     for name in float_layers(network, calibration, percent):
         quantizer.set_module_name_qconfig(name, None)
     graph = program(fold_batch_norm(network), example, dynamic=dynamic).module()
