@@ -73,15 +73,14 @@ class ExportAtEnd(Callback):
             return
         network, spec = load_network(best, self.allow)
         data = trainer.datamodule
+        calibration = data.calibration(self.calibration)
         reference = None
         if self.evaluation:
             reference = Reference(network, data.evaluation(self.evaluation))
         for name, exporter in self.exporters.items():
             export_artifact(
                 name, exporter, network, spec, run / "artifacts",
-                dynamic=self.dynamic,
-                calibration=data.calibration(self.calibration),
-                reference=reference,
+                dynamic=self.dynamic, calibration=calibration, reference=reference,
             )  # fmt: skip
         made = read_descriptions(run / "artifacts")
         for name in self.exporters:

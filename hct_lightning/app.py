@@ -152,11 +152,13 @@ def _run(cfg: DictConfig) -> float | None:
         # They would say the same again.
         for name in (None, "hct_lightning"):
             logging.getLogger(name).setLevel(logging.WARNING)
-    elif job.is_submitted() and cfg.run is None:
-        Run(folder).update(overrides=list(HydraConfig.get().overrides.task))
     try:
         from hct_lightning import runtime, safety
 
+        if job.is_submitted() and is_rank_zero() and cfg.run is None:
+            Run(folder).update(
+                overrides=list(HydraConfig.get().overrides.task)
+            )  # for the sweep's report
         safety.check_targets(OmegaConf.to_container(cfg, resolve=True), cfg.safety.allow)
         runtime.configure(cfg.runtime)
         task = importlib.import_module(f"hct_lightning.tasks.{cfg.task}")

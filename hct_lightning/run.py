@@ -124,18 +124,23 @@ class Run:
         """
         waits = _has_lost_another(error) or status == "interrupted"
         deadline = time.monotonic() + (20 if waits else 0)
-        while self.record.get("status", "running") == "running":
+        while not self._has_ended():
             if time.monotonic() >= deadline:
                 with contextlib.suppress(OSError):
                     Run(self.folder).update(status=status, reason=reason, ended=_now())
                 return
             time.sleep(0.2)
 
+    def _has_ended(self) -> bool:
+        """Whether another rank of this Slurm job has recorded the end, not one before a restart."""
+        record = self.record
+        return record.get("slurm") == job.description() and record["status"] != "running"
+
     def _what_another_rank_said(self, error: BaseException) -> str | None:
         """The cause on another rank, where this one only lost its connection to it."""
         if not _has_lost_another(error):
             return None
-        if self.record["status"] == "failed":  # by a rank that srun started
+        if self.record["status"] == "failed":  # another rank that srun started has said so
             return self.record["reason"]
         died = f"a rank has died without a word ({error})"
         # At once: Lightning may kill this process, too, when it sees that another is gone.

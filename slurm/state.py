@@ -26,7 +26,7 @@ class Point(NamedTuple):
     """A job and its run.
 
     job: Slurm's id, 123 or 123_4.
-    state: Slurm's; `unknown` when Slurm has forgotten the job.
+    state: Slurm's, see `slurm_states`.
     overrides: what distinguishes it from the other points.
     run: the run's folder, status, reason, epochs done, validation accuracy and restarts; None or 0
         while there is none.
@@ -122,10 +122,13 @@ def _progress(path: Path) -> tuple[int | None, float | None]:
 
 
 def slurm_states(jobs: Iterable[str]) -> dict[str, str]:
-    """Slurm's state of each job: of the controller, else of the accounting, else `unknown`."""
+    """Slurm's state of each job: the controller's, else that of the accounting.
+
+    `unknown` when both have forgotten the job, or never knew it; `no answer` when none answers.
+    """
     jobs = list(jobs)
     ids = ",".join(sorted({job.partition("_")[0] for job in jobs}))
-    found = {}
+    found, unheard = {}, "no answer"
     for command in (
         ["sacct", "-n", "-X", "-P", "-o", "JobID,State", "-j", ids],
         ["squeue", "-h", "-r", "-t", "all", "-o", "%i|%T", "-j", ids],
@@ -134,10 +137,12 @@ def slurm_states(jobs: Iterable[str]) -> dict[str, str]:
             said = subprocess.run(command, capture_output=True, text=True, timeout=60)
         except (FileNotFoundError, subprocess.TimeoutExpired):
             continue
+        if said.returncode == 0 or "Invalid job id" in said.stderr:
+            unheard = "unknown"
         for line in said.stdout.splitlines() if said.returncode == 0 else ():
             job, _, state = line.partition("|")
             found[job] = state.split()[0]  # CANCELLED by 1000
-    return {job: found.get(job, "unknown") for job in jobs}
+    return {job: found.get(job, unheard) for job in jobs}
 
 
 def wait(jobs: Sequence[str], *, longest_s: float = 30.0) -> None:
@@ -165,7 +170,7 @@ def wait(jobs: Sequence[str], *, longest_s: float = 30.0) -> None:
 def settle(points: Iterable[Point]) -> None:
     """Writes into `run.json` what a run that Slurm ended could not say itself."""
     for point in points:
-        if point.run and Run(point.run).record["status"] == "running" and point.state in OVER:
+        if point.run and Run(point.run).record.get("status") == "running" and point.state in OVER:
             Run(point.run).update(status=point.status, reason=point.reason)
 
 
@@ -182,4 +187,4 @@ def show(points: Sequence[Point]) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     for point in points:
         if point.reason:
-            print(f"job {point.job}: {point.reason}")
+            print(f"job {point.job}: {' '.join(point.reason.split())}")

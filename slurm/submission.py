@@ -54,7 +54,14 @@ class Submission(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         if shutil.which("sbatch") is None:
             sys.exit("error: +slurm=... submits with sbatch, which this machine does not have")
-        submitit.AutoExecutor = functools.partial(Executor, self, home(config))
+        if not isinstance(config.trainer.devices, int):
+            sys.exit(
+                f"error: trainer.devices={config.trainer.devices}: Slurm has to be told how many; "
+                "give the number for each node, trainer.devices=4 say"
+            )
+        submitit.AutoExecutor = functools.partial(
+            Executor, self, home(config), new=config.run is None
+        )
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = home(config)
@@ -82,16 +89,19 @@ class Submission(Callback):
 def home(config: DictConfig) -> Path:
     """The folder of the sweep, or of the earlier run (`run=`) that goes on."""
     folder = Path(config.hydra.sweep.dir)
-    return folder.parent if config.run else folder
+    return folder.parent if config.run and folder.name == "slurm" else folder
 
 
 class Executor(submitit.AutoExecutor):
     """Submitit's executor with the options of a `Submission`; writes down what it submits."""
 
-    def __init__(self, submission: Submission, points: Path, **options: Any) -> None:
+    def __init__(
+        self, submission: Submission, folder_of_points: Path, *, new: bool, **options: Any
+    ) -> None:
         super().__init__(**options, slurm_python=submission.python)
         self.submission = submission
-        self.points = points
+        self.folder_of_points = folder_of_points
+        self.new = new
 
     def update_parameters(self, **parameters: Any) -> None:
         parameters["slurm_setup"] = [*self.submission.setup, *parameters.get("slurm_setup", ())]
@@ -103,14 +113,15 @@ class Executor(submitit.AutoExecutor):
     def map_array(self, fn: Any, *iterable: Iterable[Any]) -> list["Submitted"]:
         arguments = [list(values) for values in iterable]
         try:
-            state.check_same(self.points, arguments[0])
+            if self.new:
+                state.check_same(self.folder_of_points, arguments[0])
             jobs = super().map_array(fn, *arguments)
         except ValueError as error:
             sys.exit(f"error: {error}")
         except FailedJobError as error:
             sys.exit(f"error: sbatch refuses: {error}")
         ids = [job.job_id for job in jobs]
-        state.remember(self.points, ids, arguments[0])
+        state.remember(self.folder_of_points, ids, arguments[0])
         self.submission.jobs += ids
         return [Submitted() for _ in ids]
 

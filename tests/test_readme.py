@@ -83,6 +83,11 @@ def test_runs(command, home, trained, cli, tmp_path):
         args += ["benchmark.source_size=512", "benchmark.resolution=256", "benchmark.rounds=1"]
     elif "benchmark=step" in args:
         args += ["benchmark.resolution=256", "benchmark.rounds=1", "benchmark.warmup=1"]
+    elif "benchmark=memory" in args:
+        args += ["benchmark.resolution=256", "benchmark.rounds=1", "benchmark.warmup=1"]
+        args += ["benchmark.settings=[[256,1,32-true,low]]"]
+    elif "task=plan" in args:
+        args += ["plan.resolution=[256]", "plan.timed_at=[128,192]"]
     elif "benchmark=inference" in args:
         given = {arg.split("=")[0] for arg in args}
         small = (

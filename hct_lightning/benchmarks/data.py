@@ -2,7 +2,8 @@
 
 plain: Pillow, centre crop, torchvision's resize, float, normalised. direct: our reader, from the same
 file to uint8 (normalising is the network's first step). store: a raw item, read warm to where
-the batch wants it, every byte; cold: with the file dropped from the page cache before. memcpy: the same
+the batch wants it, every byte; cold: with the file dropped from the page cache before; png, jpeg: the
+store's other formats. memcpy: the same
 bytes copied in memory. Then whole epochs of training, of one image a step, from the store with one worker and from
 batches that lie in memory; the loader alone, beside LitData's over the same pixels where that is
 installed; and preparing with one process and with two.
@@ -20,7 +21,10 @@ from typing import Any
 from hct_lightning.benchmarks.interleave import interleave, paired_ratio
 from hct_lightning.benchmarks.side import serve
 
-READING = ("plain_png", "plain_jpg", "direct_png", "direct_jpg", "store", "store_cold", "memcpy")
+READING = (
+    "plain_png", "plain_jpg", "direct_png", "direct_jpg", "store", "store_cold", "store_png",
+    "store_jpeg", "memcpy",
+)  # fmt: skip
 TRAINING = ("epoch_resident", "epoch_store", "loader_1", "loader_2")
 PREPARING = ("prepare_1", "prepare_2")
 LITDATA = ("litdata_1",)
@@ -78,6 +82,7 @@ def benchmark(
                 "median_s": side.median,
                 "fastest_s": min(side.seconds),
                 "slowest_s": max(side.seconds),
+                "bytes_per_pixel": side.facts.get("bytes_per_pixel", ""),
             }
             for name, side in measured.items()
         ],
@@ -102,10 +107,11 @@ def _make_files(photos: Path, home: Path, source_size: int, images: int, resolut
         folder.mkdir(parents=True, exist_ok=True)
         scaled.save(home / f"{i}.png")
         scaled.save(folder / f"{i}.jpg", quality=90)
-    _prepare(home, home / "store", resolution, workers=2)
+    for form in ("raw", "png", "jpeg"):
+        _prepare(home, home / f"store_{form}", resolution, workers=2, form=form)
 
 
-def _prepare(home: Path, root: Path, resolution: int, workers: int) -> None:
+def _prepare(home: Path, root: Path, resolution: int, workers: int, form: str = "raw") -> None:
     from hct_lightning.data.prepare import prepare
     from hct_lightning.data.sources import Catalogue, Split
     from hct_lightning.data.store import Recipe
@@ -114,7 +120,7 @@ def _prepare(home: Path, root: Path, resolution: int, workers: int) -> None:
     split = Split(paths, ["ab".index(Path(path).parent.name) for path in paths])
     recipe = Recipe(
         size=(resolution, resolution), geometry="cover", channels=3, window=None, srgb=False,
-        breast=False, format="raw", quality=None,
+        breast=False, format=form, quality=95 if form == "jpeg" else None,
     )  # fmt: skip
     prepare(
         Catalogue("photographs", ("a", "b"), split, Split()), recipe, root, max_pixels=2**30,
@@ -157,15 +163,16 @@ def direct(path: Path, resolution: int) -> None:
     serve(read)
 
 
-def store(home: Path, *, cold: bool) -> None:
+def store(home: Path, form: str, *, cold: bool = False) -> None:
     import numpy as np
 
     from hct_lightning.data.store import Store
 
-    items = Store(home / "store")
+    items = Store(home / f"store_{form}")
     recipe = items.recipe
     reader = items.reader(recipe.size, recipe.geometry)
-    path = str(home / "store" / items.items[0].file)
+    item = items.items[0]
+    path = str(items.root / item.file)
     place = np.empty(reader.shape, np.uint8)
 
     def read() -> None:
@@ -174,7 +181,7 @@ def store(home: Path, *, cold: bool) -> None:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         reader.into(path, place)
 
-    serve(read)
+    serve(read, bytes_per_pixel=item.bytes / (recipe.size[0] * recipe.size[1]))
 
 
 def memcpy(resolution: int) -> None:
@@ -202,7 +209,7 @@ def _loader(home: Path, workers: int) -> Any:
     from hct_lightning.data.loading import Images, Loader
     from hct_lightning.data.store import Store
 
-    items = Store(home / "store")
+    items = Store(home / "store_raw")
     split = items.catalogue().train
     reader = items.reader(items.recipe.size, items.recipe.geometry)
     images = Images(split.paths, split.labels, reader)
@@ -215,7 +222,7 @@ def litdata_loader(home: Path, workers: int) -> None:
     import torch
 
     folder = home / "litdata"
-    items = sorted(str(path) for path in (home / "store").rglob("*.npy"))
+    items = sorted(str(path) for path in (home / "store_raw").rglob("*.npy"))
     with contextlib.redirect_stdout(sys.stderr):  # standard output answers the benchmark
         litdata.optimize(
             fn=_load_tensor, inputs=items, output_dir=str(folder), chunk_bytes="512MB",
@@ -284,8 +291,10 @@ if __name__ == "__main__":
             plain(files[suffix], resolution, given.source_size)
         case ["direct", suffix]:
             direct(files[suffix], resolution)
+        case ["store", ("png" | "jpeg") as form]:
+            store(home, form)
         case ["store", *how]:
-            store(home, cold=bool(how))
+            store(home, "raw", cold=bool(how))
         case ["memcpy"]:
             memcpy(resolution)
         case ["loader", workers]:

@@ -1,12 +1,14 @@
 """TIFF files of many bands, of 16-bit and of float colours: what satellites send and Pillow can't read."""
 
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from hct_lightning.data.vips import libvips
 from hct_lightning.data.window import Window, to_uint8
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF and BigTIFF, of either byte order
@@ -29,8 +31,8 @@ def is_multi_band(path: Path | str) -> bool:
 
 def probe(path: Path | str) -> tuple[int, int, int]:
     """Bands, height and width."""
-    image = _open(path)
-    return image.bands, image.height, image.width
+    with _page(path) as page:
+        return page.samplesperpixel, page.imagelength, page.imagewidth
 
 
 def read(path: Path | str, channels: int, window: Window | None) -> np.ndarray:
@@ -39,19 +41,28 @@ def read(path: Path | str, channels: int, window: Window | None) -> np.ndarray:
     Raises:
         ValueError: when the file has another number of bands than `channels`.
     """
-    image = _open(path)
-    if image.bands != channels:
-        raise ValueError(
-            f"it has {image.bands} bands where data.channels={channels}; all images take the same"
-        )
-    return to_uint8(image.numpy().reshape(image.height, image.width, -1), window)
+    with _page(path) as page:
+        if page.samplesperpixel != channels:
+            raise ValueError(
+                f"it has {page.samplesperpixel} bands where data.channels={channels}; all images take "
+                "the same"
+            )
+        values = page.asarray()
+        if page.axes.startswith("S"):  # band after band
+            values = np.moveaxis(values, 0, -1)
+    return to_uint8(np.ascontiguousarray(values), window)
 
 
-def _open(path: Path | str) -> Any:
-    vips = libvips()
-    if vips is None:
-        raise ValueError("a TIFF of this kind takes libvips: pip install 'hct-lightning[data]'")
+@contextmanager
+def _page(path: Path | str) -> Iterator[Any]:
     try:
-        return vips.Image.new_from_file(str(path), fail_on="error")
-    except vips.Error as error:
-        raise ValueError(" ".join(error.detail.split())) from error
+        import tifffile
+    except ImportError as error:
+        raise ValueError(
+            "a TIFF of this kind takes tifffile: pip install 'hct-lightning[data]'"
+        ) from error
+    try:
+        with tifffile.TiffFile(path) as file:
+            yield file.pages.first
+    except (tifffile.TiffFileError, RuntimeError, struct.error, LookupError) as error:
+        raise ValueError(f"not a TIFF that can be read: {error}") from error

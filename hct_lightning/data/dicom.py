@@ -8,6 +8,7 @@ import numpy as np
 from hct_lightning.data.window import Window, to_uint8
 
 _BACKGROUND = 0.05  # of the range: darker than the skin line of a mammogram
+_FILLED = 0.02  # of a row or column that the breast reaches
 _MARGIN = 0.01  # of the height, kept around the breast
 
 
@@ -90,11 +91,18 @@ def crop_to_breast(pixels: np.ndarray) -> np.ndarray:
     half = pixels.shape[1] // 2
     if inside[:, half:].sum() > inside[:, :half].sum():
         pixels, inside = pixels[:, ::-1], inside[:, ::-1]
-    # A row or column belongs to it when more than a label's worth of pixels does.
-    rows = np.flatnonzero(inside.mean(axis=1) > 0.02)
-    columns = np.flatnonzero(inside.mean(axis=0) > 0.02)
-    if not len(rows) or not len(columns):
+    top, bottom = _heaviest_run(inside.mean(axis=1))
+    left, right = _heaviest_run(inside[top:bottom].mean(axis=0))
+    if top == bottom or left == right:
         return pixels
     margin = round(_MARGIN * pixels.shape[0])
-    top, bottom = max(0, rows[0] - margin), rows[-1] + 1 + margin
-    return np.ascontiguousarray(pixels[top:bottom, : columns[-1] + 1 + margin])
+    return np.ascontiguousarray(
+        pixels[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin]
+    )
+
+
+def _heaviest_run(share: np.ndarray) -> tuple[int, int]:
+    """Start and end of the run of rows or columns with the most in them: the labels stand apart."""
+    bounds = np.flatnonzero(np.diff(share > _FILLED, prepend=False, append=False))
+    runs = bounds.reshape(-1, 2).tolist()
+    return max(runs, key=lambda run: share[slice(*run)].sum(), default=(0, 0))

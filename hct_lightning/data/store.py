@@ -21,7 +21,7 @@ from hct_lightning.data import geometry as geo
 from hct_lightning.data.images import UnreadableImageError, read_image
 from hct_lightning.data.readers import Reader
 from hct_lightning.data.sources.catalogue import Catalogue, Split, resolve_root
-from hct_lightning.data.window import Window
+from hct_lightning.data.window import Window, check_window
 
 VERSION = 1
 SUFFIX = {"raw": ".npy", "png": ".png", "jpeg": ".jpg"}
@@ -96,7 +96,8 @@ class Store:
                 "with the same options, and it goes on"
             )
         recipe = manifest["recipe"]
-        self.recipe = Recipe(**recipe | {"size": tuple(recipe["size"])})
+        window = check_window(recipe["window"]) if recipe["window"] else None
+        self.recipe = Recipe(**recipe | {"size": tuple(recipe["size"]), "window": window})
         self.classes = tuple(manifest["classes"])
         self.source = manifest["source"]
         self.notes = tuple(manifest["notes"])
@@ -159,8 +160,8 @@ class StoreReader(Reader):
             read_raw(path, pixels)
             image = torch.from_numpy(pixels).permute(2, 0, 1)
         else:
-            height, width = self.recipe.size
-            image = read_image(path, self.recipe.channels, max_pixels=height * width)
+            size = self.recipe.size
+            image = read_image(path, self.recipe.channels, max_pixels=size[0] * size[1], size=size)
         return geo.resize(geo.cut(image, region), self.shape[:2])
 
     def into(self, path: str, place: np.ndarray) -> None:

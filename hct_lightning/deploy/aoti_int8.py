@@ -1,25 +1,35 @@
 """AOTInductor in int8 by torchao's pt2e: calibrated (PTQ), or trained on (QAT)."""
 
 import logging
+import re
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
-
-# Importing the quantizer registers the fusions that lower its graphs to int8 kernels.
-from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
-    X86InductorQuantizer,
-    get_default_x86_inductor_quantization_config,
-)
 
 from hct_lightning.deploy import aoti
 from hct_lightning.deploy.artifact import Exported
+from hct_lightning.deploy.extra import deploy_extra
 from hct_lightning.deploy.folding import fold_batch_norm
 from hct_lightning.deploy.program import MULTIPLE, program
+from hct_lightning.deploy.quantization import has_vnni
 from hct_lightning.deploy.sensitivity import float_layers
+
+with deploy_extra():
+    from torchao.quantization.pt2e.quantize_pt2e import (
+        convert_pt2e,
+        prepare_pt2e,
+        prepare_qat_pt2e,
+    )
+
+    # Importing the quantizer registers the fusions that lower its graphs to int8 kernels.
+    from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
+        X86InductorQuantizer,
+        get_default_x86_inductor_quantization_config,
+    )
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +62,16 @@ def export(
         qat_lr: learning rate of QAT.
         qat_batch: images per step of QAT.
     """
-    network = fold_batch_norm(network)
     example = example.contiguous(memory_format=torch.channels_last)
     quantizer = X86InductorQuantizer()
-    quantizer.set_global(get_default_x86_inductor_quantization_config(is_qat=qat_steps > 0))
+    quantizer.set_global(
+        get_default_x86_inductor_quantization_config(
+            is_qat=qat_steps > 0, reduce_range=not has_vnni()
+        )
+    )
     for name in float_layers(network, calibration, percent):
         quantizer.set_module_name_qconfig(name, None)
-    exported = program(network, example, dynamic=dynamic)
-    graph = exported.module()
+    graph = program(fold_batch_norm(network), example, dynamic=dynamic).module()
     prepared = (prepare_qat_pt2e if qat_steps else prepare_pt2e)(graph, quantizer)
     with torch.no_grad():
         for image in _singly(calibration):
@@ -68,7 +80,16 @@ def export(
         _distill(prepared, network, calibration, qat_steps, qat_lr, qat_batch)
     converted = convert_pt2e(prepared)
     aoti.compile_package(program(converted, example, dynamic=dynamic), folder)
-    return Exported("aoti", "int8", aoti.FILE, multiple=MULTIPLE)
+    int8 = count_int8(folder / aoti.FILE)
+    return Exported("aoti", "int8", aoti.FILE, multiple=MULTIPLE, int8=int8)
+
+
+def count_int8(file: Path) -> dict[str, int]:
+    """How many layers run in int8: the kernels that the package's code calls."""
+    with zipfile.ZipFile(file) as package:
+        code = [package.read(n).decode() for n in package.namelist() if n.endswith("wrapper.cpp")]
+    called = re.findall(r"aoti_torch_cpu__q(conv|linear)\w*_pointwise\w*\(", "".join(code))
+    return {"convolutions": called.count("conv"), "linears": called.count("linear")}
 
 
 def _singly(batches: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -143,10 +143,7 @@ def load_artifact(
     try:
         server = importlib.import_module(f"hct_lightning.deploy.{description['runtime']}")
     except ImportError as error:
-        raise ImportError(
-            f"{folder} needs {error.name}, which is not installed: "
-            "pip install 'hct-lightning[deploy]'"
-        ) from error
+        raise ImportError(f"{folder}: {error}") from error
     return Artifact(description, server.load(folder / description["file"], description, threads))
 
 

@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from hct_lightning.deploy.artifact import Exported
+from hct_lightning.deploy.extra import deploy_extra
 from hct_lightning.deploy.program import MULTIPLE, program
+
+with deploy_extra():
+    import onnxruntime
 
 FILE = "model.onnx"
 

@@ -5,14 +5,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import openvino
 import torch
-from openvino.preprocess import PrePostProcessor
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from hct_lightning.deploy.artifact import Exported
+from hct_lightning.deploy.extra import deploy_extra
 from hct_lightning.deploy.program import MULTIPLE, program
+
+with deploy_extra():
+    import openvino
+    from openvino.preprocess import PrePostProcessor
 
 FILE = "model.xml"  # the weights are in model.bin
 

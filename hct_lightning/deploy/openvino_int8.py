@@ -7,15 +7,18 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import nncf
 from torch import Tensor, nn
 
 from hct_lightning.deploy import openvino
 from hct_lightning.deploy.artifact import Exported
+from hct_lightning.deploy.extra import deploy_extra
 from hct_lightning.deploy.folding import fold_batch_norm
 from hct_lightning.deploy.program import MULTIPLE, program
 from hct_lightning.deploy.quantization import layers
 from hct_lightning.deploy.sensitivity import float_layers
+
+with deploy_extra():
+    import nncf
 
 
 def export(

@@ -11,7 +11,7 @@ def program(network: nn.Module, example: Tensor, *, dynamic: bool) -> ExportedPr
     """Exports `network` for batches of one.
 
     Args:
-        network: takes uint8 images.
+        network: takes uint8 images, in eval mode.
         example: 1 c h w uint8.
         dynamic: open height and width, in multiples of 32 from 128.
 
@@ -28,4 +28,4 @@ def program(network: nn.Module, example: Tensor, *, dynamic: bool) -> ExportedPr
             )
         sizes = ({2: MULTIPLE * Dim("rows", min=4), 3: MULTIPLE * Dim("columns", min=4)},)
     with torch.no_grad():
-        return torch.export.export(network.eval(), (example,), dynamic_shapes=sizes)
+        return torch.export.export(network, (example,), dynamic_shapes=sizes)

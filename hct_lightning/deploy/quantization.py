@@ -13,6 +13,12 @@ def layers(network: nn.Module) -> dict[str, nn.Module]:
     }
 
 
+def has_vnni() -> bool:
+    """Whether sums of full 8-bit products don't overflow here; else activations get 7 bits."""
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_vnni") or has.get("avx_vnni"))
+
+
 def sqnr_db(exact: Tensor, quantized: Tensor) -> float:
     """Signal to quantization noise: 20 log10(|exact| / |exact - quantized|)."""
     noise = (exact - quantized).norm().clamp_min(torch.finfo(torch.float32).tiny)

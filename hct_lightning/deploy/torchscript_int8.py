@@ -13,7 +13,7 @@ from torch.ao.nn.intrinsic import ConvReLU2d
 from hct_lightning.deploy import torchscript
 from hct_lightning.deploy.artifact import Exported
 from hct_lightning.deploy.folding import fold_batch_norm
-from hct_lightning.deploy.quantization import layers
+from hct_lightning.deploy.quantization import has_vnni, layers
 from hct_lightning.deploy.sensitivity import float_layers
 from hct_lightning.models.hct import ConvBlock
 
@@ -47,9 +47,10 @@ def export_static(
             block.conv1, block.act2 = ConvReLU2d(block.conv1, block.act2), nn.Identity()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # deprecated
+        qconfig = ao.get_default_qconfig("onednn" if has_vnni() else "x86")
         for name in chosen:
             wrapped = ao.QuantWrapper(network.get_submodule(name))
-            wrapped.qconfig = _qconfig()
+            wrapped.qconfig = qconfig
             network.set_submodule(name, wrapped)
         ao.prepare(network, inplace=True)
         for images in calibration:
@@ -57,12 +58,6 @@ def export_static(
         ao.convert(network, inplace=True)
     torchscript.save(network, example, folder)
     return _exported(folder)
-
-
-def _qconfig() -> ao.QConfig:
-    # Without VNNI instructions sums of full 8-bit products would overflow: 7 bits there.
-    vnni = torch.cpu.get_capabilities().get("avx512_vnni", False)
-    return ao.get_default_qconfig("onednn" if vnni else "x86")
 
 
 def export_dynamic(network: nn.Module, example: Tensor, folder: Path, *, dynamic: bool) -> Exported:

@@ -105,7 +105,9 @@ class PerformerAttention(nn.Module):
         """phi: b h n d -> b h n m."""
         m, d = self.projection.shape
         # The scale is folded into the small matrix, not applied to every token.
-        projected = x @ (self.projection.float() * d**-0.25).T
+        projection = (self.projection.float() * d**-0.25).T
+        # One product over all heads: as a batch of them, exports would hold a copy for each.
+        projected = (x.flatten(0, -2) @ projection).unflatten(0, x.shape[:-1])
         if self.kernel == "relu":
             return projected.relu() + 1e-3
         norm = x.square().sum(dim=-1, keepdim=True) * (0.5 * d**-0.5)

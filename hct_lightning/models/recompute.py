@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-STRIP_ROWS = 64  # of the output: a few MB at 4000 px, so that a strip stays in the cache
+STRIP_ROWS = 128  # of the output; a strip's convolution takes 16 MB in bf16 at 4000 px
 
 
 def count_batches_once(network: nn.Module) -> None:
@@ -67,7 +67,9 @@ class _StemInStrips(torch.autograd.Function):
             strip = _stem(pixels[sample], weight, normalise, rows)
             if out is None:
                 size = (len(pixels), len(weight), _pooled(pixels.shape[2]), strip.shape[3])
-                out = strip.new_empty(size).to(memory_format=torch.channels_last)
+                out = torch.empty(
+                    size, dtype=strip.dtype, device=strip.device, memory_format=torch.channels_last
+                )
             out[sample, :, rows] = strip
         return out
 

@@ -7,15 +7,17 @@ shapes and lifetimes without data, on any machine, in seconds.
 import contextlib
 import logging
 import os
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hct_lightning.data.geometry import Size
 from hct_lightning.models import FromPixels
@@ -23,7 +25,9 @@ from hct_lightning.models import FromPixels
 log = logging.getLogger(__name__)
 
 Memory = Literal["speed", "low"]
-_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+HEAP_BLOCK = 32 * 2**20  # bytes: glibc's DEFAULT_MMAP_THRESHOLD_MAX
+HEAP_GAPS = 1.5  # the heap over what is alive in it, measured: task=benchmark benchmark=memory
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class MemoryPlan(NamedTuple):
@@ -37,7 +41,66 @@ class MemoryPlan(NamedTuple):
     memory: Memory
 
 
-def step_peak_bytes(
+class StepMemory(NamedTuple):
+    """The most bytes that a training step takes at once.
+
+    tensors: alive at the same time, with weights, gradients, Adam's moments and the batch: what a GPU
+        must have free, beside what its libraries take.
+    resident: by how much the resident set of a process grows on the CPU under glibc.
+    """
+
+    tensors: int
+    resident: int
+
+    def on(self, device_type: str) -> int:
+        return self.resident if device_type == "cpu" else self.tensors
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive, on fake tensors as on real ones.
+
+    glibc takes larger blocks from the system and gives them back; smaller ones lie in its heap,
+    which never shrinks for long. So the two have their high-water marks apart.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._storages: dict[int, weakref.ref] = {}
+        self._small = self._large = 0
+        self.most = self.most_small = self.most_large = 0
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """Counts the storage of a tensor until it is freed."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._storages:
+            self._storages[key] = weakref.ref(storage, lambda _: self._forget(key, size))
+            self._count(size)
+            self.most = max(self.most, self._small + self._large)
+
+    def _forget(self, key: int, size: int) -> None:
+        del self._storages[key]
+        self._count(-size)
+
+    def _count(self, size: int) -> None:
+        if abs(size) > HEAP_BLOCK:
+            self._large += size
+        else:
+            self._small += size
+        self.most_small = max(self.most_small, self._small)
+        self.most_large = max(self.most_large, self._large)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor):
+                self.add(leaf)
+        return out
+
+
+def step_memory(
     build: Callable[[], FromPixels],
     *,
     channels: int,
@@ -45,7 +108,7 @@ def step_peak_bytes(
     batch: int,
     precision: str,
     memory: Memory = "speed",
-) -> int:
+) -> StepMemory:
     """The peak of a whole training step: weights, gradients, Adam's moments, activations, batch.
 
     Args:
@@ -59,27 +122,28 @@ def step_peak_bytes(
     Raises:
         ValueError: when the network can't do with `low`.
     """
-    dtype = _AUTOCAST.get(precision)
+    dtype = AUTOCAST.get(precision)
     network = build().to(memory_format=torch.channels_last)
     if memory == "low":
         network.set_grad_checkpointing()
     with FakeTensorMode() as fake:
         network._apply(fake.from_tensor)
         optimizer = torch.optim.Adam(network.parameters())
-        tracker = MemTracker()
-        tracker.track_external(network, optimizer)
-        with tracker:
-            for _ in range(2):  # Adam's moments come with the first step
-                images = torch.empty((batch, *size, channels), dtype=torch.uint8)
-                labels = torch.zeros(batch, dtype=torch.long)
-                with torch.autocast("cpu", dtype, enabled=dtype is not None):
-                    logits = network(images.permute(0, 3, 1, 2))
-                F.cross_entropy(logits.float(), labels).backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                tracker.reset_mod_stats()
-        snapshot = tracker.get_tracker_snapshot("peak")
-    return max(sizes["Total"] for sizes in snapshot.values())
+        live = LiveBytes()
+        for tensor in (*network.parameters(), *network.buffers()):
+            live.add(tensor)
+        with live:
+            for parameter in network.parameters():  # Adam's moments come with the first step
+                parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()
+            optimizer.zero_grad()
+            images = torch.empty((batch, *size, channels), dtype=torch.uint8)
+            labels = torch.zeros(batch, dtype=torch.long)
+            with torch.autocast("cpu", dtype, enabled=dtype is not None):
+                logits = network(images.permute(0, 3, 1, 2))
+            F.cross_entropy(logits.float(), labels).backward()
+            optimizer.step()
+    return StepMemory(live.most, int(HEAP_GAPS * live.most_small) + live.most_large)
 
 
 def available_bytes(device: torch.device, ranks_here: int) -> int:
@@ -179,12 +243,12 @@ def choose_memory(
     log.info("estimating the memory of a training step ...")
     plans, refusal = [], None
     for mode in ("speed", "low") if memory == "auto" else (memory,):
-        peak = partial(
-            step_peak_bytes, build, channels=channels, size=size, precision=precision, memory=mode
+        step = partial(
+            step_memory, build, channels=channels, size=size, precision=precision, memory=mode
         )
         try:
             parts = fewest_micro_batches(
-                lambda batch, peak=peak: peak(batch=batch), share, available
+                lambda batch, step=step: step(batch=batch).on(device.type), share, available
             )
         except ValueError as error:
             refusal = refusal or error

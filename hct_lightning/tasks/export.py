@@ -65,20 +65,24 @@ def _options(exporter: Exporter) -> Collection[str]:
 
 def show(folder: Path, names: list[str]) -> None:
     """A table of what the artifacts cost and give, and where they are."""
-    table = Table("artifact", "size", "time", "int8", "accuracy", "fp32's", "agreement", "SQNR")
+    table = Table()
+    table.add_column("artifact", no_wrap=True)
+    for name in ("MB", "ms", "int8 layers", "accuracy", "agreement", "SQNR, dB"):
+        table.add_column(name, justify="right")
     made = read_descriptions(folder)
     for name in names:
         metrics = made[name]["metrics"]
-        cells = [name, f"{made[name]['size_bytes'] / 1e6:.2f} MB", f"{metrics['time_ms']:.1f} ms"]
+        cells = [f"{made[name]['size_bytes'] / 1e6:.2f}", f"{metrics['time_ms']:.1f}", ""]
         if "layers" in metrics:
             int8 = metrics["int8_convolutions"] + metrics["int8_linears"]
-            cells.append(f"{int8} of {metrics['layers']} layers")
-        else:
-            cells.append("")
+            cells[-1] = f"{int8} of {metrics['layers']}"
         if "accuracy" in metrics:
-            cells += [f"{metrics[key]:.4f}" for key in ("accuracy", "accuracy_fp32", "agreement")]
-            cells.append(f"{metrics['sqnr_db']:.1f} dB")
-        table.add_row(*cells)
+            table.caption = (
+                f"accuracy on {metrics['images']} images; before: {metrics['accuracy_fp32']:.4f}"
+            )
+            cells += [f"{metrics[key]:.4f}" for key in ("accuracy", "agreement")]
+            cells.append(f"{metrics['sqnr_db']:.1f}")
+        table.add_row(name, *cells)
     Console().print(table)
     for name in names:
         print(folder / name)

@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from hct_lightning.benchmarks.step import training_step
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.data.geometry import resize
 from hct_lightning.data.images import UnreadableImageError
-from hct_lightning.data.loading import Batch
 from hct_lightning.data.survey import Survey, survey
+from hct_lightning.network import build_network
 from hct_lightning.run import write_whole
-from hct_lightning.runtime import cpu_count
+from hct_lightning.runtime import cpu_count, resolve_precision
 from hct_lightning.tasks.fit import describe
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def suggest(cfg: DictConfig, data: ImageData, found: Survey) -> dict[str, Any]:
     hours = None
     if not torch.cuda.is_available():
         side = min(resolution, 1024)
-        seconds = _step_seconds(data.classes, side) * (resolution / side) ** 2
+        seconds = _step_seconds(cfg, data, side) * (resolution / side) ** 2
         hours = seconds * len(data.catalogue.train) * cfg.trainer.max_epochs / 3600
     return {
         "command": command,
@@ -111,17 +111,21 @@ def suggest(cfg: DictConfig, data: ImageData, found: Survey) -> dict[str, Any]:
     }
 
 
-def _step_seconds(classes: tuple[str, ...], side: int) -> float:
-    """Of training on one RGB image of that size."""
-    step, _ = training_step(classes)
-    images = torch.zeros((1, 3, side, side), dtype=torch.uint8).to(
-        memory_format=torch.channels_last
-    )
-    batch = Batch(images, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+def _step_seconds(cfg: DictConfig, data: ImageData, side: int) -> float:
+    """Forward and backward of one image of that size, on this CPU."""
+    spec = {
+        "model": OmegaConf.to_container(cfg.model, resolve=True), "classes": data.classes,
+        "channels": data.channels, "mean": data.mean, "std": data.std,
+    }  # fmt: skip
+    network = build_network(spec)
+    images = torch.zeros((1, side, side, data.channels), dtype=torch.uint8).permute(0, 3, 1, 2)
+    bf16 = resolve_precision(cfg.trainer.precision, "cpu") == "bf16-mixed"
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        step(batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = network(images)
+        F.cross_entropy(logits.float(), torch.tensor([0])).backward()
         times.append(time.perf_counter() - start)
     return min(times)
 

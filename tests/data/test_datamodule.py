@@ -272,3 +272,28 @@ def test_hct_trains_on_photographs(photos):
     assert module.trainer.callback_metrics["train/loss"].isfinite()
     assert module.confusion.sum() == 1
     assert module.confusion[1].sum() == 1
+
+
+def test_images_for_calibration_and_evaluation(root):
+    """Training images as they are, mixed and the same each time; validation images with labels."""
+    for i, name in enumerate("ab"):
+        for file in (root / name).iterdir():
+            value = 100 * i + int(file.stem)  # every image its own grey
+            Image.fromarray(np.full((40, 40), value, np.uint8)).convert("RGB").save(file)
+    data = prepared(root)
+    shown = torch.cat(list(data.calibration(6)))
+    assert shown.dtype == torch.uint8
+    assert shown.shape == (6, 3, 32, 32)
+    greys = shown[:, 0, 0, 0].tolist()
+    assert len(set(greys)) == 6
+    assert sum(grey >= 100 for grey in greys) == 3
+    assert greys != sorted(greys)
+    assert torch.equal(torch.cat(list(data.calibration(6))), shown)
+    assert len(torch.cat(list(data.calibration(99)))) == 16
+
+    batches = list(data.evaluation(99))
+    valid = torch.cat([batch.images for batch in batches])[:, 0, 0, 0]
+    assert not set(valid.tolist()) & {
+        g for b in data.calibration(99) for g in b[:, 0, 0, 0].tolist()
+    }
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), (valid >= 100).long())

@@ -1,6 +1,7 @@
 """Formats that Pillow does not read, and the fast way of those that it does."""
 
 import itertools
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from PIL import Image, ImageCms
 
 from hct_lightning.data import geometry as geo
-from hct_lightning.data import images, vips
+from hct_lightning.data import images
 from hct_lightning.data.images import UnreadableImageError, probe, read_image
 from hct_lightning.data.vips import read_with_vips, shrink_factor
 
@@ -23,7 +24,6 @@ def fast_and_slow(path: Path, size: geo.Size, geometry: geo.Geometry, channels: 
     fast = read_image(path, channels, max_pixels=LIMIT, size=size, geometry=geometry)
     slow = geo.apply(read_image(path, channels, max_pixels=LIMIT), size, geometry)
     assert fast.shape == slow.shape == (channels, *size)
-    assert fast.permute(1, 2, 0).is_contiguous()
     return fast, slow
 
 
@@ -88,7 +88,7 @@ def test_the_fast_way_is_taken(photos):
 def test_without_libvips_pillow_reads_the_same(photos, monkeypatch):
     photo = photos / "Animal/canyon-wren.jpg"
     with_it = read_image(photo, 3, max_pixels=LIMIT, size=(1080, 1920))
-    monkeypatch.setattr(vips, "libvips", lambda: None)
+    monkeypatch.setattr(images, "read_with_vips", lambda *_: None)
     without = read_image(photo, 3, max_pixels=LIMIT, size=(1080, 1920))
     mean, p99 = difference(with_it, without)
     assert mean <= 1
@@ -283,6 +283,6 @@ def test_a_broken_dicom_is_named(tmp_path):
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
     values = np.zeros((8, 8, 5), np.uint16)
     path = bands(tmp_path / "s.tif", values, photometric="minisblack", planarconfig="contig")
-    monkeypatch.setattr(images.bands, "libvips", lambda: None)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
     with pytest.raises(UnreadableImageError, match=r"pip install 'hct-lightning\[data\]'"):
         read_image(path, 5, max_pixels=LIMIT)

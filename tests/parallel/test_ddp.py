@@ -120,3 +120,13 @@ def test_runs_under_torchrun(environment, tiny, tmp_path):
 def test_synchronised_batch_norm_is_refused_on_the_cpu(cli, tiny, tmp_path):
     done = cli(*tiny, "trainer.devices=2", "trainer.sync_batchnorm=true", cwd=tmp_path, status=1)
     assert "trainer.sync_batchnorm=true needs GPUs" in done.stderr
+
+
+@pytest.mark.slow
+def test_rank_zero_exports_while_the_other_waits(cli, tiny, tmp_path):
+    run = tmp_path / "run"
+    cli(*tiny, "trainer.devices=2", f"hydra.run.dir={run}", cwd=tmp_path)
+    for name in ("torchscript", "torchscript_int8"):
+        description = json.loads((run / "artifacts" / name / "artifact.json").read_text())
+        assert description["metrics"]["images"] == 10
+    assert json.loads((run / "run.json").read_text())["status"] == "completed"

@@ -4,15 +4,19 @@ import functools
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
 
 from hct_lightning.models import HCT, FromPixels
 from hct_lightning.parallel.memory import (
     Memory,
     MemoryPlan,
+    StepMemory,
     available_bytes,
     choose_memory,
     fewest_micro_batches,
-    step_peak_bytes,
+    step_memory,
 )
 
 
@@ -20,11 +24,19 @@ def build() -> FromPixels:
     return FromPixels(HCT(), (0.5,) * 3, (0.2,) * 3)
 
 
-@functools.cache
-def peak(batch: int, side: int = 1024, precision: str = "32-true", memory: Memory = "speed") -> int:
-    return step_peak_bytes(
+remembered = functools.cache(step_memory)
+
+
+def step(
+    batch: int, side: int = 1024, precision: str = "32-true", memory: Memory = "speed"
+) -> StepMemory:
+    return remembered(
         build, channels=3, size=(side, side), batch=batch, precision=precision, memory=memory
     )
+
+
+def peak(*args, **options) -> int:
+    return step(*args, **options).tensors
 
 
 def test_grows_with_images_pixels_and_precision():
@@ -60,9 +72,10 @@ def test_available_memory_is_shared_by_the_ranks_of_a_machine():
 def plan(share: int, images: float, monkeypatch, **options) -> MemoryPlan:
     """The choice for `share` images where `images` of them fit with `speed` (the estimate is real)."""
     options = {"memory": "auto", "micro_batches": "auto", "batch_size": share} | options
-    one, two = peak(1), peak(2)
+    one, two = step(1).resident, step(2).resident
     available = int((one + (images - 1) * (two - one)) / 0.8)
     monkeypatch.setattr("hct_lightning.parallel.memory.available_bytes", lambda *_: available)
+    monkeypatch.setattr("hct_lightning.parallel.memory.step_memory", remembered)
     return choose_memory(
         torch.device("cpu"), share, build=build, channels=3, size=(1024, 1024), ranks_here=1,
         precision="32-true", **options,
@@ -93,3 +106,31 @@ def test_what_is_asked_for_is_done(monkeypatch):
         plan(8, 9, monkeypatch, micro_batches=0)
     with pytest.raises(ValueError, match=r"one image takes about .* memory=low"):
         plan(8, 0.2, monkeypatch)
+
+
+def test_the_tensors_alive_are_those_that_torch_counts():
+    """Against torch's own tracker, which is slower and knows nothing of heaps."""
+    network = build().to(memory_format=torch.channels_last)
+    with FakeTensorMode() as fake:
+        network._apply(fake.from_tensor)
+        optimizer = torch.optim.Adam(network.parameters())
+        tracker = MemTracker()
+        tracker.track_external(network, optimizer)
+        with tracker:
+            for _ in range(2):
+                images = torch.empty((2, 1024, 1024, 3), dtype=torch.uint8)
+                logits = network(images.permute(0, 3, 1, 2))
+                F.cross_entropy(logits, torch.zeros(2, dtype=torch.long)).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                tracker.reset_mod_stats()
+    theirs = max(sizes["Total"] for sizes in tracker.get_tracker_snapshot("peak").values())
+    assert step(2).tensors == pytest.approx(theirs, rel=0.01)
+
+
+def test_from_the_command_line(cli, tiny, tmp_path):
+    cli(*tiny, "memory=low", "trainer.devices=2", "trainer.accelerator=cpu", "export=[]",
+        f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)  # fmt: skip
+    assert "memory=low: the backward pass computes again" in (tmp_path / "run/run.log").read_text()
+    done = cli(*tiny, "memory=slow", cwd=tmp_path, status=1)
+    assert "error: memory=slow: choose speed, auto or low" in done.stderr

@@ -130,21 +130,106 @@ def test_a_failing_rank_fails_the_job_soon_with_its_cause(slurm, tmp_path):
     assert int(slurm.job(job)["ExitCode"].partition(":")[0]) != 0
 
 
-def test_a_sweep_is_an_array_left_alone_and_asked_about(slurm, tmp_path):
+def test_a_sweep_is_an_array_left_alone_asked_about_and_gone_on_with(slurm, tmp_path):
+    sweep = tmp_path / "sweep"
     done = slurm.hct(
-        "+slurm=cpu", *SMALL, "trainer.max_epochs=1", "model.drop_rate=0,0.1,0.9,2",
-        "slurm.at_once=3", "slurm.wait=false", f"hydra.sweep.dir={tmp_path}/sweep", cwd=tmp_path,
+        "+slurm=cpu", *SMALL, "trainer.max_epochs=1", "model.drop_rate=0,0.1,2", "slurm.at_once=2",
+        "slurm.wait=false", f"hydra.sweep.dir={sweep}", cwd=tmp_path,
     )  # fmt: skip
-    jobs = [point["job"] for point in json.loads((tmp_path / "sweep/slurm.json").read_text())]
+    jobs = [point["job"] for point in json.loads((sweep / "slurm.json").read_text())]
     array = jobs[0].partition("_")[0]
-    assert jobs == [f"{array}_{i}" for i in range(4)]
-    assert f"submitted job {array}: 4 point(s)" in done.stdout
-    assert f"python -m hct_lightning.slurm {tmp_path}/sweep" in done.stdout
-    assert "%3" in (next((tmp_path / "sweep/slurm").glob(f"{array}*/*.sh")).read_text())
-    first = slurm.state(tmp_path / "sweep")
-    assert "PENDING" in first
-    assert "model.drop_rate=0.9" in first
-    wait_until(lambda: all(slurm.job(job)["JobState"] in ("COMPLETED", "FAILED") for job in jobs))
-    rows = [line for line in slurm.state(tmp_path / "sweep").splitlines() if array in line]
-    assert [("COMPLETED" in row, "completed" in row) for row in rows[:3]] == 3 * [(True, True)]
-    assert "FAILED" in rows[3]
+    assert jobs == [f"{array}_{i}" for i in range(3)]
+    assert f"submitted job {array}: 3 point(s)" in done.stdout
+    assert f"python -m hct_lightning.slurm {sweep}" in done.stdout
+    assert "PENDING" in slurm.state(sweep)  # two at a time
+    ended = ("COMPLETED", "FAILED")
+    wait_until(lambda: all(slurm.job(job)["JobState"] in ended for job in jobs))
+    rows = [line for line in slurm.state(sweep).splitlines() if f"{array}_" in line]
+    for row, rate, states in zip(
+        rows,
+        ("0", "0.1", "2"),
+        2 * [("COMPLETED", "completed")] + [("FAILED", "failed")],
+        strict=False,
+    ):
+        assert all(word in row for word in (f"model.drop_rate={rate}", *states))
+    assert "job" in rows[-1]
+    assert "drop" in rows[-1]  # the reason
+
+    # The sweep again: what is done stays as it is, what has failed fails again.
+    first = [record(sweep / str(i))["ended"] for i in range(3)]
+    done = slurm.hct(f"run={sweep}", "slurm.wait=true", cwd=tmp_path, status=1)
+    second = [record(sweep / str(i))["ended"] for i in range(3)]
+    assert (first[:2], first[2] != second[2]) == (second[:2], True)
+    # One run of it, further.
+    slurm.hct(f"run={sweep}/0", "+slurm=cpu", "trainer.max_epochs=2", cwd=tmp_path)
+    assert step_of(sweep / "0") == 2 * 80
+    assert "COMPLETED" in slurm.state(sweep / "0")
+
+
+def test_the_time_of_an_array_is_up_and_it_goes_on_until_it_is_cancelled(slurm, tmp_path):
+    slurm.hct(
+        "+slurm=cpu", *SMALL, "trainer.max_epochs=100000", "seed=1,2", "slurm.timeout_min=2",
+        "slurm.signal_delay_s=30", "slurm.wait=false", f"hydra.sweep.dir={tmp_path}", cwd=tmp_path,
+    )  # fmt: skip
+    array = job_of(tmp_path).partition("_")[0]
+    points = [(f"{array}_{i}", tmp_path / str(i)) for i in range(2)]
+    wait_until(lambda: all(slurm.job(job)["Restarts"] == "1" for job, _ in points))
+    saved = [step_of(run) for _, run in points]
+    logs = [lambda job=job: log_of(tmp_path, job, 0) for job, _ in points]
+    wait_until(lambda: all(log().partition("resuming from")[2].count("epoch ") > 1 for log in logs))
+    slurm.run("scancel", array)
+    for (job, run), before in zip(points, saved, strict=True):
+        wait_until(lambda job=job: slurm.job(job)["JobState"] == "CANCELLED")
+        wait_until(lambda run=run: record(run)["status"] != "running", longest_s=20)
+        assert record(run)["reason"] == "Terminated: SIGTERM"
+        assert record(run)["status"] == "interrupted"
+        assert step_of(run) > before
+    time.sleep(8)  # longer than Slurm waits before it starts a requeued job
+    assert all(slurm.job(job)["JobState"] == "CANCELLED" for job, _ in points)
+
+
+def test_sbatch_alone_with_a_notice_before_training_and_one_in_it(slurm, tmp_path):
+    script = Path(__file__).parents[2] / "slurm" / "ddp4.sbatch"
+    said = slurm.run(
+        "sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=2", "--gres=gpu:2", "--mem=4G",
+        "--cpus-per-task=2", str(script), *SMALL[:-2], "trainer.max_epochs=3", cwd=tmp_path,
+    )  # fmt: skip
+    job = said.stdout.strip()
+    run, log = tmp_path / "outputs" / f"slurm-{job}", tmp_path / f"hct-{job}.log"
+    wait_until(lambda: record(run).get("status") == "running")
+    slurm.run("scancel", "--signal=USR2", job)
+    wait_until(lambda: slurm.job(job)["Restarts"] == "1")
+    wait_until(lambda: "epoch 1/3" in log.read_text())
+    slurm.run("scancel", "--signal=USR2", job)
+    wait_until(lambda: slurm.job(job)["JobState"] == "COMPLETED")
+    assert slurm.job(job)["Restarts"] == "2"
+    assert record(run)["status"] == "completed"
+    assert record(run)["slurm"]["tasks"] == 4
+    assert step_of(run) == 60
+    assert "COMPLETED" in slurm.state(run)
+
+
+def test_options_reach_the_job(slurm, tmp_path):
+    slurm.hct(
+        "+slurm=cpu", *SMALL, "slurm.wait=false", "+slurm.environment.HCT_TOLD='a b'",
+        "slurm.setup=['export HCT_SET=1']", "slurm.account=physics", "+slurm.sbatch.begin=now+1hour",
+        "slurm.container=hct.sqsh", "slurm.python='nice python3'", f"hydra.sweep.dir={tmp_path}",
+        cwd=tmp_path,
+    )  # fmt: skip
+    job = job_of(tmp_path)
+    assert slurm.job(job)["JobState"] == "PENDING"
+    slurm.run("scancel", job)
+    script = (tmp_path / "slurm" / job / f"{job}_submission.sh").read_text()
+    for line in (
+        "export HCT_TOLD='a b'\n", "export HCT_SET=1\n", "#SBATCH --account=physics\n",
+        "#SBATCH --signal=USR2@120\n", " --container-image=hct.sqsh ", " --kill-on-bad-exit=1 ",
+        " --cpus-per-task=2 nice python3 -u -m submitit", "#SBATCH --mem=4GB\n",
+    ):  # fmt: skip
+        assert line in script
+    done = slurm.hct("+slurm=cpu", "slurm.partition=none", cwd=tmp_path, status=1)
+    assert "error: sbatch refuses" in done.stderr
+    assert "invalid partition" in done.stderr
+    done = slurm.hct("+slurm=cpu", "trainer.devices=auto", cwd=tmp_path, status=1)
+    assert "trainer.devices=auto: Slurm has to be told" in done.stderr
+    done = slurm.hct("+slurm=cpu", "seed=7", f"hydra.sweep.dir={tmp_path}", cwd=tmp_path, status=1)
+    assert "holds runs with other options" in done.stderr

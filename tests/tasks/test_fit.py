@@ -40,7 +40,10 @@ def test_a_run_is_a_folder_with_everything_in_it(trained):
     assert record["data"]["images"] == {"train": 24, "valid": 10}
     assert record["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert {p.name for p in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    assert (trained / "artifacts" / "torchscript" / "artifact.json").exists()
+    assert {p.name for p in (trained / "artifacts").iterdir()} == {
+        "torchscript",
+        "torchscript_int8",
+    }
     assert (trained / ".hydra" / "overrides.yaml").exists()
     assert "epoch 2/2" in (trained / "run.log").read_text()
 
@@ -56,6 +59,12 @@ def test_metrics_csv_has_the_epochs_figures(trained):
         assert float(row["memory/peak_gib"]) > 0.1
         assert 0 <= float(row["val/auroc"]) <= 1
     assert any(row["lr-AdamW/pg1"] for row in rows_of(trained))
+    last = rows_of(trained)[-1]
+    for name in ("torchscript", "torchscript_int8"):
+        assert 0 <= float(last[f"export/{name}/accuracy"]) <= 1
+        assert float(last[f"export/{name}/time_ms"]) > 0
+        assert 1 < float(last[f"export/{name}/size_mb"]) < 8
+    assert float(last["export/torchscript_int8/agreement"]) >= 0.8
 
 
 def test_tables_of_results_and_times_end_the_run(trained):

@@ -1,0 +1,198 @@
+"""What training steps would take and what fits: predicted without taking them."""
+
+import json
+import logging
+import statistics
+import time
+from collections.abc import Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from hct_lightning.callbacks.epoch_time import synchronise
+from hct_lightning.data.geometry import Size, as_size
+from hct_lightning.models import FromPixels
+from hct_lightning.network import build_network
+from hct_lightning.parallel.memory import AUTOCAST, Memory, available_bytes, step_memory
+from hct_lightning.run import write_whole
+from hct_lightning.runtime import resolve_accelerator, resolve_precision
+
+log = logging.getLogger(__name__)
+
+CARDS_GB = (11, 24, 48, 80)
+# Of the memory: on a card for the CUDA context, the libraries' workspaces and gaps between tensors.
+RESERVE = 0.2
+
+
+def main(cfg: DictConfig, folder: Path) -> None:
+    """`task=plan`: a table and the command that it suggests, and `plan/plan.json`."""
+    options = OmegaConf.to_container(cfg.plan, resolve=True)
+    kind = resolve_accelerator(cfg.trainer.accelerator)
+    options["precision"] = [resolve_precision(p, kind) for p in options["precision"]]
+    check(options)
+    channels = cfg.data.channels or 3
+    spec = {
+        "model": OmegaConf.to_container(cfg.model, resolve=True),
+        "classes": ["a", "b"],  # their number hardly matters
+        "channels": channels,
+        "mean": [0.5] * channels,
+        "std": [0.25] * channels,
+    }
+    build = partial(build_network, spec)
+    device = torch.device(kind)
+    here = available_bytes(device, 1)
+    progress = partial(track, console=Console(stderr=True))
+
+    modes = list(product(options["precision"], options["memory"]))
+    times = {
+        (precision, memory): StepTime.measure(
+            build(), channels, options["timed_at"], device, precision, memory
+        )
+        for precision, memory in progress(modes, "timing real steps")
+    }
+    points = list(product(options["resolution"], options["batch_size"], modes))
+    rows = []
+    for resolution, batch, (precision, memory) in progress(points, "predicting"):
+        size = as_size(resolution)
+        step = step_memory(
+            build, channels=channels, size=size, batch=batch, precision=precision, memory=memory
+        )
+        images = options["images"] * cfg.trainer.max_epochs
+        rows.append(
+            {
+                "resolution": resolution,
+                "batch_size": batch,
+                "precision": precision,
+                "memory": memory,
+                "gpu_gib": step.tensors / 2**30,
+                "cpu_gib": step.resident / 2**30,
+                "fits_gb": [gb for gb in CARDS_GB if step.tensors < (1 - RESERVE) * gb * 1e9],
+                "fits_here": step.on(kind) < (1 - RESERVE) * here,
+                "hours": times[precision, memory].step_s(batch, size) / batch * images / 3600,
+            }
+        )
+    command = suggestion(rows)
+    result = {"points": rows, "available_gib": here / 2**30, "command": command, "options": options}
+    out = folder / "plan" / "plan.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, json.dumps(result, indent=2) + "\n")
+
+    Console().print(table(rows))
+    print(
+        f"GPU, CPU: GiB of a step's peak. Fits with {RESERVE:.0%} to spare; here: {kind}, "
+        f"{here / 2**30:.1f} GiB available.\n"
+        f"Hours: training alone on this machine, {cfg.trainer.max_epochs} epochs of "
+        f"{options['images']} images, scaled by pixels from real steps at "
+        f"{' and '.join(map(str, options['timed_at']))} px."
+    )
+    print(f"-> {out}")
+    print(
+        command or "none of these fits this machine: give a smaller plan.resolution or batch_size"
+    )
+
+
+def check(options: dict[str, Any]) -> None:
+    """Raises ValueError for settings that no run could have."""
+    known = {"precision": ("32-true", *AUTOCAST), "memory": ("speed", "low")}
+    for name, choices in known.items():
+        for value in options[name]:
+            if value not in choices:
+                raise ValueError(f"plan.{name}={value}: choose from {', '.join(choices)}")
+    if len(set(options["timed_at"])) != 2:
+        raise ValueError(f"plan.timed_at={options['timed_at']}: give two sizes, [512,1024] say")
+    for batch in options["batch_size"]:
+        if batch < 1:
+            raise ValueError(f"plan.batch_size={batch}: give at least 1")
+
+
+class StepTime(NamedTuple):
+    """What a training step takes: for itself, and for each pixel of its images."""
+
+    fixed_s: float
+    pixel_s: float
+
+    def step_s(self, batch: int, size: Size) -> float:
+        return self.fixed_s + self.pixel_s * batch * size[0] * size[1]
+
+    @classmethod
+    def measure(
+        cls,
+        network: FromPixels,
+        channels: int,
+        sides: Sequence[int],
+        device: torch.device,
+        precision: str,
+        memory: Memory,
+    ) -> "StepTime":
+        """The line through real steps with two images of either side."""
+        network.to(device)
+        if memory == "low":
+            network.set_grad_checkpointing()
+        small, large = sorted(sides)
+        a, b = (real_step_s(network, channels, side, device, precision) for side in (small, large))
+        pixel = max(b - a, 0.0) / (2 * (large**2 - small**2))
+        return cls(max(a - pixel * 2 * small**2, 0.0), pixel)
+
+
+def real_step_s(
+    network: FromPixels, channels: int, side: int, device: torch.device, precision: str
+) -> float:
+    """The median time of a training step with two images, after two steps that warm up."""
+    optimizer = torch.optim.Adam(network.parameters())
+    images = torch.randint(0, 256, (2, side, side, channels), dtype=torch.uint8, device=device)
+    labels = torch.zeros(2, dtype=torch.long, device=device)
+    dtype = AUTOCAST.get(precision)
+    seconds = []
+    for _ in range(7):
+        synchronise(device)
+        start = time.perf_counter()
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            logits = network(images.permute(0, 3, 1, 2))
+        F.cross_entropy(logits.float(), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        synchronise(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[2:])
+
+
+def suggestion(rows: list[dict[str, Any]]) -> str | None:
+    """The command of the largest images, then batch, then speed, that fit this machine."""
+    fitting = [row for row in rows if row["fits_here"]]
+    if not fitting:
+        return None
+
+    def worth(row: dict[str, Any]) -> tuple[float, ...]:
+        height, width = as_size(row["resolution"])
+        return height * width, row["batch_size"], -row["hours"]
+
+    best = max(fitting, key=worth)
+    resolution = str(best["resolution"]).replace(" ", "")
+    return (
+        f"python -m hct_lightning data.resolution={resolution} data.batch_size={best['batch_size']} "
+        f"trainer.precision={best['precision']} memory={best['memory']}"
+    )
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """A row per setting; a dot where it does not fit."""
+    cards = [f"{gb} GB" for gb in CARDS_GB]
+    shown = Table(
+        "pixels", "batch", "precision", "memory", "GPU", *cards, "CPU", "here", "hours",
+        title="A training step, predicted", title_justify="left",
+    )  # fmt: skip
+    for row in rows:
+        shown.add_row(
+            str(row["resolution"]), str(row["batch_size"]), row["precision"], row["memory"],
+            f"{row['gpu_gib']:.2f}", *("fits" if gb in row["fits_gb"] else "." for gb in CARDS_GB),
+            f"{row['cpu_gib']:.2f}", "fits" if row["fits_here"] else ".", f"{row['hours']:.3g}",
+        )  # fmt: skip
+    return shown
