@@ -28,7 +28,7 @@ test-all: lint
 	$(BIN)/python -m pytest -m 'not slurm'
 
 slurm-test: install
-	command -v slurmctld >/dev/null || { apt-get update && \
+	PATH="$$PATH:/usr/sbin" command -v slurmctld >/dev/null || { apt-get update && \
 	  apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge; }
 	$(BIN)/python -m pytest -m slurm tests/slurm
 
