@@ -221,7 +221,6 @@ def fresh_run(folder: Path, size: Size, artifacts: Sequence[str]) -> Path:
     height, width = size
     overrides = [
         f"data.resolution=[{height},{width}]", f"data.scene_size={max(size)}", "data.train=8", "data.valid=4",
-        "export.calibration=4", "export.evaluation=0",
     ]  # fmt: skip
     write_whole(folder / ".hydra" / "overrides.yaml", json.dumps(overrides))
     for name in artifacts:
@@ -233,6 +232,8 @@ def fresh_run(folder: Path, size: Size, artifacts: Sequence[str]) -> Path:
             "task=export",
             f"run={folder}",
             f"export=[{name}]",
+            "export.calibration=4",
+            "export.evaluation=0",
         ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder

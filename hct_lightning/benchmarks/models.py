@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import timm
 import torch
 from torch import Tensor
 
@@ -40,13 +41,21 @@ class Model(NamedTuple):
 
 
 def find(where: str | Path) -> Model:
-    """The model behind an artifact's folder, a checkpoint file, or a name of timm."""
+    """The model behind an artifact's folder, a checkpoint file, or a name of timm.
+
+    Raises:
+        ValueError: when it is none of them.
+    """
     path = Path(where)
     if (path / "artifact.json").is_file():
         return Model("artifact", str(path), json.loads((path / "artifact.json").read_text()))
     if path.suffix == ".ckpt":
         spec = load_checkpoint(path)["hyper_parameters"]["spec"]
         return Model("checkpoint", str(path), spec)
+    if not timm.is_model(str(where)):
+        raise ValueError(
+            f"{where} is no folder with an artifact.json, no checkpoint file (.ckpt) and no network of timm"
+        )
     spec = {
         "model": {"_target_": "timm.create_model", "model_name": str(where)},
         "classes": ["a", "b", "c", "d"],

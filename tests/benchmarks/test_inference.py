@@ -52,13 +52,14 @@ def test_a_run_is_measured_and_judged(trained, tiny, cli, tmp_path):
     [
         ({"resolutions": [160]}, "none of the models takes images of 160x160"),
         ({"together": 1}, "benchmark.together=1"),
+        ({"models": ["nowhere/artifacts/onnx"]}, "nowhere/artifacts/onnx is no folder"),
     ],
 )
 def test_says_what_it_can_not_measure(trained, tmp_path, option, message):
     options = OmegaConf.to_container(OmegaConf.load(CONF / "benchmark" / "inference.yaml"))
     del options["_target_"]
     options |= {"run": None, "data": None, "output": str(tmp_path)}
-    options |= {"models": [str(trained / "artifacts" / "torchscript")]} | option
+    options |= {"models": [str(trained / "artifacts" / "torchscript")], "cpp": None} | option
     with pytest.raises(ValueError, match=message):
         benchmark(**options)
 
