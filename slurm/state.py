@@ -187,4 +187,4 @@ def show(points: Sequence[Point]) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     for point in points:
         if point.reason:
-            print(f"job {point.job}: {point.reason}")
+            print(f"job {point.job}: {' '.join(point.reason.split())}")

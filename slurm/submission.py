@@ -54,6 +54,11 @@ class Submission(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         if shutil.which("sbatch") is None:
             sys.exit("error: +slurm=... submits with sbatch, which this machine does not have")
+        if not isinstance(config.trainer.devices, int):
+            sys.exit(
+                f"error: trainer.devices={config.trainer.devices}: Slurm has to be told how many; "
+                "give the number for each node, trainer.devices=4 say"
+            )
         submitit.AutoExecutor = functools.partial(
             Executor, self, home(config), new=config.run is None
         )

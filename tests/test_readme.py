@@ -87,7 +87,7 @@ def test_runs(command, home, trained, cli, tmp_path):
         args += ["benchmark.resolution=256", "benchmark.rounds=1", "benchmark.warmup=1"]
         args += ["benchmark.settings=[[256,1,32-true,low]]"]
     elif "task=plan" in args:
-        args += ["plan.resolution=[256]", "plan.timed_at=128"]
+        args += ["plan.resolution=[256]", "plan.timed_at=[128,192]"]
     elif "benchmark=inference" in args:
         given = {arg.split("=")[0] for arg in args}
         small = (

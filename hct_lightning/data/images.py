@@ -2,7 +2,7 @@
 
 `read_image` gives a whole image, or one brought to the network's size, of which only what is needed is
 decoded: libvips (the extra `data`) reads, cuts and scales in one pass, and JPEG is shrunk while it is
-decoded. Without libvips Pillow reads the same pixels, more slowly.
+decoded. Without libvips Pillow and torch do the same more slowly; scaled pixels differ by 1 or 2 of 255.
 """
 
 import io
@@ -101,7 +101,7 @@ def read_image(
         max_pixels: larger images are refused before they are decoded.
         window: for 16-bit and float sources, the values that become 0 and 255, for all bands or
             a pair for each. By default 0..65535 for integers, the image's own finite range for
-            floats, and what the file says for DICOM.
+            floats, and what the file says for DICOM. (Of 16-bit colour in PNG the upper byte is read.)
         size: (height, width) that the image is brought to; by default it stays as it is.
         geometry: by what rule.
         srgb: converts from the embedded ICC profile to sRGB; otherwise it is ignored.

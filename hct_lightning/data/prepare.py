@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from hct_lightning.data import geometry as geo
 from hct_lightning.data.images import UnreadableImageError, probe, read_image
 from hct_lightning.data.sources.catalogue import Catalogue
 from hct_lightning.data.sources.drawn import end_with_parent
@@ -75,13 +77,17 @@ def prepare(
             "recipe": recipe.as_json(),
         }
         done = _begin(root, manifest)
-        jobs, items = [], {}
+        jobs, items, order = [], {}, []
         for split, images in (("train", found.train), ("valid", found.valid)):
             for path, label in zip(images.paths, images.labels, strict=True):
                 name = found.classes[label]
                 file = f"{split}/{_folder(name)}/{_stem(path)}{SUFFIX[recipe.format]}"
-                items[file] = item = done.get(file)
-                if item is None or not _is_current(item, path, root):
+                order.append(file)
+                if file in items:  # a table may name an image twice
+                    continue
+                item = done.get(file)
+                items[file] = item if item and _is_current(item, path, root) else None
+                if items[file] is None:
                     jobs.append((split, name, path, file, root, recipe, max_pixels))
         unreadable = {}
         with (root / "items.jsonl").open("a", encoding="utf-8") as journal:
@@ -93,7 +99,7 @@ def prepare(
             return unreadable
         _remove_others(root, {file for file, item in items.items() if item})
         manifest["complete"] = True
-        manifest["items"] = [item._asdict() for item in items.values() if item]
+        manifest["items"] = [items[file]._asdict() for file in order if items[file]]
         write_whole(root / "store.json", json.dumps(manifest, indent=1) + "\n")
         (root / "items.jsonl").unlink()
     return unreadable
@@ -118,8 +124,10 @@ def _begin(root: Path, manifest: dict[str, Any]) -> dict[str, Item]:
     Raises:
         ValueError: when the store there was made otherwise, naming what differs.
     """
+    for path in root.glob(".*.tmp"):  # of a killed call
+        path.unlink()
     earlier = read_manifest(root)
-    if earlier is None and any(p.name != ".lock" for p in root.iterdir()):
+    if earlier is None and {p.name for p in root.iterdir()} - {".lock", "items.jsonl"}:
         raise ValueError(f"{root} is not empty and not a store; give an empty or new folder")
     done = {}
     if earlier:
@@ -182,6 +190,13 @@ def _make(
                     seconds = left * (time.monotonic() - started) / count
                     log.info("to come: about %.2f GB, %.0f s", left * size / count / 1e9, seconds)
                     _check_space(root, left * size // count)
+        except BrokenProcessPool as error:
+            at = count + len(unreadable)
+            near = ", ".join(job[2] for job in jobs[at : at + workers])
+            raise OSError(
+                f"a worker was killed (is the memory full?) at one of {near}, or soon after; use "
+                "fewer prepare.workers or a lower data.max_pixels; the next call goes on"
+            ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -210,11 +225,17 @@ def _convert(job: tuple) -> Item | str:
         before = os.stat(path)
         with open(path, "rb") as source:
             digest = hashlib.file_digest(source, "sha256").hexdigest()
-        _, height, width = probe(path, max_pixels=max_pixels)
-        image = read_image(
-            path, recipe.channels, max_pixels=max_pixels, window=recipe.window, size=recipe.size,
-            geometry=recipe.geometry, srgb=recipe.srgb, breast=recipe.breast,
-        )  # fmt: skip
+        options = {
+            "channels": recipe.channels, "max_pixels": max_pixels, "window": recipe.window,
+            "srgb": recipe.srgb, "breast": recipe.breast,
+        }  # fmt: skip
+        if recipe.breast:  # its size is known when it is cropped
+            whole = read_image(path, **options)
+            height, width = whole.shape[-2:]
+            image = geo.apply(whole, recipe.size, recipe.geometry)
+        else:
+            _, height, width = probe(path, max_pixels=max_pixels)
+            image = read_image(path, **options, size=recipe.size, geometry=recipe.geometry)
     except UnreadableImageError as error:
         return str(error)
     except OSError as error:

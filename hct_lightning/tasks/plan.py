@@ -4,10 +4,11 @@ import json
 import logging
 import statistics
 import time
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from hct_lightning.callbacks.epoch_time import synchronise
-from hct_lightning.data.geometry import as_size
+from hct_lightning.data.geometry import Size, as_size
 from hct_lightning.models import FromPixels
 from hct_lightning.network import build_network
 from hct_lightning.parallel.memory import AUTOCAST, Memory, available_bytes, step_memory
@@ -51,8 +52,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
     progress = partial(track, console=Console(stderr=True))
 
     modes = list(product(options["precision"], options["memory"]))
-    seconds = {
-        (precision, memory): seconds_per_pixel(
+    times = {
+        (precision, memory): StepTime.measure(
             build(), channels, options["timed_at"], device, precision, memory
         )
         for precision, memory in progress(modes, "timing real steps")
@@ -60,7 +61,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     points = list(product(options["resolution"], options["batch_size"], modes))
     rows = []
     for resolution, batch, (precision, memory) in progress(points, "predicting"):
-        height, width = size = as_size(resolution)
+        size = as_size(resolution)
         step = step_memory(
             build, channels=channels, size=size, batch=batch, precision=precision, memory=memory
         )
@@ -75,7 +76,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
                 "cpu_gib": step.resident / 2**30,
                 "fits_gb": [gb for gb in CARDS_GB if step.tensors < (1 - RESERVE) * gb * 1e9],
                 "fits_here": step.on(kind) < (1 - RESERVE) * here,
-                "hours": seconds[precision, memory] * height * width * images / 3600,
+                "hours": times[precision, memory].step_s(batch, size) / batch * images / 3600,
             }
         )
     command = suggestion(rows)
@@ -89,7 +90,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
         f"GPU, CPU: GiB of a step's peak. Fits with {RESERVE:.0%} to spare; here: {kind}, "
         f"{here / 2**30:.1f} GiB available.\n"
         f"Hours: training alone on this machine, {cfg.trainer.max_epochs} epochs of "
-        f"{options['images']} images, scaled by pixels from real steps at {options['timed_at']} px."
+        f"{options['images']} images, scaled by pixels from real steps at "
+        f"{' and '.join(map(str, options['timed_at']))} px."
     )
     print(f"-> {out}")
     print(
@@ -104,29 +106,52 @@ def check(options: dict[str, Any]) -> None:
         for value in options[name]:
             if value not in choices:
                 raise ValueError(f"plan.{name}={value}: choose from {', '.join(choices)}")
+    if len(set(options["timed_at"])) != 2:
+        raise ValueError(f"plan.timed_at={options['timed_at']}: give two sizes, [512,1024] say")
     for batch in options["batch_size"]:
         if batch < 1:
             raise ValueError(f"plan.batch_size={batch}: give at least 1")
 
 
-def seconds_per_pixel(
-    network: FromPixels,
-    channels: int,
-    side: int,
-    device: torch.device,
-    precision: str,
-    memory: Memory,
+class StepTime(NamedTuple):
+    """What a training step takes: for itself, and for each pixel of its images."""
+
+    fixed_s: float
+    pixel_s: float
+
+    def step_s(self, batch: int, size: Size) -> float:
+        return self.fixed_s + self.pixel_s * batch * size[0] * size[1]
+
+    @classmethod
+    def measure(
+        cls,
+        network: FromPixels,
+        channels: int,
+        sides: Sequence[int],
+        device: torch.device,
+        precision: str,
+        memory: Memory,
+    ) -> "StepTime":
+        """The line through real steps with two images of either side."""
+        network.to(device)
+        if memory == "low":
+            network.set_grad_checkpointing()
+        small, large = sorted(sides)
+        a, b = (real_step_s(network, channels, side, device, precision) for side in (small, large))
+        pixel = max(b - a, 0.0) / (2 * (large**2 - small**2))
+        return cls(max(a - pixel * 2 * small**2, 0.0), pixel)
+
+
+def real_step_s(
+    network: FromPixels, channels: int, side: int, device: torch.device, precision: str
 ) -> float:
-    """The median time of a real training step at batch 2, after two that warm up, per pixel."""
-    network.to(device)
-    if memory == "low":
-        network.set_grad_checkpointing()
+    """The median time of a training step with two images, after two steps that warm up."""
     optimizer = torch.optim.Adam(network.parameters())
     images = torch.randint(0, 256, (2, side, side, channels), dtype=torch.uint8, device=device)
     labels = torch.zeros(2, dtype=torch.long, device=device)
     dtype = AUTOCAST.get(precision)
     seconds = []
-    for _ in range(5):
+    for _ in range(7):
         synchronise(device)
         start = time.perf_counter()
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
@@ -136,7 +161,7 @@ def seconds_per_pixel(
         optimizer.zero_grad()
         synchronise(device)
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[2:]) / (2 * side * side)
+    return statistics.median(seconds[2:])
 
 
 def suggestion(rows: list[dict[str, Any]]) -> str | None:

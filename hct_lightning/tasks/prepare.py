@@ -49,8 +49,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("w", newline="") as file:
             csv.writer(file).writerows([("path", "reason"), *unreadable.items()])
-        said = "\n  ".join(unreadable.values())
-        message = f"{len(unreadable)} unreadable images (listed in {out}):\n  {said}"
+        said = "\n  ".join([*unreadable.values()][:20])
+        message = f"{len(unreadable)} unreadable images (all listed in {out}):\n  {said}"
         if data.on_error == "raise":
             raise ValueError(f"{message}\nrepair or remove them, or use data.on_error=skip")
         log.warning("left out: %s", message)

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from hct_lightning.data.prepare import prepare
-from hct_lightning.data.sources import folder
+from hct_lightning.data.sources import Catalogue, Split, folder
 from hct_lightning.data.store import Recipe, Store
 
 # Prepares the images of a folder as the task does, in a process that can be killed.
@@ -130,6 +130,33 @@ def test_a_source_that_has_changed_is_made_again(images, tmp_path):
     assert len(changed) == 1
     [path] = changed
     assert np.load(root / path)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_source_that_has_become_unreadable_is_not_kept_as_it_was(images, tmp_path):
+    root = tmp_path / "store"
+    run(images, root)
+    first = sorted(images.rglob("*.png"))[0]
+    first.write_text("<html>")
+    assert set(run(images, root, skip=True)) == {str(first)}
+    assert len(Store(root).items) == len(list(root.rglob("*.npy"))) == 23
+
+
+def test_killed_before_anything_was_noted_it_begins_again(images, tmp_path):
+    root = tmp_path / "store"
+    root.mkdir()
+    for name in (".lock", "items.jsonl", ".store.json.123.tmp", ".items.jsonl.123.tmp"):
+        (root / name).touch()
+    run(images, root)
+    assert {path.name for path in root.iterdir()} == {"store.json", "train", "valid"}
+
+
+def test_an_image_that_is_named_twice_is_twice_in_the_store(images, tmp_path):
+    path = str(sorted(images.rglob("*.png"))[0])
+    found = Catalogue("twice", ("a", "b"), Split([path] * 5, [0, 1, 0, 0, 0]), Split())
+    recipe = Recipe((64, 64), "cover", 3, None, False, False, "raw", None)
+    options = {"max_pixels": 10**7, "workers": 2, "skip_unreadable": False}
+    prepare(found, recipe, tmp_path / "store", **options, progress=lambda items, _: items)
+    assert Store(tmp_path / "store").catalogue().train.labels == [0, 1, 0, 0, 0]
 
 
 def test_images_come_and_go(images, tmp_path):

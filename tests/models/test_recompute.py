@@ -42,7 +42,6 @@ def both(build, images: torch.Tensor, precision: torch.dtype) -> tuple[dict, dic
 @pytest.mark.parametrize(
     ("options", "shape"),
     [
-        ({}, (2, 3, 259, 387)),
         ({"drop_path_rate": 0.2, "kernel": "softmax"}, (3, 3, 262, 201)),
         ({"conv_stages": 5, "in_chans": 1}, (2, 1, 128, 131)),
         ({"drop_rate": 0.3}, (2, 3, 1030, 161)),

@@ -57,7 +57,8 @@ def slurm(environment) -> Iterator[Slurm]:
         )
         assert said.returncode == 0, said.stderr
         exports = dict(re.findall(r"^export (\w+)=(.*)$", said.stdout, re.MULTILINE))
-        exports["PATH"] = exports["PATH"].replace("$PATH", path)
+        here = os.path.dirname(sys.executable)  # as in a shell in which the venv is active
+        exports["PATH"] = exports["PATH"].replace("$PATH", os.pathsep.join((here, path)))
         # Without the names that a job around these tests would leave.
         clean = {k: v for k, v in environment.items() if not k.startswith(("SLURM_", "SUBMITIT_"))}
         yield Slurm(clean | exports)
