@@ -41,7 +41,8 @@ def exported(cli, trained, home, names):
     )  # fmt: skip
     folders = {name: run / "artifacts" / name for name in names}
     assert done.stdout.splitlines()[-len(names) :] == [str(f) for f in folders.values()]
-    images = torch.randint(0, 256, (3, 3, 128, 128), dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (3, 3, 128, 128), dtype=torch.uint8, generator=generator)
     torch.save(images, home / "images.pt")
     served = subprocess.run(
         [sys.executable, "-c", SERVE, home / "images.pt", *folders.values()],
