@@ -22,13 +22,13 @@ lint: install
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: lint
 	$(BIN)/python -m pytest -m 'not slurm'
 
 slurm-test: install
-	command -v slurmctld >/dev/null || { apt-get update && \
+	PATH="$$PATH:/usr/sbin" command -v slurmctld >/dev/null || { apt-get update && \
 	  apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge; }
 	$(BIN)/python -m pytest -m slurm tests/slurm
 

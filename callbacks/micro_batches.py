@@ -2,11 +2,14 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+
+from hct_lightning.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,9 @@ class MicroBatches(Callback):
         if memory == "low":
             module.network.set_grad_checkpointing()
             log.info("memory=low: the backward pass computes again what is not kept")
+        # A resumed run on as many ranks does the same, whatever memory it finds: see tasks/fit.py.
+        plan = {"ranks": world, "micro_batches": parts, "memory": memory}
+        Run(Path(trainer.default_root_dir), writes=trainer.is_global_zero).update(memory_plan=plan)
         trainer.accumulate_grad_batches = parts
         trainer.datamodule.global_batch = self.global_batch
         trainer.datamodule.micro_batches = parts

@@ -12,10 +12,11 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     """A copy in eval mode and fp32 whose BatchNorms behind a convolution are part of it.
 
     The other BatchNorms of HCT stand in front of a convolution, with a sum before them, and stay.
+    What is folded already is left as it is.
     """
     network = copy.deepcopy(network).eval().float()
     for block in network.modules():
-        if isinstance(block, ConvBlock):
+        if isinstance(block, ConvBlock) and isinstance(block.bn2, nn.BatchNorm2d):
             block.conv1 = fuse_conv_bn_eval(block.conv1, block.bn2)
             block.bn2 = nn.Identity()
     return network

@@ -84,10 +84,15 @@ def main(cfg: DictConfig, folder: Path) -> None:
                 f"{len(data.catalogue.train)} training images are fewer than one global batch of "
                 f"{devices.global_batch}; use a smaller data.batch_size or fewer trainer.devices"
             )
+        memory, micro_batches = cfg.memory, cfg.trainer.accumulate_grad_batches
+        earlier = run.record.get("memory_plan") if resume else None
+        if earlier and earlier["ranks"] == devices.world:  # else the weights would not be the same
+            memory = earlier["memory"] if memory == "auto" else memory
+            micro_batches = earlier["micro_batches"] if micro_batches == "auto" else micro_batches
         plan = partial(
             choose_memory,
-            memory=cfg.memory,
-            micro_batches=cfg.trainer.accumulate_grad_batches,
+            memory=memory,
+            micro_batches=micro_batches,
             build=partial(build_network, spec),
             channels=data.channels,
             size=data.size,

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hct_lightning import load_artifact
+from hct_lightning.data import scenes
 from hct_lightning.deploy.quantization import sqnr_db
 from hct_lightning.network import load_network
 
@@ -41,7 +42,10 @@ def exported(cli, trained, home, names):
     )  # fmt: skip
     folders = {name: run / "artifacts" / name for name in names}
     assert done.stdout.splitlines()[-len(names) :] == [str(f) for f in folders.values()]
-    images = torch.randint(0, 256, (3, 3, 128, 128), dtype=torch.uint8)
+    # Scenes that the run has not seen: int8's ranges are those of scenes, not of noise.
+    images = torch.stack(
+        [torch.from_numpy(scenes.draw(0, 1000 + i, 128)).permute(2, 0, 1) for i in range(3)]
+    ).contiguous()
     torch.save(images, home / "images.pt")
     served = subprocess.run(
         [sys.executable, "-c", SERVE, home / "images.pt", *folders.values()],

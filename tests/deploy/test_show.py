@@ -8,7 +8,7 @@ import pytest
 
 STATIC = ("torchscript_int8", "openvino_int8", "aoti_int8")
 
-# Hours on a slow machine: 600 scenes to train on, 2000 to compare on, ten artifacts.
+# Long: 600 scenes to train on, 2000 to compare eight artifacts on.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 

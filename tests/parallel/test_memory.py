@@ -131,6 +131,10 @@ def test_the_tensors_alive_are_those_that_torch_counts():
 def test_from_the_command_line(cli, tiny, tmp_path):
     cli(*tiny, "memory=low", "trainer.devices=2", "trainer.accelerator=cpu", "export=[]",
         f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)  # fmt: skip
-    assert "memory=low: the backward pass computes again" in (tmp_path / "run/run.log").read_text()
+    said = "memory=low: the backward pass computes again"
+    assert said in (tmp_path / "run/run.log").read_text()
+    # Resumed on as many ranks it does as before, though there is memory enough for speed.
+    done = cli(f"run={tmp_path}/run", "memory=auto", "trainer.max_epochs=3", cwd=tmp_path)
+    assert said in done.stderr
     done = cli(*tiny, "memory=slow", cwd=tmp_path, status=1)
     assert "error: memory=slow: choose speed, auto or low" in done.stderr
