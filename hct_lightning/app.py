@@ -80,8 +80,13 @@ def _still_meant(key: str, given: dict[str, str]) -> bool:
         return False
     if group in given and option:
         # Another data set has its own options; resolution and the like go on.
-        base = files("hct_lightning.conf") / group / "_base.yaml"
-        return base.is_file() and option.split(".")[0] in OmegaConf.create(base.read_text())
+        conf = files("hct_lightning.conf")
+        base, config = (
+            conf / group / "_base.yaml",
+            OmegaConf.create((conf / "config.yaml").read_text()),
+        )
+        shared = OmegaConf.create(base.read_text()) if base.is_file() else config.get(group)
+        return option.split(".")[0] in (shared or ())
     return True
 
 

@@ -114,6 +114,15 @@ def test_recompose_with_other_data_keeps_what_all_data_sets_share(earlier):
     assert "data.root=/photos" in args  # shared, too: scenes have a root
 
 
+def test_recompose_with_other_artifacts_keeps_what_all_exports_share(earlier):
+    recorded = earlier / ".hydra" / "overrides.yaml"
+    mine = ["export.evaluation=7", "export.openvino_int8.percent=50"]
+    recorded.write_text(recorded.read_text() + "".join(f"- {override}\n" for override in mine))
+    args = recompose(["task=export", f"run={earlier}", "export=[torchscript]"])
+    assert mine[0] in args
+    assert mine[1] not in args
+
+
 def test_recompose_finds_the_run_of_a_checkpoint_but_not_to_fine_tune(earlier):
     args = recompose(["task=predict", f"ckpt={earlier}/checkpoints/best.ckpt"])
     assert f'run="{earlier}"' in args
