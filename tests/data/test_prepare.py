@@ -71,7 +71,8 @@ def killed_somewhere(images: Path, root: Path, rng: random.Random) -> bool:
         [sys.executable, "-c", PROGRAM, str(images), str(root)],
         stdout=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
-    child.stdout.readline()
+    with child.stdout:
+        child.stdout.readline()
     time.sleep(rng.uniform(0, 0.3))
     # The parent alone every other time: its workers must follow it.
     if rng.random() < 0.5:
