@@ -246,6 +246,8 @@ def _run_point(cfg: DictConfig, folder: Path) -> float | None:
 
 def main() -> None:
     """`hct` and `python -m hct_lightning`."""
+    # DDP would warn on each rank of what its strategy here does on purpose. Read when torch is imported.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     Plugins.instance().register(MoreConfigs)
     try:
         sys.argv[1:] = recompose(sys.argv[1:])

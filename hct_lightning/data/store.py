@@ -9,8 +9,9 @@ when it was killed, `store.json` says that the store isn't complete, and it is r
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor
 from hct_lightning.data import geometry as geo
 from hct_lightning.data.images import UnreadableImageError, read_image
 from hct_lightning.data.readers import Reader
+from hct_lightning.data.remote import Mirror, is_url
 from hct_lightning.data.sources.catalogue import Catalogue, Split, resolve_root
 from hct_lightning.data.window import Window, check_window
 
@@ -77,13 +79,15 @@ class Store:
 
     Args:
         root: its folder.
+        mirror: where it comes from when it is elsewhere; its items are then brought when they are read.
 
     Raises:
         ValueError: when it is none, or not complete, or a file is missing or cut off.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, mirror: Mirror | None = None) -> None:
         self.root = root
+        self.mirror = mirror
         manifest = read_manifest(root)
         if manifest is None:
             raise ValueError(
@@ -102,8 +106,15 @@ class Store:
         self.source = manifest["source"]
         self.notes = tuple(manifest["notes"])
         self.items = [Item(**item) for item in manifest["items"]]
+        self._by_path = {str(root / item.file): item for item in self.items}
         for item in self.items:
             path = root / item.file
+            if ".." in PurePosixPath(item.file).parts or item.file.startswith("/"):
+                raise ValueError(
+                    f"{root}/store.json names {item.file}, which is outside of the store"
+                )
+            if mirror:
+                continue
             if not path.is_file() or path.stat().st_size != item.bytes:
                 raise ValueError(
                     f"{path} is missing or cut off; run task=prepare again with the options of this "
@@ -116,7 +127,7 @@ class Store:
             items = [item for item in self.items if item.split == name]
             paths = [str(self.root / item.file) for item in items]
             splits[name] = Split(paths, [self.classes.index(item.label) for item in items])
-        what = f"store {self.root} ({self.recipe.format}) of {self.source}"
+        what = f"store {self.mirror.url if self.mirror else self.root} ({self.recipe.format}) of {self.source}"
         return Catalogue(what, self.classes, **splits, notes=self.notes, store=self)
 
     def reader(self, size: geo.Size, geometry: geo.Geometry) -> "StoreReader":
@@ -141,19 +152,39 @@ class Store:
                     "data.resolution out, or prepare another store"
                 )
             regions[str(self.root / item.file)] = region
-        return StoreReader(self.recipe, size, regions)
+        return StoreReader(self.recipe, size, regions, self._bring if self.mirror else None)
+
+    def _bring(self, path: str) -> None:
+        item = self._by_path[path]
+        self.mirror.bring(item.file, item.bytes)
 
 
 class StoreReader(Reader):
-    """Reads items of a store, each cut to its region and brought to `size`."""
+    """Reads items of a store, each cut to its region and brought to `size`.
 
-    def __init__(self, recipe: Recipe, size: geo.Size, regions: dict[str, geo.Region]) -> None:
+    Args:
+        recipe: of the store.
+        size: (height, width) of every image.
+        regions: what is seen of each item, by its path.
+        bring: called with a path before it is read.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        size: geo.Size,
+        regions: dict[str, geo.Region],
+        bring: Callable[[str], None] | None = None,
+    ) -> None:
         self.recipe = recipe
+        self.bring = bring
         self.shape = (*size, recipe.channels)
         self.regions = regions
         self.whole = geo.Region(0, 0, *recipe.size)
 
     def __call__(self, path: str) -> Tensor:
+        if self.bring:
+            self.bring(path)
         region = self.regions[path]
         if self.recipe.format == "raw":
             pixels = np.empty((*self.recipe.size, self.recipe.channels), np.uint8)
@@ -169,6 +200,8 @@ class StoreReader(Reader):
         if self.recipe.format != "raw" or not whole:
             super().into(path, place)
             return
+        if self.bring:
+            self.bring(path)
         read_raw(path, place)
 
 
@@ -213,12 +246,19 @@ def derive(
     return None if region.height < target[0] or region.width < target[1] else region
 
 
-def catalogue(root: str | None) -> Catalogue:
-    """The images of a prepared store: `data=store data.root=<folder>`.
+def catalogue(root: str | None, cache: str = "data/cache") -> Catalogue:
+    """The images of a prepared store: `data=store data.root=<folder or url>`.
+
+    Args:
+        root: the store's folder, or its url (s3://, gs://, https://, whatever fsspec knows).
+        cache: local folder for what is read of a url.
 
     Raises:
         ValueError: when it is none, or not complete.
     """
+    if is_url(root):
+        mirror = Mirror(root, cache)
+        return Store(mirror.folder, mirror).catalogue()
     return Store(resolve_root(root)).catalogue()
 
 

@@ -12,6 +12,7 @@ from rich.progress import track
 
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.data.prepare import prepare
+from hct_lightning.data.remote import is_url
 from hct_lightning.data.store import SUFFIX, Recipe, Store
 from hct_lightning.runtime import cpu_count
 from hct_lightning.tasks.fit import describe
@@ -24,6 +25,11 @@ def main(cfg: DictConfig, folder: Path) -> None:
     if OmegaConf.is_missing(cfg.prepare, "output"):
         raise ValueError("prepare.output is not set; give prepare.output=<folder for the store>")
     options = cfg.prepare
+    if is_url(options.output):
+        raise ValueError(
+            f"prepare.output={options.output}: give a folder on this machine, and copy it there (with "
+            "`aws s3 sync` or the like); data=store reads it from there"
+        )
     if options.format not in SUFFIX:
         raise ValueError(f"prepare.format={options.format}: choose {', '.join(SUFFIX)}")
     data: ImageData = instantiate(cfg.data, _convert_="all")

@@ -53,6 +53,11 @@ def resolve_root(root: str | None, option: str = "data.root") -> Path:
     """
     if not root:
         raise ValueError(f"{option} is not set; give {option}=<path of your images>")
+    if "://" in root:
+        raise ValueError(
+            f"{option}={root}: of what lies elsewhere only a store is read, data=store; make one with "
+            "task=prepare where the images are"
+        )
     path = Path(root).expanduser().resolve()
     if not path.exists():
         raise FileNotFoundError(f"{option}={root}: there is no {path}")
