@@ -81,6 +81,10 @@ class Store:
         root: its folder.
         mirror: where it comes from when it is elsewhere; its items are then brought when they are read.
 
+    Attributes:
+        items: the images.
+        by_path: the same, by the path under which they are read.
+
     Raises:
         ValueError: when it is none, or not complete, or a file is missing or cut off.
     """
@@ -106,7 +110,7 @@ class Store:
         self.source = manifest["source"]
         self.notes = tuple(manifest["notes"])
         self.items = [Item(**item) for item in manifest["items"]]
-        self._by_path = {str(root / item.file): item for item in self.items}
+        self.by_path = {str(root / item.file): item for item in self.items}
         for item in self.items:
             path = root / item.file
             if ".." in PurePosixPath(item.file).parts or item.file.startswith("/"):
@@ -155,7 +159,7 @@ class Store:
         return StoreReader(self.recipe, size, regions, self._bring if self.mirror else None)
 
     def _bring(self, path: str) -> None:
-        item = self._by_path[path]
+        item = self.by_path[path]
         self.mirror.bring(item.file, item.bytes)
 
 

@@ -61,10 +61,14 @@ def survey(
     def look(job: tuple[str, str]) -> Seen | tuple[str, str]:
         split, path = job
         try:
-            channels, *size = probe(path, max_pixels=max_pixels)
+            if found.store:  # which knows its originals
+                item = found.store.by_path[path]
+                channels, size, digest = reader.shape[2], item.source_size, item.sha256
+            else:
+                channels, *size = probe(path, max_pixels=max_pixels)
+                with open(path, "rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
             counts = value_counts(reader(path))
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
         except (UnreadableImageError, OSError) as error:
             return path, str(error)
         return Seen(split, path, tuple(size), channels, digest, counts)

@@ -78,23 +78,25 @@ def contact_sheet(data: ImageData, samples: int, side: int) -> Image.Image:
 def suggest(cfg: DictConfig, data: ImageData, found: Survey) -> dict[str, Any]:
     """A command to begin with, the size of a raw store, and hours of training on this CPU.
 
-    The resolution keeps the detail of half the images: the median of the shorter sides.
+    The resolution keeps the detail of half the images: the median of the shorter sides. A store has its
+    own, with the geometry and the channels.
     """
     shorter = sorted(min(size) for size in found.sizes)
-    resolution = max(32, shorter[len(shorter) // 2] // 32 * 32)
+    prepared = data.catalogue.store is not None
+    resolution = max(data.size) if prepared else max(32, shorter[len(shorter) // 2] // 32 * 32)
     images = len(data.catalogue.train) + len(data.catalogue.valid) - len(found.unreadable)
-    options = [
+    options = [] if prepared else [
         f"data.resolution={resolution}",
         f"data.geometry={data.geometry}",
         f"data.channels={data.channels}",
-        f"data.batch_size={max(1, min(8, len(data.catalogue.train) // 4))}",
-    ]
+    ]  # fmt: skip
+    options.append(f"data.batch_size={max(1, min(8, len(data.catalogue.train) // 4))}")
     for name in ("mean", "std"):
         values = ",".join(f"{value:.4f}" for value in getattr(found, name))
         options.append(f"data.{name}=[{values}]")
     if found.unreadable:
         options.append("data.on_error=skip")
-    if cfg.data.get("root") and not data.catalogue.store:
+    if cfg.data.get("root"):
         options.insert(0, f"data.root={cfg.data.root}")
     name = cfg.data.source["_target_"].rpartition(".")[2]
     group = {"table": "csv", "catalogue": "store"}.get(name, name)
@@ -112,22 +114,22 @@ def suggest(cfg: DictConfig, data: ImageData, found: Survey) -> dict[str, Any]:
 
 
 def _step_seconds(cfg: DictConfig, data: ImageData, side: int) -> float:
-    """Forward and backward of one image of that size, on this CPU."""
+    """Forward and backward of an image of that size, on this CPU, two at once (as BatchNorm needs)."""
     spec = {
         "model": OmegaConf.to_container(cfg.model, resolve=True), "classes": data.classes,
         "channels": data.channels, "mean": data.mean, "std": data.std,
     }  # fmt: skip
     network = build_network(spec)
-    images = torch.zeros((1, side, side, data.channels), dtype=torch.uint8).permute(0, 3, 1, 2)
+    images = torch.zeros((2, side, side, data.channels), dtype=torch.uint8).permute(0, 3, 1, 2)
     bf16 = resolve_precision(cfg.trainer.precision, "cpu") == "bf16-mixed"
     times = []
     for _ in range(3):
         start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits = network(images)
-        F.cross_entropy(logits.float(), torch.tensor([0])).backward()
+        F.cross_entropy(logits.float(), torch.tensor([0, 0])).backward()
         times.append(time.perf_counter() - start)
-    return min(times)
+    return min(times) / 2
 
 
 def show(found: Survey, beginning: dict[str, Any]) -> None:

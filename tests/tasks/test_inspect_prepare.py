@@ -85,6 +85,17 @@ def test_prepare_then_train_from_the_store(cli, pictures, tmp_path):
         assert re.search(message, done.stderr), done.stderr
 
 
+def test_inspect_of_a_store_says_what_it_was_made_of(cli, pictures, tmp_path):
+    cli("task=prepare", *SMALL, "prepare.output=store", "hydra.run.dir=p", cwd=tmp_path)
+    done = cli("task=inspect", "data=store", "data.root=store", "hydra.run.dir=run", cwd=tmp_path)
+    found = json.loads((tmp_path / "run" / "inspect" / "inspect.json").read_text())
+    assert set(map(tuple, found["sizes"])) == {(192, 256)}
+    assert (found["channels"], found["unreadable"]) == ({"3": 16}, {})
+    command = done.stdout.strip().splitlines()[-1]
+    assert command.startswith("python -m hct_lightning data=store data.root=store")
+    cli(*command.split()[3:], *BRIEF, "trainer.max_steps=1", cwd=tmp_path)
+
+
 def test_training_from_a_store_ends_bitwise_where_training_from_files_ends(cli, pictures, tmp_path):
     import torch
 
