@@ -220,19 +220,33 @@ def test_a_disk_that_is_too_small_is_refused_before(images, tmp_path, monkeypatc
 
 
 def test_a_disk_that_is_full_leaves_what_was_made(images, tmp_path):
-    """A limit on a file's size stands in for the disk's end: writing fails half way."""
-    root = tmp_path / "store"
-    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))\n"
-    code = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n" + limited + PROGRAM
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(images), str(root)], capture_output=True, text=True
-    )
-    assert done.returncode != 0
-    assert ".npy: File too large; mend that and run it again" in done.stderr
-    assert not list(root.rglob("*.npy"))
-    assert not list(root.rglob("*.tmp"))
-    assert run(images, root) == {}
-    assert len(Store(root).items) == 24
+    """On a real disk of 100 kB: refused before, or filled by others half way; then enlarged."""
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk")
+    filled = "from hct_lightning.data import prepare; prepare._KEEP_FREE = -(2**30)\n" + PROGRAM
+    python, disk = sys.executable, tmp_path / "disk"
+    disk.mkdir()
+    script = f"""set -e
+        mount -t tmpfs -o size=100k none {disk}
+        ! {python} -c "$PROGRAM" {images} {disk}/store 2> {tmp_path}/refused.txt
+        find {disk} -name '*.npy' > {tmp_path}/refused_items.txt
+        ! {python} -c "$FILLED" {images} {disk}/store 2> {tmp_path}/full.txt
+        find {disk} -name '*.npy' > {tmp_path}/full_items.txt
+        find {disk} -name '*.tmp' > {tmp_path}/left.txt
+        mount -o remount,size=1g {disk}
+        {python} -c "$PROGRAM" {images} {disk}/store
+        cp -r {disk}/store {tmp_path}/store
+    """
+    environment = os.environ | {"PROGRAM": PROGRAM, "FILLED": filled}
+    subprocess.run(["unshare", "-rm", "sh", "-c", script], env=environment, check=True)
+    said = {name: (tmp_path / f"{name}.txt").read_text() for name in ("refused", "full")}
+    assert "the store needs about" in said["refused"]
+    assert not (tmp_path / "refused_items.txt").read_text()
+    assert ".npy: No space left on device; mend that and run it again" in said["full"]
+    assert 0 < len((tmp_path / "full_items.txt").read_text().splitlines()) < 24
+    assert not (tmp_path / "left.txt").read_text()
+    assert run(images, tmp_path / "undisturbed") == {}
+    assert contents(tmp_path / "store") == contents(tmp_path / "undisturbed")
 
 
 @pytest.mark.slow
