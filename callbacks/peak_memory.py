@@ -5,21 +5,20 @@
 | memory/peak_gib  | GiB  | GPU: the most allocated at once; CPU: resident set of the process |
 """
 
-import resource
-import sys
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from hct_lightning.high_water import peak_gib
+
 
 def peak_memory_gib(device: torch.device) -> float:
     """The high-water mark since the start of the process (CPU) or of counting (GPU)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return peak_gib()
 
 
 class PeakMemory(Callback):

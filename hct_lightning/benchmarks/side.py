@@ -1,14 +1,14 @@
 """One side of a comparison: a process that does its work when it is told to.
 
-It imports nothing but the standard library, so that a baseline stays free of this project.
+It imports little but the standard library, so that a baseline stays free of this project.
 """
 
 import json
-import os
-import resource
 import sys
 import time
 from collections.abc import Callable
+
+from hct_lightning.high_water import peak_gib
 
 
 def serve(work: Callable[[], object], **facts: object) -> None:
@@ -24,13 +24,3 @@ def serve(work: Callable[[], object], **facts: object) -> None:
         seconds = time.perf_counter() - start
         answer = {"seconds": seconds, "peak_gib": peak_gib(), "result": result}
         print(json.dumps(answer), flush=True)
-
-
-def peak_gib() -> float:
-    """This process's high-water mark of resident memory."""
-    # Linux lets a process inherit ru_maxrss from the one that started it; VmHWM is its own.
-    if os.path.exists("/proc/self/status"):
-        with open("/proc/self/status") as status:
-            line = next(line for line in status if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30  # bytes on macOS

@@ -1,6 +1,7 @@
 """Makes artifacts of a checkpoint, as fitting does when it ends."""
 
 import inspect
+import logging
 from collections.abc import Collection
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from hct_lightning.deploy.exporting import Exporter, Reference, export_artifact
 from hct_lightning.network import load_network
 from hct_lightning.run import Run
 from hct_lightning.tasks.validate import check_classes
+
+log = logging.getLogger(__name__)
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
@@ -55,6 +58,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
             sweep(name, exporter, network, spec, folder / "export", percentages, **options)
             show(folder / "export" / name, [str(percent) for percent in percentages])
             print(folder / "export" / f"{name}.png")
+        else:
+            log.warning("%s can't be made in part; export.percentages leaves it out", name)
     if not percentages:
         show(folder / "artifacts", list(exporters))
 

@@ -1,0 +1,16 @@
+"""The most memory that this process has held. Imports nothing, so that baselines may use it too."""
+
+import os
+import resource
+import sys
+
+
+def peak_gib() -> float:
+    """The high-water mark of resident memory since the process began."""
+    # Linux lets a process inherit ru_maxrss from the one that started it; VmHWM is its own.
+    if os.path.exists("/proc/self/status"):
+        with open("/proc/self/status") as status:
+            line = next(line for line in status if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
