@@ -11,7 +11,16 @@ MAY_IMPORT = {
     "hct_lightning/models": {"models"},
     "hct_lightning/data": {"data", "run", "runtime", "signals"},
     "hct_lightning/deploy": {"deploy", "models", "runtime"},
-    "callbacks": {"callbacks", "deploy", "network", "runtime", "data.geometry", "run", "signals"},
+    "callbacks": {
+        "callbacks",
+        "deploy",
+        "network",
+        "runtime",
+        "data.geometry",
+        "high_water",
+        "run",
+        "signals",
+    },
 }
 
 
