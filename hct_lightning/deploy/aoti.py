@@ -11,13 +11,14 @@ from torch.export import ExportedProgram
 
 from hct_lightning.deploy.artifact import Exported, instruction_set
 from hct_lightning.deploy.program import MULTIPLE, program
+from hct_lightning.deploy.quiet import quiet
 
 FILE = "model.pt2"
 
 
 def compile_package(exported: ExportedProgram, folder: Path) -> None:
     """Compiles to `folder/model.pt2`. Without freezing convolutions would not be lowered."""
-    with torch.no_grad():
+    with quiet(), torch.no_grad():
         torch._inductor.aoti_compile_and_package(
             exported, package_path=str(folder / FILE), inductor_configs={"freezing": True}
         )

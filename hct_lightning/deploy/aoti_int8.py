@@ -16,9 +16,10 @@ from hct_lightning.deploy.extra import deploy_extra
 from hct_lightning.deploy.folding import fold_batch_norm
 from hct_lightning.deploy.program import MULTIPLE, program
 from hct_lightning.deploy.quantization import has_vnni
+from hct_lightning.deploy.quiet import quiet
 from hct_lightning.deploy.sensitivity import float_layers
 
-with deploy_extra():
+with deploy_extra(), quiet():
     from torchao.quantization.pt2e.quantize_pt2e import (
         convert_pt2e,
         prepare_pt2e,
@@ -34,6 +35,7 @@ with deploy_extra():
 log = logging.getLogger(__name__)
 
 
+@quiet()
 def export(
     network: nn.Module,
     example: Tensor,

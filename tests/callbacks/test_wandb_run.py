@@ -32,7 +32,7 @@ def records(file: Path):
 @pytest.fixture(scope="module")
 def run(cli, tiny, tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("wandb")
-    options = ("logger=wandb", "logger.wandb.mode=offline", "export=[]")
+    options = ("logger=wandb", "logger.wandb.mode=offline", "export=[torchscript_int8]")
     cli(*tiny, *options, f"hydra.run.dir={home}/run", cwd=home)
     return home / "run"
 
@@ -67,6 +67,14 @@ def test_configuration_curves_confusion_and_samples(run):
     samples = [json.loads(t.read_text()) for t in tables if "samples" in t.name]
     assert [len(t["data"]) for t in samples] == [10]
     assert samples[0]["columns"] == ["image", "label", "predicted", "probability"]
+
+
+def test_what_was_exported_and_what_it_costs(run):
+    _, history, _ = read(run)
+    metrics = json.loads((run / "artifacts/torchscript_int8/artifact.json").read_text())["metrics"]
+    for key in ("time_ms", "accuracy", "accuracy_fp32", "agreement", "sqnr_db"):
+        assert history[f"export/torchscript_int8/{key}"] == [metrics[key]]
+    assert 0.5 < history["export/torchscript_int8/size_mb"][0] < 7
 
 
 def test_resumed_it_is_the_same_wandb_run(cli, run):
