@@ -1,5 +1,6 @@
 """AOTInductor in int8 by torchao's pt2e: calibrated (PTQ), or trained on (QAT)."""
 
+import dataclasses
 import logging
 import re
 import zipfile
@@ -20,6 +21,13 @@ from hct_lightning.deploy.quiet import quiet
 from hct_lightning.deploy.sensitivity import float_layers
 
 with deploy_extra(), quiet():
+    from torchao.quantization.pt2e import (
+        FakeQuantize,
+        HistogramObserver,
+        disable_fake_quant,
+        disable_observer,
+        enable_fake_quant,
+    )
     from torchao.quantization.pt2e.quantize_pt2e import (
         convert_pt2e,
         prepare_pt2e,
@@ -28,6 +36,7 @@ with deploy_extra(), quiet():
 
     # Importing the quantizer registers the fusions that lower its graphs to int8 kernels.
     from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
+        QuantizationConfig,
         X86InductorQuantizer,
         get_default_x86_inductor_quantization_config,
     )
@@ -50,8 +59,8 @@ def export(
 ) -> Exported:
     """Convolutions and linears in int8.
 
-    QAT trains the rounded network to answer as the fp32 one does (distillation), so that it needs
-    images and no labels. BatchNorm keeps its statistics.
+    QAT trains the rounded network to give the fp32 one's logits (distillation), so that it needs images
+    and no labels. BatchNorm keeps its statistics, and the calibrated ranges stay.
 
     Args:
         network: takes uint8 images.
@@ -66,24 +75,33 @@ def export(
     """
     example = example.contiguous(memory_format=torch.channels_last)
     quantizer = X86InductorQuantizer()
-    quantizer.set_global(
-        get_default_x86_inductor_quantization_config(
-            is_qat=qat_steps > 0, reduce_range=not has_vnni()
-        )
-    )
+    quantizer.set_global(_configuration(qat=qat_steps > 0))
     for name in float_layers(network, calibration, percent):
         quantizer.set_module_name_qconfig(name, None)
     graph = program(fold_batch_norm(network), example, dynamic=dynamic).module()
     prepared = (prepare_qat_pt2e if qat_steps else prepare_pt2e)(graph, quantizer)
+    prepared.apply(disable_fake_quant)  # ranges are those of the fp32 network
     with torch.no_grad():
         for image in _singly(calibration):
             prepared(image)
     if qat_steps:
+        prepared.apply(enable_fake_quant)
+        prepared.apply(disable_observer)
         _distill(prepared, network, calibration, qat_steps, qat_lr, qat_batch)
     converted = convert_pt2e(prepared)
     aoti.compile_package(program(converted, example, dynamic=dynamic), folder)
     int8 = count_int8(folder / aoti.FILE)
     return Exported("aoti", "int8", aoti.FILE, multiple=MULTIPLE, int8=int8)
+
+
+def _configuration(*, qat: bool) -> QuantizationConfig:
+    config = get_default_x86_inductor_quantization_config(is_qat=qat, reduce_range=not has_vnni())
+    if not qat:
+        return config
+    # QAT's default takes the extremes as range; on HCT that costs 18 dB against a histogram, as PTQ has.
+    observer = FakeQuantize.with_args(observer=HistogramObserver, eps=2**-12)
+    activation = dataclasses.replace(config.input_activation, observer_or_fake_quant_ctr=observer)
+    return dataclasses.replace(config, input_activation=activation)
 
 
 def count_int8(file: Path) -> dict[str, int]:
@@ -113,7 +131,7 @@ def _distill(
     lr: float,
     batch: int,
 ) -> None:
-    """Trains `student` in place towards the class probabilities of `teacher`."""
+    """Trains `student` in place towards the logits of `teacher`."""
     optimizer = torch.optim.Adam(student.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     images = _endlessly(calibration)
@@ -123,12 +141,11 @@ def _distill(
         for _ in range(batch):
             image = next(images)
             with torch.no_grad():
-                wanted = teacher(image).log_softmax(dim=1)
-            given = student(image).log_softmax(dim=1)
-            loss = F.kl_div(given, wanted, log_target=True, reduction="batchmean") / batch
+                wanted = teacher(image)
+            loss = F.mse_loss(student(image), wanted) / batch
             loss.backward()
             total += loss.item()
         optimizer.step()
         schedule.step()
         if step % 10 == 9 or step == steps - 1:
-            log.info("QAT step %d of %d: divergence from fp32 %.2e", step + 1, steps, total)
+            log.info("QAT step %d of %d: squared error of the logits %.2e", step + 1, steps, total)
