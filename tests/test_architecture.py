@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 # package -> what of ours it may import
 MAY_IMPORT = {
     "hct_lightning/models": {"models"},
-    "hct_lightning/data": {"data", "run", "runtime", "signals"},
+    "hct_lightning/data": {"console", "data", "run", "runtime", "signals"},
     "hct_lightning/deploy": {"deploy", "models", "runtime"},
     "callbacks": {
         "callbacks",

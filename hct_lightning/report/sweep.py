@@ -9,9 +9,9 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import ScalarFormatter
-from rich.console import Console
 from rich.table import Table
 
+from hct_lightning.console import results
 from hct_lightning.run import Run, write_whole
 
 MEASURED = {
@@ -43,7 +43,7 @@ def report(folder: Path) -> bool:
             ended = point["status"]
         options = (str(point["options"].get(name, "")) for name in names)
         table.add_row(point["name"], *options, *shown, ended)
-    console = Console()
+    console = results()
     console.print(table)
     for point in points:
         if point["reason"]:

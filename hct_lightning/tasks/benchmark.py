@@ -7,9 +7,9 @@ from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 
+from hct_lightning.console import results
 from hct_lightning.run import machine, write_whole
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def show(title: str, rows: list[dict[str, Any]]) -> None:
     table = Table(*rows[0], title=title, title_justify="left")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    Console().print(table)
+    results().print(table)
 
 
 def _cell(value: Any) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
+from hct_lightning.console import results
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.deploy.artifact import read_descriptions
 from hct_lightning.deploy.exporting import Exporter, Reference, export_artifact
@@ -88,6 +88,6 @@ def show(folder: Path, names: list[str]) -> None:
             cells += [f"{metrics[key]:.4f}" for key in ("accuracy", "agreement")]
             cells.append(f"{metrics['sqnr_db']:.1f}")
         table.add_row(name, *cells)
-    Console().print(table)
+    results().print(table)
     for name in names:
         print(folder / name)

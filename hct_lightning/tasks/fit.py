@@ -8,12 +8,12 @@ from typing import Any
 import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from hct_lightning.callbacks.epoch_time import EpochTime
 from hct_lightning.callbacks.export import ExportAtEnd
 from hct_lightning.callbacks.micro_batches import MicroBatches
+from hct_lightning.console import results
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.deploy.artifact import read_descriptions
 from hct_lightning.module import ImageClassifier
@@ -228,13 +228,13 @@ def read_metrics(trainer: lightning.Trainer) -> dict[str, float]:
 def show_results(run: Run, trainer: lightning.Trainer, times: list[dict[str, float]]) -> None:
     """Tables of results and times, and where things lie, on standard output."""
     metrics = run.record["metrics"]
-    results = Table("", "last epoch", title="Validation", title_justify="left")
+    scores = Table("", "last epoch", title="Validation", title_justify="left")
     for name in ("accuracy", "balanced_accuracy", "f1", "auroc", "loss"):
         if f"val/{name}" in metrics:
-            results.add_row(name.replace("_", " "), f"{metrics[f'val/{name}']:.4f}")
+            scores.add_row(name.replace("_", " "), f"{metrics[f'val/{name}']:.4f}")
     monitor = getattr(trainer.checkpoint_callback, "monitor", None)
     if "best" in metrics:
-        results.add_row(f"best {str(monitor).removeprefix('val/')}", f"{metrics['best']:.4f}")
+        scores.add_row(f"best {str(monitor).removeprefix('val/')}", f"{metrics['best']:.4f}")
     clock = time_table(times, metrics.get("memory/peak_gib"))
     places = Table("what", "where", title="Results", title_justify="left")
     places.add_row("run", str(run.folder))
@@ -245,8 +245,8 @@ def show_results(run: Run, trainer: lightning.Trainer, times: list[dict[str, flo
         size = f"{description['size_bytes'] / 1e6:.2f} MB"
         places.add_row(f"artifact {name}, {size}", f"artifacts/{name}/")
     places.add_row("every metric", "metrics.csv")
-    console = Console()
-    for table in (results, clock, places):
+    console = results()
+    for table in (scores, clock, places):
         if table.row_count:
             console.print(table)
 

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image, ImageDraw
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
+from hct_lightning.console import results, track
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.data.geometry import resize
 from hct_lightning.data.images import UnreadableImageError
@@ -36,7 +35,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     describe(data.summary())
     found = survey(
         data.catalogue, data.reader, max_pixels=data.max_pixels, workers=cpu_count(),
-        progress=_progress,
+        progress=partial(track, "looking"),
     )  # fmt: skip
     out = folder / "inspect"
     out.mkdir(parents=True, exist_ok=True)
@@ -147,13 +146,8 @@ def show(found: Survey, beginning: dict[str, Any]) -> None:
     table.add_row("raw store", f"{beginning['store_gb']:.2f} GB")
     if beginning["hours_on_this_cpu"] is not None:
         table.add_row("training on this CPU", f"{beginning['hours_on_this_cpu']:.2f} h")
-    Console().print(table)
+    results().print(table)
     for reason in list(found.unreadable.values())[:10]:
         log.warning("%s", reason)
     for paths in found.duplicates[:10]:
         log.warning("the same image trains and validates: %s", ", ".join(paths))
-
-
-def _progress(looked: Iterable, total: int) -> Iterable:
-    console = Console(stderr=True)
-    return track(looked, "looking", total, console=console) if console.is_terminal else looked

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from hct_lightning.callbacks.epoch_time import synchronise
+from hct_lightning.console import results, track
 from hct_lightning.data.geometry import Size, as_size
 from hct_lightning.models import FromPixels
 from hct_lightning.network import build_network
@@ -49,18 +48,17 @@ def main(cfg: DictConfig, folder: Path) -> None:
     build = partial(build_network, spec)
     device = torch.device(kind)
     here = available_bytes(device, 1)
-    progress = partial(track, console=Console(stderr=True))
 
     modes = list(product(options["precision"], options["memory"]))
     times = {
         (precision, memory): StepTime.measure(
             build(), channels, options["timed_at"], device, precision, memory
         )
-        for precision, memory in progress(modes, "timing real steps")
+        for precision, memory in track("timing real steps", modes, len(modes))
     }
     points = list(product(options["resolution"], options["batch_size"], modes))
     rows = []
-    for resolution, batch, (precision, memory) in progress(points, "predicting"):
+    for resolution, batch, (precision, memory) in track("predicting", points, len(points)):
         size = as_size(resolution)
         step = step_memory(
             build, channels=channels, size=size, batch=batch, precision=precision, memory=memory
@@ -85,7 +83,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, json.dumps(result, indent=2) + "\n")
 
-    Console().print(table(rows))
+    results().print(table(rows))
     print(
         f"GPU, CPU: GiB of a step's peak. Fits with {RESERVE:.0%} to spare; here: {kind}, "
         f"{here / 2**30:.1f} GiB available.\n"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 from torch.utils.data import BatchSampler
 
 from hct_lightning.callbacks.progress import progress_bar
+from hct_lightning.console import results
 from hct_lightning.data.geometry import as_size
 from hct_lightning.data.images import is_image
 from hct_lightning.data.loading import Images, Loader, auto_workers
@@ -98,4 +98,4 @@ def show(paths: list[str], probabilities: torch.Tensor, classes: list[str]) -> N
     table = Table("image", "class", *classes)
     for path, row in zip(paths, probabilities, strict=True):
         table.add_row(path, classes[row.argmax()], *(f"{p:.3f}" for p in row.tolist()))
-    Console().print(table)
+    results().print(table)

@@ -2,14 +2,13 @@
 
 import csv
 import logging
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.progress import track
 
+from hct_lightning.console import track
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.data.prepare import prepare
 from hct_lightning.data.remote import is_url
@@ -48,7 +47,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     unreadable = prepare(
         data.catalogue, recipe, root, max_pixels=data.max_pixels,
         workers=options.workers or cpu_count(), skip_unreadable=data.on_error == "skip",
-        progress=_progress,
+        progress=partial(track, "preparing"),
     )  # fmt: skip
     if unreadable:
         out = folder / "prepare" / "unreadable.csv"
@@ -64,10 +63,3 @@ def main(cfg: DictConfig, folder: Path) -> None:
     size = sum(item.bytes for item in store.items)
     log.info("%d images, %.2f GB in %s", len(store.items), size / 1e9, root)
     print(f"python -m hct_lightning data=store data.root={root}")
-
-
-def _progress(items: Iterable, total: int) -> Iterable:
-    console = Console(stderr=True)
-    if console.is_terminal:
-        return track(items, "preparing", total, console=console)
-    return items

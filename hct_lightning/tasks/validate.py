@@ -6,10 +6,10 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
 from hct_lightning.callbacks.progress import progress_bar
+from hct_lightning.console import results
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.module import ImageClassifier
 from hct_lightning.network import load_network
@@ -66,7 +66,7 @@ def check_classes(trained: list[str], found: tuple[str, ...]) -> None:
 
 
 def show(result: dict, out: Path) -> None:
-    console = Console()
+    console = results()
     metrics = Table("metric", "value", title=f"{result['images']} images", title_justify="left")
     for name, value in sorted(result["metrics"].items()):
         metrics.add_row(name.removeprefix("val/").replace("_", " "), f"{value:.4f}")

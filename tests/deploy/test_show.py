@@ -60,6 +60,7 @@ def test_qat_is_no_worse_than_calibration(made):
     artifacts, _ = made
     qat, static = (artifacts[name]["metrics"] for name in ("aoti_int8_qat", "aoti_int8"))
     assert qat["accuracy"] >= static["accuracy"]
+    assert qat["sqnr_db"] >= static["sqnr_db"]
 
 
 def test_half_the_layers_are_no_worse_than_all(made):

@@ -9,9 +9,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
+from hct_lightning.console import track
 from hct_lightning.data import scenes as drawing
 from hct_lightning.data.sources.catalogue import Catalogue, Split
 from hct_lightning.runtime import cpu_count
@@ -71,10 +70,7 @@ def _draw_missing(top: Path, jobs: list[tuple[int, int, int, Path]]) -> None:
         log.info("drawing %d scenes in %s (once)", len(jobs), top)
         with ProcessPoolExecutor(cpu_count(), initializer=end_with_parent) as pool:
             done = pool.map(_draw, jobs, chunksize=4)
-            console = Console(stderr=True)
-            for _ in track(
-                done, "drawing scenes", len(jobs), console=console, disable=not console.is_terminal
-            ):
+            for _ in track("drawing scenes", done, len(jobs)):
                 pass
 
 
