@@ -4,9 +4,7 @@ Every side is a process of its own, the sides take turns, and each is compared w
 rounds. With a GPU what runs eagerly runs there, too.
 """
 
-import json
 import logging
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +16,7 @@ import torch
 from PIL import Image
 
 from hct_lightning.benchmarks.accuracy import judge
+from hct_lightning.benchmarks.fresh import make_run
 from hct_lightning.benchmarks.interleave import Measured, interleave, paired_ratio
 from hct_lightning.benchmarks.models import Model, find
 from hct_lightning.benchmarks.paper import (
@@ -30,11 +29,10 @@ from hct_lightning.benchmarks.paper import (
     paper_rows,
 )
 from hct_lightning.data import scenes
-from hct_lightning.data.datamodule import IMAGENET_MEAN, IMAGENET_STD, ImageData
+from hct_lightning.data.datamodule import ImageData
 from hct_lightning.data.geometry import Size, as_size
 from hct_lightning.deploy import build_cpp
-from hct_lightning.network import build_network
-from hct_lightning.run import write_whole
+from hct_lightning.report.inference import draw
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +118,7 @@ def benchmark(
     out.mkdir(parents=True, exist_ok=True)
     sizes = [as_size(resolution) for resolution in resolutions or ()]
     if models is None:
-        home = Path(run) if run else fresh_run(out / "fresh", (sizes or [FRESH])[0], artifacts)
+        home = Path(run) if run else make_run(out / "fresh", (sizes or [FRESH])[0], artifacts)
         models = [home / "checkpoints" / "best.ckpt", *sorted((home / "artifacts").glob("*/"))]
     ours = named([find(model) for model in models])
     if not sizes:
@@ -193,50 +191,6 @@ def benchmark(
         "models": {name: model.where for name, model in ours.items()},
         "versions": {package: version(package) for package in PACKAGES if installed(package)},
     }
-
-
-def fresh_run(folder: Path, size: Size, artifacts: Sequence[str]) -> Path:
-    """A run of an untrained HCT with its artifacts: weights do not matter for time.
-
-    Other processes make the artifacts, so that what that takes does not stay in this one.
-    """
-    spec = {
-        "model": {"_target_": "hct_lightning.models.HCT"},
-        "classes": list(scenes.CLASSES),
-        "channels": 3,
-        "resolution": list(size),
-        "geometry": "cover",
-        "mean": list(IMAGENET_MEAN),
-        "std": list(IMAGENET_STD),
-        "window": None,
-    }
-    torch.manual_seed(0)
-    network = build_network(spec)
-    network(torch.randint(0, 256, (2, 3, 256, 256), dtype=torch.uint8))  # running statistics
-    for name in (".hydra", "checkpoints", "artifacts"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    weights = {f"network.{key}": value for key, value in network.state_dict().items()}
-    checkpoint = {"hyper_parameters": {"spec": spec}, "state_dict": weights}
-    torch.save(checkpoint, folder / "checkpoints" / "best.ckpt")
-    height, width = size
-    overrides = [
-        f"data.resolution=[{height},{width}]", f"data.scene_size={max(size)}", "data.train=8", "data.valid=4",
-    ]  # fmt: skip
-    write_whole(folder / ".hydra" / "overrides.yaml", json.dumps(overrides))
-    for name in artifacts:
-        log.info("making %s", name)
-        command = [
-            sys.executable,
-            "-m",
-            "hct_lightning",
-            "task=export",
-            f"run={folder}",
-            f"export=[{name}]",
-            "export.calibration=4",
-            "export.evaluation=0",
-        ]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return folder
 
 
 def named(models: Sequence[Model]) -> dict[str, Model]:
@@ -327,39 +281,6 @@ def enlarged(photo: str | None, size: Size, path: Path) -> Path:
         image = Image.fromarray(scenes.draw(0, 0, max(height, width)))
     image.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=95)
     return path
-
-
-def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Bars of the medians with whiskers to the 99th percentile, a panel per shape."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    shapes = list(dict.fromkeys((r["size"], r["batch"], r["device"]) for r in rows))
-    tallest = max(sum((r["size"], r["batch"], r["device"]) == s for r in rows) for s in shapes)
-    figure, axes = plt.subplots(
-        1,
-        len(shapes),
-        figsize=(7 * len(shapes), 1.2 + 0.32 * tallest),
-        squeeze=False,
-        layout="constrained",
-    )
-    for axis, shape in zip(axes[0], shapes, strict=True):
-        there = [r for r in rows if (r["size"], r["batch"], r["device"]) == shape]
-        there.sort(key=lambda r: -r["p50_s"])
-        medians = [1000 * r["p50_s"] for r in there]
-        late = [1000 * (r["p99_s"] - r["p50_s"]) for r in there]
-        plain = [r["side"].split()[0] in ("plain", "tuned") for r in there]
-        axis.barh(
-            [r["side"] for r in there], medians, xerr=[[0] * len(late), late],
-            color=["#b0b0b0" if p else "#3b6ea8" for p in plain], ecolor="#404040",
-        )  # fmt: skip
-        axis.set_xlabel("ms a call, median and 99th percentile")
-        axis.set_title("{} pixels, batch {}, {}".format(*shape), loc="left")
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def installed(package: str) -> bool:
