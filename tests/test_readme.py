@@ -86,6 +86,9 @@ def test_runs(command, home, trained, cli, tmp_path):
     elif "benchmark=memory" in args:
         args += ["benchmark.resolution=256", "benchmark.rounds=1", "benchmark.warmup=1"]
         args += ["benchmark.settings=[[256,1,32-true,low]]"]
+    elif "benchmark=scaling" in args:
+        args += ["benchmark.resolution=128", "benchmark.batch_size=2", "benchmark.rounds=1"]
+        args += ["benchmark.epochs=2", "benchmark.steps=1"]
     elif "task=plan" in args:
         args += ["plan.resolution=[256]", "plan.timed_at=[128,192]"]
     elif "benchmark=inference" in args:
