@@ -1,12 +1,17 @@
 """The command line as users run it, and a small trained run that tests share."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# A shell's background job ignores Ctrl-C, and so would the runs that are to be interrupted.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = (
     "data.scene_size=128", "data.resolution=128", "data.train=24", "data.valid=10",
