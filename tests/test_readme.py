@@ -112,5 +112,7 @@ def test_runs(command, home, trained, cli, tmp_path):
             args[args.index("trainer.max_epochs=30")] = "trainer.max_epochs=1"
         if "+experiment=ddp4" in args:
             args += ["trainer.devices=2", "data.batch_size=1", "data.resolution=256"]
-        args = [f"hydra.run.dir={tmp_path}/run", f"hydra.sweep.dir={tmp_path}/sweep", *args]
+        flags = [arg for arg in args if arg == "-m"]  # Hydra takes no options between overrides
+        args = [arg for arg in args if arg != "-m"]
+        args = [*flags, f"hydra.run.dir={tmp_path}/run", f"hydra.sweep.dir={tmp_path}/sweep", *args]
     cli(*args, cwd=home)

@@ -15,7 +15,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,8 +27,8 @@ from torch import Tensor
 from hct_lightning.data import geometry as geo
 from hct_lightning.data.images import UnreadableImageError, probe, read_image
 from hct_lightning.data.sources.catalogue import Catalogue
-from hct_lightning.data.sources.drawn import end_with_parent
 from hct_lightning.data.store import SUFFIX, VERSION, Item, Recipe, read_manifest
+from hct_lightning.data.workers import mapped
 from hct_lightning.run import write_whole
 
 log = logging.getLogger(__name__)
@@ -176,9 +175,9 @@ def _make(
     # Not forked from here: threads of decoders that this process has used would be missing there.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
-        try:
-            for job, made in zip(jobs, pool.map(_convert, jobs), strict=True):
+    try:
+        with mapped(_convert, jobs, workers, context=context, start=_one_thread) as results:
+            for job, made in zip(jobs, results, strict=True):
                 if isinstance(made, str):
                     unreadable[job[2]] = made
                     continue
@@ -190,16 +189,13 @@ def _make(
                     seconds = left * (time.monotonic() - started) / count
                     log.info("to come: about %.2f GB, %.0f s", left * size / count / 1e9, seconds)
                     _check_space(root, left * size // count)
-        except BrokenProcessPool as error:
-            at = count + len(unreadable)
-            near = ", ".join(job[2] for job in jobs[at : at + workers])
-            raise OSError(
-                f"a worker was killed (is the memory full?) at one of {near}, or soon after; use "
-                "fewer prepare.workers or a lower data.max_pixels; the next call goes on"
-            ) from error
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    except BrokenProcessPool as error:
+        at = count + len(unreadable)
+        near = ", ".join(job[2] for job in jobs[at : at + workers])
+        raise OSError(
+            f"a worker was killed (is the memory full?) at one of {near}, or soon after; use fewer "
+            "prepare.workers or a lower data.max_pixels; the next call goes on"
+        ) from error
 
 
 def _check_space(root: Path, needed: int) -> None:
@@ -213,9 +209,8 @@ def _check_space(root: Path, needed: int) -> None:
         )
 
 
-def _start_worker() -> None:
+def _one_thread() -> None:
     os.environ["VIPS_CONCURRENCY"] = "1"  # the processes themselves are what runs at once
-    end_with_parent()
 
 
 def _convert(job: tuple) -> Item | str:

@@ -2,10 +2,6 @@
 
 import fcntl
 import logging
-import multiprocessing
-import os
-import threading
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from PIL import Image
@@ -13,6 +9,7 @@ from PIL import Image
 from hct_lightning.console import track
 from hct_lightning.data import scenes as drawing
 from hct_lightning.data.sources.catalogue import Catalogue, Split
+from hct_lightning.data.workers import mapped
 from hct_lightning.runtime import cpu_count
 
 log = logging.getLogger(__name__)
@@ -68,20 +65,9 @@ def _draw_missing(top: Path, jobs: list[tuple[int, int, int, Path]]) -> None:
         if not jobs:
             return
         log.info("drawing %d scenes in %s (once)", len(jobs), top)
-        with ProcessPoolExecutor(cpu_count(), initializer=end_with_parent) as pool:
-            done = pool.map(_draw, jobs, chunksize=4)
+        with mapped(_draw, jobs, cpu_count(), chunksize=4) as done:
             for _ in track("drawing scenes", done, len(jobs)):
                 pass
-
-
-def end_with_parent() -> None:
-    """In a worker: without this it would wait for ever when the run is killed."""
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _draw(job: tuple[int, int, int, Path]) -> None:

@@ -1,0 +1,69 @@
+"""Processes that work through a list, and end as they should: with their parent, and when it is interrupted."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.context import BaseContext
+from typing import TypeVar
+
+J, R = TypeVar("J"), TypeVar("R")
+_ENDING = {signal.SIGINT, signal.SIGTERM}
+
+
+@contextmanager
+def mapped(
+    function: Callable[[J], R],
+    jobs: Sequence[J],
+    workers: int,
+    *,
+    context: BaseContext | None = None,
+    start: Callable[[], None] | None = None,
+    chunksize: int = 1,
+) -> Iterator[Iterator[R]]:
+    """The results of `function` for each job, in order. When the block is left early the rest is dropped.
+
+    Args:
+        function: of one job.
+        jobs: what it is called with.
+        workers: processes.
+        context: how they are started.
+        start: called first in each of them.
+        chunksize: jobs that are handed over at a time.
+    """
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(start,))
+    try:
+        with _held_back():
+            results = pool.map(function, jobs, chunksize=chunksize)
+        yield results
+    finally:
+        with _held_back():
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM come after the block: a pool that they meet while it starts or ends would hang."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(start: Callable[[], None] | None) -> None:
+    """In a worker: it ends when its parent does, however that ends, and leaves Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    if start:
+        start()
