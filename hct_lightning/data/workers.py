@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
+from types import FrameType
 from typing import TypeVar
 
 J, R = TypeVar("J"), TypeVar("R")
@@ -34,19 +35,44 @@ def mapped(
         start: called first in each of them.
         chunksize: jobs that are handed over at a time.
     """
-    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(start,))
+    with _one_at_a_time():
+        pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(start,))
+        try:
+            with _held_back():
+                results = pool.map(function, jobs, chunksize=chunksize)
+            yield results
+        finally:
+            with _held_back():
+                pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM is felt at once, others after the block.
+
+    One that meets a pool while it ends would leave a lock behind, for which the rest waits for ever.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    handlers = {number: signal.getsignal(number) for number in _ENDING}
+    replaced = {number: handler for number, handler in handlers.items() if callable(handler)}
+
+    def first(number: int, frame: FrameType | None) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        replaced[number](number, frame)
+
+    for number in replaced:
+        signal.signal(number, first)
     try:
-        with _held_back():
-            results = pool.map(function, jobs, chunksize=chunksize)
-        yield results
+        yield
     finally:
-        with _held_back():
-            pool.shutdown(cancel_futures=True)
+        for number, handler in replaced.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextmanager
 def _held_back() -> Iterator[None]:
-    """Ctrl-C and SIGTERM come after the block: a pool that they meet while it starts or ends would hang."""
+    """Ctrl-C and SIGTERM are felt after the block."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
         yield
