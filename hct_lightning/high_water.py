@@ -1,4 +1,4 @@
-"""The most memory that this process has held. Imports nothing, so that baselines may use it too."""
+"""The most memory that this process has held. Imports nothing of ours, so that baselines may use it too."""
 
 import os
 import resource

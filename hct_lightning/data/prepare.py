@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,11 @@ def prepare(
                 if items[file] is None:
                     jobs.append((split, name, path, file, root, recipe, max_pixels))
         unreadable = {}
-        with (root / "items.jsonl").open("a", encoding="utf-8") as journal:
-            for item in progress(_make(jobs, workers, root, unreadable), len(jobs)):
+        with (
+            (root / "items.jsonl").open("a", encoding="utf-8") as journal,
+            closing(_make(jobs, workers, root, unreadable)) as made,  # stops the workers at once
+        ):
+            for item in progress(made, len(jobs)):
                 items[item.file] = item
                 journal.write(json.dumps(item._asdict()) + "\n")
                 journal.flush()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -209,6 +210,21 @@ def test_all_unreadable_files_are_told_at_once_and_mended_ones_are_added(images,
         path.write_bytes(content)
     assert run(images, root) == {}
     assert len(Store(root).items) == 24
+
+
+def test_interrupted_between_two_items_no_worker_goes_on(images, tmp_path):
+    found = folder(str(images))
+    recipe = Recipe((64, 64), "cover", 3, None, False, False, "raw", None)
+    options = {"max_pixels": 10**7, "workers": 2, "skip_unreadable": False}
+
+    def interrupted(items, total):
+        yield next(iter(items))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as error:
+        prepare(found, recipe, tmp_path / "store", **options, progress=interrupted)
+    assert error.traceback  # it holds the frames, and with them what they hold
+    assert not multiprocessing.active_children()
 
 
 def test_a_disk_that_is_too_small_is_refused_before(images, tmp_path, monkeypatch):
