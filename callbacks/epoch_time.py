@@ -48,9 +48,7 @@ class GradientWait:
         event.record()
         return event
 
-    def hook(
-        self, group: Any, bucket: torch.distributed.GradBucket
-    ) -> torch.futures.Future[torch.Tensor]:
+    def hook(self, group: Any, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
         """DDP's own all-reduce, called when a bucket of gradients is complete."""
         self._last = self._now()
         return allreduce_hook(group, bucket)

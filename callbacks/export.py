@@ -23,9 +23,9 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
 from hct_lightning.deploy.artifact import read_descriptions
-from hct_lightning.deploy.exporting import Exporter, Reference, export_artifact
-from hct_lightning.network import load_network
-from hct_lightning.runtime import cpu_count
+from hct_lightning.deploy.export import Exporter, Reference, export_artifact
+from hct_lightning.machine.runtime import cpu_count
+from hct_lightning.training.checkpoints import load_network
 
 log = logging.getLogger(__name__)
 
@@ -79,17 +79,21 @@ class ExportAtEnd(Callback):
             reference = Reference(network, data.evaluation(self.evaluation))
         for name, exporter in self.exporters.items():
             export_artifact(
-                name, exporter, network, spec, run / "artifacts",
-                dynamic=self.dynamic, calibration=calibration, reference=reference,
-            )  # fmt: skip
+                name,
+                exporter,
+                network,
+                spec,
+                run / "artifacts",
+                dynamic=self.dynamic,
+                calibration=calibration,
+                reference=reference,
+            )
         made = read_descriptions(run / "artifacts")
         for name in self.exporters:
             about = made[name]["metrics"] | {"size_mb": made[name]["size_bytes"] / 1e6}
             keys = ("size_mb", *(key for key in LOGGED if key in about))
             for logger in trainer.loggers:
-                logger.log_metrics(
-                    {f"export/{name}/{key}": about[key] for key in keys}, trainer.global_step
-                )
+                logger.log_metrics({f"export/{name}/{key}": about[key] for key in keys}, trainer.global_step)
 
 
 @contextlib.contextmanager

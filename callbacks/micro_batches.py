@@ -9,7 +9,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from hct_lightning.run import Run
+from hct_lightning.runs.folder import Run
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +20,11 @@ class MicroBatches(Callback):
     Args:
         global_batch: images per optimiser step, over all ranks.
         plan: from (device, images of a rank) to the number of micro-batches and what they keep for
-            the backward pass, `speed` or `low` (see `hct_lightning.parallel.memory`); rank 0 calls
+            the backward pass, `speed` or `low` (see `hct_lightning.training.memory`); rank 0 calls
             it for all.
     """
 
-    def __init__(
-        self, global_batch: int, plan: Callable[[torch.device, int], tuple[int, str]]
-    ) -> None:
+    def __init__(self, global_batch: int, plan: Callable[[torch.device, int], tuple[int, str]]) -> None:
         self.global_batch = global_batch
         self.plan = plan
 
@@ -61,8 +59,10 @@ class MicroBatches(Callback):
         if parts > 1:
             log.info(
                 "global batch of %d in %d micro-batches of about %.3g images a rank",
-                self.global_batch, parts, module.images_per_backward,
-            )  # fmt: skip
+                self.global_batch,
+                parts,
+                module.images_per_backward,
+            )
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, module: Any, checkpoint: dict) -> None:
         checkpoint["micro_batches"] = trainer.accumulate_grad_batches

@@ -11,7 +11,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from hct_lightning.high_water import peak_gib
+from hct_lightning.machine.high_water import peak_gib
 
 
 def peak_memory_gib(device: torch.device) -> float:

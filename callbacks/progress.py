@@ -49,15 +49,25 @@ class PlainProgress(ProgressBar):
         self._batch(epoch, batch_idx, self.total_train_batches)
 
     def on_validation_batch_end(
-        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int,
+        self,
+        trainer: lightning.Trainer,
+        module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
         dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._batch("validation batch", batch_idx, trainer.num_val_batches[dataloader_idx])
 
     def on_predict_batch_end(
-        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int,
+        self,
+        trainer: lightning.Trainer,
+        module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
         dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._batch("prediction batch", batch_idx, trainer.num_predict_batches[dataloader_idx])
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, *_: Any) -> None:

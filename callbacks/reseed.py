@@ -18,9 +18,7 @@ class Reseed(Callback):
     def __init__(self, *, seed: int) -> None:
         self.seed = seed
 
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
         micro_batch = batch_idx % trainer.accumulate_grad_batches
         key = (self.seed, trainer.global_step, trainer.global_rank, micro_batch)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from hct_lightning.signals import Preempted, Terminated, slurm_notices
+from hct_lightning.runs.signals import Preempted, Terminated, slurm_notices
 
 log = logging.getLogger(__name__)
 

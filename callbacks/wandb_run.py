@@ -16,7 +16,7 @@ import wandb
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 
-from hct_lightning.data.geometry import resize
+from hct_lightning.data.reading.geometry import resize
 
 
 class WandbRun(Callback):
@@ -67,9 +67,7 @@ class WandbRun(Callback):
         scale = min(1.0, self.sample_px / max(image.shape[-2:]))
         size = tuple(max(1, round(side * scale)) for side in image.shape[-2:])
         pixels = resize(image.cpu(), size).permute(1, 2, 0).numpy()
-        return wandb.Image(
-            pixels if pixels.shape[-1] == 3 else np.ascontiguousarray(pixels[..., 0])
-        )
+        return wandb.Image(pixels if pixels.shape[-1] == 3 else np.ascontiguousarray(pixels[..., 0]))
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
@@ -91,15 +89,11 @@ class WandbRun(Callback):
     def on_fit_end(self, trainer: lightning.Trainer, module: Any) -> None:
         if trainer.is_global_zero:
             columns = ["image", "label", "predicted", "probability"]
-            self._experiment(trainer).log(
-                {"val/samples": wandb.Table(columns=columns, data=self._rows)}
-            )
+            self._experiment(trainer).log({"val/samples": wandb.Table(columns=columns, data=self._rows)})
 
     def teardown(self, trainer: lightning.Trainer, module: Any, stage: str) -> None:
         # In one process a second run would otherwise go on in the first one.
         wandb.finish()
 
-    def on_exception(
-        self, trainer: lightning.Trainer, module: Any, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: lightning.Trainer, module: Any, exception: BaseException) -> None:
         wandb.finish(exit_code=1)

@@ -11,8 +11,8 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from hct_lightning import signals
-from hct_lightning.run import Run
+from hct_lightning.runs import signals
+from hct_lightning.runs.folder import Run
 
 
 class WatchRanks(Callback):

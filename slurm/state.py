@@ -12,14 +12,23 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from hct_lightning.run import Run, write_whole
+from hct_lightning.runs.files import write_whole
+from hct_lightning.runs.folder import Run
 
 POINTS = "slurm.json"
 # Slurm's states in which a job is over; in all others it waits, runs or is being put back.
 OVER = {
-    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
-    "PREEMPTED", "TIMEOUT", "unknown",
-}  # fmt: skip
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "TIMEOUT",
+    "unknown",
+}
 
 
 class Point(NamedTuple):
@@ -82,9 +91,7 @@ def read(folder: Path) -> list[Point]:
     """
     submitted = _remembered(folder)
     runs = {}
-    for path in sorted(
-        path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}run.json")
-    ):
+    for path in sorted(path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}run.json")):
         record = json.loads(path.read_text())
         if record.get("slurm"):
             runs[record["slurm"]["job"]] = (path.parent, record)
@@ -179,10 +186,15 @@ def show(points: Sequence[Point]) -> None:
     table = Table("job", "Slurm", "run", "epoch", "accuracy", "restarts", "options", "folder")
     for point in points:
         cells = (
-            point.job, point.state, point.status, point.epoch,
+            point.job,
+            point.state,
+            point.status,
+            point.epoch,
             None if point.accuracy is None else f"{point.accuracy:.4f}",
-            point.restarts or None, point.overrides, point.run,
-        )  # fmt: skip
+            point.restarts or None,
+            point.overrides,
+            point.run,
+        )
         table.add_row(*("" if cell is None else str(cell) for cell in cells))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     for point in points:

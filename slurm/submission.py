@@ -14,8 +14,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from submitit.core.utils import FailedJobError
 
+from hct_lightning.cli.sweep import ReportSweep
 from hct_lightning.slurm import state
-from hct_lightning.sweep import ReportSweep
 
 
 class Submission(Callback):
@@ -59,9 +59,7 @@ class Submission(Callback):
                 f"error: trainer.devices={config.trainer.devices}: Slurm has to be told how many; "
                 "give the number for each node, trainer.devices=4 say"
             )
-        submitit.AutoExecutor = functools.partial(
-            Executor, self, home(config), new=config.run is None
-        )
+        submitit.AutoExecutor = functools.partial(Executor, self, home(config), new=config.run is None)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = home(config)
@@ -95,9 +93,7 @@ def home(config: DictConfig) -> Path:
 class Executor(submitit.AutoExecutor):
     """Submitit's executor with the options of a `Submission`; writes down what it submits."""
 
-    def __init__(
-        self, submission: Submission, folder_of_points: Path, *, new: bool, **options: Any
-    ) -> None:
+    def __init__(self, submission: Submission, folder_of_points: Path, *, new: bool, **options: Any) -> None:
         super().__init__(**options, slurm_python=submission.python)
         self.submission = submission
         self.folder_of_points = folder_of_points

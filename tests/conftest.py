@@ -14,10 +14,16 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = (
-    "data.scene_size=128", "data.resolution=128", "data.train=24", "data.valid=10",
-    "data.batch_size=4", "trainer.max_epochs=2", "trainer.log_every_n_steps=2",
-    "export.calibration=4", "export.evaluation=10",
-)  # fmt: skip
+    "data.scene_size=128",
+    "data.resolution=128",
+    "data.train=24",
+    "data.valid=10",
+    "data.batch_size=4",
+    "trainer.max_epochs=2",
+    "trainer.log_every_n_steps=2",
+    "export.calibration=4",
+    "export.evaluation=10",
+)
 
 Cli = Callable[..., subprocess.CompletedProcess]
 
@@ -33,13 +39,16 @@ def environment(tmp_path_factory) -> dict[str, str]:
 def cli(environment) -> Cli:
     """Runs `python -m hct_lightning ARGS` in a folder; fails the test unless it exits with `status`."""
 
-    def run(
-        *args: str, cwd: Path, status: int | None = 0, **options
-    ) -> subprocess.CompletedProcess:
+    def run(*args: str, cwd: Path, status: int | None = 0, **options) -> subprocess.CompletedProcess:
         done = subprocess.run(
             [sys.executable, "-m", "hct_lightning", *args],
-            cwd=cwd, env=environment, capture_output=True, text=True, timeout=280, **options,
-        )  # fmt: skip
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            **options,
+        )
         if status is not None and done.returncode != status:
             pytest.fail(f"exit {done.returncode}, not {status}\n{done.stdout}\n{done.stderr}")
         return done

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hct_lightning.app import recompose
-from hct_lightning.safety import check_targets
+from hct_lightning.cli.allowed import check_targets
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,9 +24,13 @@ def test_answers_before_anything_heavy_is_imported(cli, tmp_path, args):
     )
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", code], input=" ".join(args), cwd=tmp_path, text=True,
-        capture_output=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        input=" ".join(args),
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        check=True,
+    )
     assert "HEAVY []" in done.stdout
     assert time.monotonic() - started < 20  # two seconds on a quiet machine
     assert not list(tmp_path.iterdir())
@@ -41,9 +45,13 @@ def test_help_shows_usage_and_groups(cli, tmp_path):
 def test_console_script_completes(environment, tmp_path):
     hct = Path(sys.executable).parent / "hct"
     done = subprocess.run(
-        [hct, "-sc", "query=bash"], cwd=tmp_path, text=True, capture_output=True, check=True,
+        [hct, "-sc", "query=bash"],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        check=True,
         env=environment | {"COMP_LINE": "hct optim=ad", "COMP_POINT": "12"},
-    )  # fmt: skip
+    )
     assert set(done.stdout.split()) == {"optim=adam", "optim=adamw"}
 
 
@@ -52,18 +60,20 @@ def test_machine_local_configuration_is_used(cli, environment, tmp_path):
     local.mkdir(parents=True)
     (local / "default.yaml").write_text("# @package _global_\ndata:\n  num_workers: 7\n")
     done = subprocess.run(
-        [sys.executable, "-m", "hct_lightning", "--cfg", "job"], cwd=tmp_path, text=True,
-        capture_output=True, check=True, env=environment | {"XDG_CONFIG_HOME": str(tmp_path)},
-    )  # fmt: skip
+        [sys.executable, "-m", "hct_lightning", "--cfg", "job"],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        check=True,
+        env=environment | {"XDG_CONFIG_HOME": str(tmp_path)},
+    )
     assert "num_workers: 7" in done.stdout
 
 
 def test_wheel_has_one_top_level_name_and_runs_from_anywhere(environment, tmp_path):
     pytest.importorskip("setuptools")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    subprocess.run(
-        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT], check=True
-    )
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT], check=True)
     wheel = next(tmp_path.glob("*.whl"))
     names = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert {n for n in names if not n.endswith(".dist-info")} == {"hct_lightning"}
@@ -75,9 +85,7 @@ def test_wheel_has_one_top_level_name_and_runs_from_anywhere(environment, tmp_pa
         [sys.executable, "-c", code],
         [sys.executable, "-m", "hct_lightning", "--help"],
     ):
-        done = subprocess.run(
-            command, cwd=tmp_path, env=env, text=True, capture_output=True, check=True
-        )
+        done = subprocess.run(command, cwd=tmp_path, env=env, text=True, capture_output=True, check=True)
     assert "data: csv, folder, liu4k, scenes" in done.stdout.replace("_base, ", "")
 
 
@@ -100,9 +108,7 @@ def test_recompose_takes_the_runs_overrides_and_lets_the_command_line_win(earlie
         "data.resolution=512",
         "+experiment=mine",
     ]
-    assert {"task=validate", "seed=4", f'run="{earlier}"', f'hydra.run.dir="{earlier}"'} <= set(
-        args
-    )
+    assert {"task=validate", "seed=4", f'run="{earlier}"', f'hydra.run.dir="{earlier}"'} <= set(args)
     assert not {"seed=3", "task=fit", "hydra.run.dir=elsewhere"} & set(args)
     assert recompose(args) == args  # ranks that are started with the expanded line expand it again
 

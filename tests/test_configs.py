@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from hct_lightning.safety import check_targets
+from hct_lightning.cli.allowed import check_targets
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = [p.name for p in CONF.iterdir() if p.is_dir() and p.name not in ("hydra", "local")]
@@ -44,9 +44,7 @@ def test_says_what_it_is_in_its_first_line(group, option):
     assert len(first) > 15
 
 
-@pytest.mark.parametrize(
-    "file", sorted((CONF.parent / "sweeps").glob("*.yaml")), ids=lambda f: f.stem
-)
+@pytest.mark.parametrize("file", sorted((CONF.parent / "sweeps").glob("*.yaml")), ids=lambda f: f.stem)
 def test_sweeps_compose(cli, tmp_path, file):
     done = cli(f"+sweeps={file.stem}", "--cfg", "hydra", cwd=tmp_path)
     assert "data.resolution" in done.stdout

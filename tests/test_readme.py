@@ -15,15 +15,16 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 COMMANDS = [
-    line.removeprefix("python -m hct_lightning").strip()
-    for block in BLOCKS
-    for line in block.strip().splitlines()
+    line.removeprefix("python -m hct_lightning").strip() for block in BLOCKS for line in block.strip().splitlines()
 ]
 # What makes a command one of seconds; the command itself is run as it stands.
 SMALL = (
-    "data.resolution=128", "data.batch_size=4", "trainer.max_epochs=1", "data.limit=12",
+    "data.resolution=128",
+    "data.batch_size=4",
+    "trainer.max_epochs=1",
+    "data.limit=12",
     "data.num_workers=1",
-)  # fmt: skip
+)
 SMALL_SCENES = ("data.scene_size=128", "data.train=24", "data.valid=10")
 
 
@@ -42,10 +43,7 @@ def home(tmp_path_factory, photos) -> Path:
         (home / "photos" / photo.parent.name).mkdir(parents=True, exist_ok=True)
         for copy in "abc":
             shutil.copy(photo, home / "photos" / photo.parent.name / f"{copy}-{photo.name}")
-    rows = [
-        f"photos/{p.parent.name}/a-{p.name},{i % 2}"
-        for i, p in enumerate(sorted(photos.rglob("*.jpg")) * 3)
-    ]
+    rows = [f"photos/{p.parent.name}/a-{p.name},{i % 2}" for i, p in enumerate(sorted(photos.rglob("*.jpg")) * 3)]
     (home / "list.csv").write_text("\n".join(["path,label", *rows]) + "\n")
     return home
 
@@ -59,17 +57,9 @@ def test_composes(command, home, tmp_path):
     run = tmp_path / "run"
     (run / ".hydra").mkdir(parents=True)
     (run / ".hydra" / "overrides.yaml").write_text("[]\n")
-    overrides = [
-        argument
-        for argument in recompose(arguments(command, home, run))
-        if not argument.startswith("-")
-    ]
+    overrides = [argument for argument in recompose(arguments(command, home, run)) if not argument.startswith("-")]
     # Of a sweep the first point.
-    overrides = [
-        argument if "[" in argument else argument.split(",")[0]
-        for argument in overrides
-        if argument != "job"
-    ]
+    overrides = [argument if "[" in argument else argument.split(",")[0] for argument in overrides if argument != "job"]
     Plugins.instance().register(MoreConfigs)
     with initialize_config_module("hct_lightning.conf", version_base="1.3"):
         compose("config", overrides=overrides, return_hydra_config=True)
@@ -94,9 +84,12 @@ def test_runs(command, home, trained, cli, tmp_path):
     elif "benchmark=inference" in args:
         given = {arg.split("=")[0] for arg in args}
         small = (
-            "benchmark.resolutions=[128]", "benchmark.batch_sizes=[1]", "benchmark.artifacts=[torchscript]",
-            "benchmark.rounds=1", "benchmark.warmup=1",
-        )  # fmt: skip
+            "benchmark.resolutions=[128]",
+            "benchmark.batch_sizes=[1]",
+            "benchmark.artifacts=[torchscript]",
+            "benchmark.rounds=1",
+            "benchmark.warmup=1",
+        )
         args += [arg for arg in small if arg.split("=")[0] not in given]
     elif any(arg.startswith("run=") for arg in args):
         pass  # the run is small already

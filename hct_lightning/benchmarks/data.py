@@ -18,13 +18,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hct_lightning.benchmarks.interleave import interleave, paired_ratio
-from hct_lightning.benchmarks.side import serve
+from hct_lightning.benchmarks.harness.interleave import interleave, paired_ratio
+from hct_lightning.benchmarks.harness.side import serve
 
 READING = (
-    "plain_png", "plain_jpg", "direct_png", "direct_jpg", "store", "store_cold", "store_png",
-    "store_jpeg", "memcpy",
-)  # fmt: skip
+    "plain_png",
+    "plain_jpg",
+    "direct_png",
+    "direct_jpg",
+    "store",
+    "store_cold",
+    "store_png",
+    "store_jpeg",
+    "memcpy",
+)
 TRAINING = ("epoch_resident", "epoch_store", "loader_1", "loader_2")
 PREPARING = ("prepare_1", "prepare_2")
 LITDATA = ("litdata_1",)
@@ -49,8 +56,13 @@ def benchmark(
     with tempfile.TemporaryDirectory() as home:
         _make_files(Path(photos), Path(home), source_size, images, resolution)
         command = [
-            sys.executable, "-m", "hct_lightning.benchmarks.data", home, str(source_size), str(resolution),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "hct_lightning.benchmarks.data",
+            home,
+            str(source_size),
+            str(resolution),
+        ]
         measured = {}
         litdata = LITDATA if importlib.util.find_spec("litdata") else ()
         for sides in (READING, (*TRAINING, *litdata), PREPARING):
@@ -112,20 +124,31 @@ def _make_files(photos: Path, home: Path, source_size: int, images: int, resolut
 
 
 def _prepare(home: Path, root: Path, resolution: int, workers: int, form: str = "raw") -> None:
-    from hct_lightning.data.prepare import prepare
-    from hct_lightning.data.sources import Catalogue, Split
-    from hct_lightning.data.store import Recipe
+    from hct_lightning.data.catalogue import Catalogue, Split
+    from hct_lightning.data.store.prepare import prepare
+    from hct_lightning.data.store.store import Recipe
 
     paths = sorted(str(path) for path in (home / "images").rglob("*.jpg"))
     split = Split(paths, ["ab".index(Path(path).parent.name) for path in paths])
     recipe = Recipe(
-        size=(resolution, resolution), geometry="cover", channels=3, window=None, srgb=False,
-        breast=False, format=form, quality=95 if form == "jpeg" else None,
-    )  # fmt: skip
+        size=(resolution, resolution),
+        geometry="cover",
+        channels=3,
+        window=None,
+        srgb=False,
+        breast=False,
+        format=form,
+        quality=95 if form == "jpeg" else None,
+    )
     prepare(
-        Catalogue("photographs", ("a", "b"), split, Split()), recipe, root, max_pixels=2**30,
-        workers=workers, skip_unreadable=False, progress=lambda items, total: items,
-    )  # fmt: skip
+        Catalogue("photographs", ("a", "b"), split, Split()),
+        recipe,
+        root,
+        max_pixels=2**30,
+        workers=workers,
+        skip_unreadable=False,
+        progress=lambda items, total: items,
+    )
 
 
 def plain(path: Path, resolution: int, source_size: int) -> None:
@@ -151,8 +174,8 @@ def plain(path: Path, resolution: int, source_size: int) -> None:
 
 
 def direct(path: Path, resolution: int) -> None:
-    from hct_lightning import runtime
-    from hct_lightning.data.images import read_image
+    from hct_lightning.data.reading.image import read_image
+    from hct_lightning.machine import runtime
 
     runtime.keep_memory()
     size = (resolution, resolution)
@@ -166,7 +189,7 @@ def direct(path: Path, resolution: int) -> None:
 def store(home: Path, form: str, *, cold: bool = False) -> None:
     import numpy as np
 
-    from hct_lightning.data.store import Store
+    from hct_lightning.data.store.store import Store
 
     items = Store(home / f"store_{form}")
     recipe = items.recipe
@@ -193,7 +216,7 @@ def memcpy(resolution: int) -> None:
 
 
 def loader(home: Path, workers: int) -> None:
-    from hct_lightning import runtime
+    from hct_lightning.machine import runtime
 
     runtime.keep_memory()
     batches = _loader(home, workers)
@@ -206,8 +229,8 @@ def loader(home: Path, workers: int) -> None:
 
 
 def _loader(home: Path, workers: int) -> Any:
-    from hct_lightning.data.loading import Images, Loader
-    from hct_lightning.data.store import Store
+    from hct_lightning.data.feeding.loader import Images, Loader
+    from hct_lightning.data.store.store import Store
 
     items = Store(home / "store_raw")
     split = items.catalogue().train
@@ -225,14 +248,19 @@ def litdata_loader(home: Path, workers: int) -> None:
     items = sorted(str(path) for path in (home / "store_raw").rglob("*.npy"))
     with contextlib.redirect_stdout(sys.stderr):  # standard output answers the benchmark
         litdata.optimize(
-            fn=_load_tensor, inputs=items, output_dir=str(folder), chunk_bytes="512MB",
+            fn=_load_tensor,
+            inputs=items,
+            output_dir=str(folder),
+            chunk_bytes="512MB",
             num_workers=1,
-        )  # fmt: skip
+        )
     shape = np.load(items[0], mmap_mode="r").shape
     batches = litdata.StreamingDataLoader(
-        litdata.StreamingDataset(str(folder), shuffle=False), batch_size=1, num_workers=workers,
+        litdata.StreamingDataset(str(folder), shuffle=False),
+        batch_size=1,
+        num_workers=workers,
         persistent_workers=True,
-    )  # fmt: skip
+    )
 
     def read() -> None:
         for images in batches:

@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hct_lightning.benchmarks.interleave import interleave, paired_ratio
-from hct_lightning.benchmarks.side import serve
+from hct_lightning.benchmarks.harness.interleave import interleave, paired_ratio
+from hct_lightning.benchmarks.harness.side import serve
 
 SIDES = ("plain", "speed", "low", "low fp32")
 
@@ -42,13 +42,14 @@ def benchmark(
         rounds: steps that do.
     """
     from hct_lightning.models import HCT, FromPixels
-    from hct_lightning.parallel.memory import step_memory
+    from hct_lightning.training.memory import step_memory
 
     command = [sys.executable, "-m", "hct_lightning.benchmarks.memory"]
     steps = interleave(
         {side: [*command, side, str(resolution), "1"] for side in SIDES},
-        warmup=warmup, rounds=rounds,
-    )  # fmt: skip
+        warmup=warmup,
+        rounds=rounds,
+    )
     kept = {side: step.facts["kept_mib"] for side, step in steps.items()}
     rows = [
         {
@@ -71,8 +72,12 @@ def benchmark(
         peak = measured.peak_gib * 1024 - measured.facts["before_mib"]
         predicted = step_memory(
             lambda: FromPixels(HCT(), (0.5,) * 3, (0.2,) * 3),
-            channels=3, size=(px, px), batch=batch, precision=precision, memory=memory,
-        )  # fmt: skip
+            channels=3,
+            size=(px, px),
+            batch=batch,
+            precision=precision,
+            memory=memory,
+        )
         errors.append(abs(predicted.resident / 2**20 / peak - 1))
         rows.append(
             {
@@ -121,7 +126,7 @@ def kept_bytes(network: Any, forward: Callable[[], Any]) -> int:
 def plain(resolution: int, batch: int) -> None:
     import torch
 
-    from hct_lightning.benchmarks.plain_hct import PlainHCT
+    from hct_lightning.benchmarks.baselines.plain_hct import PlainHCT
 
     network = PlainHCT()
     mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
@@ -133,14 +138,15 @@ def plain(resolution: int, batch: int) -> None:
 
     serve(
         training_step(network, forward, batch),
-        kept_mib=kept_bytes(network, forward) / 2**20, precision="32-true",
-    )  # fmt: skip
+        kept_mib=kept_bytes(network, forward) / 2**20,
+        precision="32-true",
+    )
 
 
 def ours(memory: str, resolution: int, batch: int, precision: str | None) -> None:
     from hydra import compose, initialize_config_module
 
-    from hct_lightning import runtime
+    from hct_lightning.machine import runtime
 
     with initialize_config_module("hct_lightning.conf", version_base="1.3"):
         cfg = compose("config")
@@ -149,8 +155,9 @@ def ours(memory: str, resolution: int, batch: int, precision: str | None) -> Non
     network, forward = our_forward(memory, resolution, batch, precision)
     serve(
         training_step(network, forward, batch),
-        kept_mib=kept_bytes(network, forward) / 2**20, precision=precision,
-    )  # fmt: skip
+        kept_mib=kept_bytes(network, forward) / 2**20,
+        precision=precision,
+    )
 
 
 def our_peak(memory: str, resolution: int, batch: int, precision: str) -> None:
@@ -175,7 +182,7 @@ def our_forward(memory: str, resolution: int, batch: int, precision: str) -> tup
     import torch
 
     from hct_lightning.models import HCT, FromPixels
-    from hct_lightning.parallel.memory import AUTOCAST
+    from hct_lightning.training.memory import AUTOCAST
 
     network = FromPixels(HCT(), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     network.to(memory_format=torch.channels_last)

@@ -40,20 +40,29 @@ def benchmark(
                 run = Path(home) / f"{world}-{turn}"
                 images = steps * batch_size * ranks
                 command = [
-                    sys.executable, "-m", "hct_lightning", f"trainer.devices={world}",
-                    "trainer.accelerator=cpu", "runtime.threads=1", f"data.resolution={resolution}",
-                    f"data.scene_size={resolution}", f"data.train={images}", "data.valid=4",
-                    f"data.batch_size={batch_size}", f"trainer.max_epochs={epochs}",
-                    "data.num_workers=0", "export=[]", f"hydra.run.dir={run}",
-                ]  # fmt: skip
+                    sys.executable,
+                    "-m",
+                    "hct_lightning",
+                    f"trainer.devices={world}",
+                    "trainer.accelerator=cpu",
+                    "runtime.threads=1",
+                    f"data.resolution={resolution}",
+                    f"data.scene_size={resolution}",
+                    f"data.train={images}",
+                    "data.valid=4",
+                    f"data.batch_size={batch_size}",
+                    f"trainer.max_epochs={epochs}",
+                    "data.num_workers=0",
+                    "export=[]",
+                    f"hydra.run.dir={run}",
+                ]
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
                 record = json.loads((run / "run.json").read_text())
                 times[world].append(record["epoch_times"][1:])
     # A step of several ranks is as slow as the slowest of them, and an epoch here lasts seconds: the
     # median of all epochs of a side is what neighbours on the machine disturb least.
     speed = {
-        world: statistics.median(row["images_s"] for rows in runs for row in rows)
-        for world, runs in times.items()
+        world: statistics.median(row["images_s"] for rows in runs for row in rows) for world, runs in times.items()
     }
     return {
         "title": f"{ranks} single-thread ranks against 1, {resolution} px, {batch_size} images a rank",
@@ -67,11 +76,13 @@ def benchmark(
                         row[part] / (row["images_s"] * row["run_s"]) for rows in runs for row in rows
                     )
                     for label, part in (
-                        ("loading", "load_s"), ("training", "train_s"),
-                        ("waiting", "wait_s"), ("running", "run_s"),
+                        ("loading", "load_s"),
+                        ("training", "train_s"),
+                        ("waiting", "wait_s"),
+                        ("running", "run_s"),
                     )
                 },
             }
             for world, runs in times.items()
         ],
-    }  # fmt: skip
+    }

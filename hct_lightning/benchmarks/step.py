@@ -11,18 +11,16 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hct_lightning.benchmarks.interleave import interleave, paired_ratio
-from hct_lightning.benchmarks.side import serve
+from hct_lightning.benchmarks.harness.interleave import interleave, paired_ratio
+from hct_lightning.benchmarks.harness.side import serve
 
 if TYPE_CHECKING:
-    from hct_lightning.data.loading import Batch
+    from hct_lightning.data.feeding.loader import Batch
 
 SIDES = ("plain", "tuned", "ours")
 
 
-def benchmark(
-    *, resolution: int = 4000, batch_size: int = 1, warmup: int = 3, rounds: int = 7
-) -> dict[str, Any]:
+def benchmark(*, resolution: int = 4000, batch_size: int = 1, warmup: int = 3, rounds: int = 7) -> dict[str, Any]:
     """Measures and gives ratios (`train_step_speedup`, `vs_tuned`) and a row per side."""
     options = [f"--resolution={resolution}", f"--batch-size={batch_size}"]
     command = [sys.executable, "-m", "hct_lightning.benchmarks.step", *options]
@@ -52,7 +50,7 @@ def benchmark(
 def plain(resolution: int, batch_size: int, *, tuned: bool) -> None:
     import torch
 
-    from hct_lightning.benchmarks.plain_hct import PlainHCT
+    from hct_lightning.benchmarks.baselines.plain_hct import PlainHCT
 
     torch.manual_seed(0)
     model = PlainHCT()
@@ -87,10 +85,10 @@ def training_step(classes: Sequence[str]) -> tuple[Callable[[Batch], None], dict
     from hydra import compose, initialize_config_module
     from hydra.utils import instantiate
 
-    from hct_lightning import runtime
-    from hct_lightning.module import ImageClassifier
-    from hct_lightning.network import build_network
-    from hct_lightning.schedules import constant
+    from hct_lightning.machine import runtime
+    from hct_lightning.training.checkpoints import build_network
+    from hct_lightning.training.module import ImageClassifier
+    from hct_lightning.training.schedules import constant
 
     with initialize_config_module("hct_lightning.conf", version_base="1.3"):
         cfg = compose("config")
@@ -99,9 +97,12 @@ def training_step(classes: Sequence[str]) -> tuple[Callable[[Batch], None], dict
     imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     network = build_network({"model": cfg.model, "classes": classes, "channels": 3, **imagenet})
     module = ImageClassifier(
-        network, classes=classes, optimizer=instantiate(cfg.optim.optimizer),
-        schedule=partial(constant), lr=cfg.optim.lr,
-    )  # fmt: skip
+        network,
+        classes=classes,
+        optimizer=instantiate(cfg.optim.optimizer),
+        schedule=partial(constant),
+        lr=cfg.optim.lr,
+    )
     module.log = lambda *args, **kwargs: None  # no trainer is attached
     precision = runtime.resolve_precision(cfg.trainer.precision, "cpu")
     fabric = lightning.Fabric(accelerator="cpu", precision=precision)
@@ -121,7 +122,7 @@ def training_step(classes: Sequence[str]) -> tuple[Callable[[Batch], None], dict
 def ours(resolution: int, batch_size: int) -> None:
     import torch
 
-    from hct_lightning.data.loading import Batch
+    from hct_lightning.data.feeding.loader import Batch
 
     step, facts = training_step(("a", "b", "c", "d"))
     shape = (batch_size, 3, resolution, resolution)

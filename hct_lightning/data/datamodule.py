@@ -10,15 +10,15 @@ import lightning
 import numpy as np
 from torch.utils.data import BatchSampler
 
-from hct_lightning.data.augment import Augmentation
-from hct_lightning.data.geometry import Geometry, as_size
-from hct_lightning.data.images import UnreadableImageError, probe
-from hct_lightning.data.loading import Batch, Images, Loader, Pixels, auto_workers
-from hct_lightning.data.readers import FileReader, Reader, Reduced
-from hct_lightning.data.samplers import EveryImageOnce, GlobalBatches
-from hct_lightning.data.sources import Catalogue, Split
+from hct_lightning.data.catalogue import Catalogue, Split
+from hct_lightning.data.feeding.augment import Augmentation
+from hct_lightning.data.feeding.loader import Batch, Images, Loader, Pixels, auto_workers
+from hct_lightning.data.feeding.samplers import EveryImageOnce, GlobalBatches
+from hct_lightning.data.reading.geometry import Geometry, as_size
+from hct_lightning.data.reading.image import UnreadableImageError, probe
+from hct_lightning.data.reading.readers import FileReader, Reader, Reduced
+from hct_lightning.data.reading.window import Window, check_window
 from hct_lightning.data.statistics import channel_statistics
-from hct_lightning.data.window import Window, check_window
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +87,7 @@ class ImageData(lightning.LightningDataModule):
         if batch_size < 1:
             raise ValueError(f"data.batch_size={batch_size}: give at least 1")
         if channels is not None and channels < 1:
-            raise ValueError(
-                f"data.channels={channels}: give 1 (grey), 3 (RGB) or the bands' number"
-            )
+            raise ValueError(f"data.channels={channels}: give 1 (grey), 3 (RGB) or the bands' number")
         if statistics not in ("imagenet", "data"):
             raise ValueError(f"data.statistics={statistics}: choose imagenet or data")
         if on_error not in ("raise", "skip"):
@@ -127,10 +125,13 @@ class ImageData(lightning.LightningDataModule):
         found = self.source()
         if self.limit:
             found = Catalogue(
-                found.source, found.classes,
-                _limit(found.train, self.limit), _limit(found.valid, self.limit), found.notes,
+                found.source,
+                found.classes,
+                _limit(found.train, self.limit),
+                _limit(found.valid, self.limit),
+                found.notes,
                 found.store,
-            )  # fmt: skip
+            )
         if len(found.classes) < 2:
             raise ValueError(f"{found.source} has one class, {found.classes[0]}; it takes two")
         if not len(found.train) or not len(found.valid):
@@ -140,31 +141,23 @@ class ImageData(lightning.LightningDataModule):
         if found.store:
             self._take_from_store()
         elif self.size is None or self.geometry is None:
-            raise ValueError(
-                "data.resolution and data.geometry are null; only data=store knows them"
-            )
+            raise ValueError("data.resolution and data.geometry are null; only data=store knows them")
         else:
             self._look_at_images()
         changes = self.augment.brightness or self.augment.contrast
         if changes and self.channels not in (1, 3):
-            raise ValueError(
-                "data.augment.brightness and contrast are for 1 or 3 channels; set both 0"
-            )
+            raise ValueError("data.augment.brightness and contrast are for 1 or 3 channels; set both 0")
         measure = self._statistics == "data" or self.channels not in (1, 3)
         if measure and not (self._mean and self._std):
             log.info("measuring mean and deviation of the training images")
             sample = self.images(_limit(found.train, 256))
             mean, std = channel_statistics(sample, auto_workers(self.num_workers))
         else:
-            mean, std = (
-                _imagenet(values, self.channels) for values in (IMAGENET_MEAN, IMAGENET_STD)
-            )
+            mean, std = (_imagenet(values, self.channels) for values in (IMAGENET_MEAN, IMAGENET_STD))
         self.mean, self.std = tuple(self._mean or mean), tuple(self._std or std)
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
-                raise ValueError(
-                    f"data.{name} has {len(values)} values for {self.channels} channels"
-                )
+                raise ValueError(f"data.{name} has {len(values)} values for {self.channels} channels")
 
     def _look_at_images(self) -> None:
         """Channels and sizes of the first images."""
@@ -178,15 +171,18 @@ class ImageData(lightning.LightningDataModule):
                     raise
                 self.skipped[path] = str(error)
         if not shapes:
-            raise ValueError(
-                f"{found.source}: none of the {len(self.skipped)} images looked at can be read"
-            )
+            raise ValueError(f"{found.source}: none of the {len(self.skipped)} images looked at can be read")
         self.channels = self._channels or max(channels for channels, _, _ in shapes)
         self.source_sizes = sorted((height, width) for _, height, width in shapes)
         self.reader: Reader = FileReader(
-            channels=self.channels, size=self.size, geometry=self.geometry,
-            max_pixels=self.max_pixels, window=self.window, srgb=self.srgb, breast=self.breast,
-        )  # fmt: skip
+            channels=self.channels,
+            size=self.size,
+            geometry=self.geometry,
+            max_pixels=self.max_pixels,
+            window=self.window,
+            srgb=self.srgb,
+            breast=self.breast,
+        )
 
     def _take_from_store(self) -> None:
         """What the store was made with; an option that says otherwise is refused."""
@@ -195,9 +191,11 @@ class ImageData(lightning.LightningDataModule):
         self.geometry = self.geometry or recipe.geometry
         self.reader = store.reader(self.size, self.geometry)
         for name, mine, default in (
-            ("channels", self._channels, None), ("window", self.window, None),
-            ("srgb", self.srgb, False), ("breast", self.breast, False),
-        ):  # fmt: skip
+            ("channels", self._channels, None),
+            ("window", self.window, None),
+            ("srgb", self.srgb, False),
+            ("breast", self.breast, False),
+        ):
             made = getattr(recipe, name)
             if mine not in (default, made):
                 raise ValueError(
@@ -233,8 +231,7 @@ class ImageData(lightning.LightningDataModule):
             "resolution": self.size,
             "geometry": self.geometry,
             "reduce_to": self.reduce_to,
-            "window": self.window
-            or "16-bit: 0..65535, float: each image's own range, DICOM: the file's",
+            "window": self.window or "16-bit: 0..65535, float: each image's own range, DICOM: the file's",
             "mean": self.mean,
             "std": self.std,
             "notes": found.notes,
@@ -275,20 +272,14 @@ class ImageData(lightning.LightningDataModule):
         return self.loader(self.images(self.catalogue.train, replace=True), self.order)
 
     def val_dataloader(self) -> Loader:
-        shard = EveryImageOnce(
-            len(self.catalogue.valid), rank=self.trainer.global_rank, world=self.trainer.world_size
-        )
+        shard = EveryImageOnce(len(self.catalogue.valid), rank=self.trainer.global_rank, world=self.trainer.world_size)
         size = max(1, self.batch_size // self.micro_batches)
-        return self.loader(
-            self.images(self.catalogue.valid), BatchSampler(shard, size, drop_last=False)
-        )
+        return self.loader(self.images(self.catalogue.valid), BatchSampler(shard, size, drop_last=False))
 
     def calibration(self, count: int) -> Pixels:
         """Batches, b c h w uint8, of training images as they are, the classes mixed in proportion."""
         split = _limit(self.catalogue.train, count)
-        return Pixels(
-            self._one_by_one(split, np.random.default_rng(self.seed).permutation(len(split)))
-        )
+        return Pixels(self._one_by_one(split, np.random.default_rng(self.seed).permutation(len(split))))
 
     def evaluation(self, count: int) -> Loader:
         """Batches of validation images, the classes in proportion."""

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from torch import Tensor
 
-from hct_lightning.data.loading import Images
+from hct_lightning.data.feeding.loader import Images
 
 
 def value_counts(image: Tensor) -> np.ndarray:

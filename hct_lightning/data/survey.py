@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hct_lightning.data.geometry import Size
-from hct_lightning.data.images import UnreadableImageError, probe
-from hct_lightning.data.readers import Reader
-from hct_lightning.data.sources import Catalogue
+from hct_lightning.data.catalogue import Catalogue
+from hct_lightning.data.reading.geometry import Size
+from hct_lightning.data.reading.image import UnreadableImageError, probe
+from hct_lightning.data.reading.readers import Reader
 from hct_lightning.data.statistics import mean_and_deviation, value_counts
 
 
@@ -45,9 +45,7 @@ class Survey(NamedTuple):
     std: list[float]
 
 
-def survey(
-    found: Catalogue, reader: Reader, *, max_pixels: int, workers: int, progress: Any
-) -> Survey:
+def survey(found: Catalogue, reader: Reader, *, max_pixels: int, workers: int, progress: Any) -> Survey:
     """Reads every image once, as the network will see it.
 
     Args:
@@ -80,9 +78,7 @@ def survey(
     seen = [one for one in looked if isinstance(one, Seen)]
     unreadable = dict(one for one in looked if not isinstance(one, Seen))
     if not seen:
-        raise ValueError(
-            f"{found.source}: none of the {len(jobs)} images can be read: {looked[0][1]}"
-        )
+        raise ValueError(f"{found.source}: none of the {len(jobs)} images can be read: {looked[0][1]}")
     same = defaultdict(list)
     channels = defaultdict(int)
     for one in seen:

@@ -1,7 +1,7 @@
 """The artifact: a folder with a model file and `artifact.json`, and the loader that serves it.
 
 The model file takes n c h w uint8 and gives fp32 logits, n classes, whatever the runtime.
-A runtime is a module of this package with `export` and `load`.
+A runtime is a module of `deploy/runtimes` with `export` and `load`.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hct_lightning import runtime
+from hct_lightning.machine import runtime
 
 FORMAT = 1
 
@@ -85,9 +85,7 @@ class Artifact:
     def _check(self, images: Tensor) -> None:
         takes = self.description["input"]
         if images.dtype != torch.uint8 or images.ndim != 4:
-            raise ValueError(
-                f"images are {images.dtype} of shape {tuple(images.shape)}; give uint8 n c h w"
-            )
+            raise ValueError(f"images are {images.dtype} of shape {tuple(images.shape)}; give uint8 n c h w")
         _, channels, *size = images.shape
         if channels != takes["channels"]:
             raise ValueError(f"images have {channels} channels; this takes {takes['channels']}")
@@ -102,9 +100,7 @@ class Artifact:
             )
 
 
-def load_artifact(
-    folder: str | Path, *, threads: int | None = None, keep_memory: bool = False
-) -> Artifact:
+def load_artifact(folder: str | Path, *, threads: int | None = None, keep_memory: bool = False) -> Artifact:
     """Loads an artifact to serve it.
 
     Args:
@@ -141,7 +137,7 @@ def load_artifact(
     if keep_memory:
         runtime.keep_memory()
     try:
-        server = importlib.import_module(f"hct_lightning.deploy.{description['runtime']}")
+        server = importlib.import_module(f"hct_lightning.deploy.runtimes.{description['runtime']}")
     except ImportError as error:
         raise ImportError(f"{folder}: {error}") from error
     return Artifact(description, server.load(folder / description["file"], description, threads))

@@ -21,9 +21,7 @@ def build(folder: Path) -> Path:
     configure = ["cmake", "-S", sources, "-B", folder, f"-DPython3_EXECUTABLE={sys.executable}"]
     for command in (configure, ["cmake", "--build", folder, "--parallel"]):
         try:
-            done = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         except FileNotFoundError as error:
             raise ImportError(
                 "hct_predict needs CMake and a C++20 compiler: apt-get install -y cmake g++ make"

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from hct_lightning.deploy.artifact import read_descriptions
-from hct_lightning.deploy.exporting import Exporter, Reference, export_artifact
-from hct_lightning.deploy.sensitivity import sensitivity
+from hct_lightning.deploy.export import Exporter, Reference, export_artifact
+from hct_lightning.deploy.int8.sensitivity import sensitivity
 
 
 def sweep(
@@ -44,9 +44,15 @@ def sweep(
     rows = []
     for percent in percentages:
         export_artifact(
-            str(percent), partial(exporter, percent=percent), network, spec, folder / name,
-            dynamic=dynamic, calibration=calibration, reference=reference,
-        )  # fmt: skip
+            str(percent),
+            partial(exporter, percent=percent),
+            network,
+            spec,
+            folder / name,
+            dynamic=dynamic,
+            calibration=calibration,
+            reference=reference,
+        )
         made = read_descriptions(folder / name)[str(percent)]
         rows.append({"percent": percent, "size_bytes": made["size_bytes"]} | made["metrics"])
     result = {"rows": rows, "sensitivity": sensitivity(network, calibration)}

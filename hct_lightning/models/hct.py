@@ -32,9 +32,7 @@ class ConvBlock(nn.Module):
     convolution of the activated input, else the input itself.
     """
 
-    def __init__(
-        self, in_chans: int, out_chans: int, *, stride: int, project: bool, drop_path: float
-    ) -> None:
+    def __init__(self, in_chans: int, out_chans: int, *, stride: int, project: bool, drop_path: float) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_chans)
         self.act1 = nn.ReLU()
@@ -42,9 +40,7 @@ class ConvBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_chans)
         self.act2 = nn.ReLU()
         self.conv2 = conv3x3(out_chans, out_chans)
-        self.shortcut = (
-            nn.Conv2d(in_chans, out_chans, 1, stride=stride, bias=False) if project else None
-        )
+        self.shortcut = nn.Conv2d(in_chans, out_chans, 1, stride=stride, bias=False) if project else None
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,9 +74,7 @@ class AttentionConvBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(in_chans)
         self.act2 = nn.ReLU()
         self.conv = conv3x3(in_chans, out_chans, stride)
-        self.shortcut = (
-            nn.Conv2d(in_chans, out_chans, 1, stride=stride, bias=False) if project else None
-        )
+        self.shortcut = nn.Conv2d(in_chans, out_chans, 1, stride=stride, bias=False) if project else None
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -168,9 +162,7 @@ class HCT(nn.Module):
                 chans = width
             stages.append(nn.Sequential(*stage))
             reduction *= stride
-            self.feature_info.append(
-                {"num_chs": width, "reduction": reduction, "module": f"stages.{s}"}
-            )
+            self.feature_info.append({"num_chs": width, "reduction": reduction, "module": f"stages.{s}"})
         self.stages = nn.Sequential(*stages)
         self.norm = nn.BatchNorm2d(chans)
         self.act = nn.ReLU()

@@ -50,9 +50,7 @@ class PerformerAttention(nn.Module):
     even under autocast; the linear layers follow autocast.
     """
 
-    def __init__(
-        self, dim: int, *, heads: int = 8, kernel: Kernel = "relu", drop_rate: float = 0.0
-    ) -> None:
+    def __init__(self, dim: int, *, heads: int = 8, kernel: Kernel = "relu", drop_rate: float = 0.0) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"dim={dim} is not a multiple of heads={heads}")

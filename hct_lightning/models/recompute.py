@@ -57,9 +57,7 @@ def stem_in_strips(pixels: Tensor, weight: Tensor, normalise: Callable[[Tensor],
 
 class _StemInStrips(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, pixels: Tensor, weight: Tensor, normalise: Callable[[Tensor], Tensor]
-    ) -> Tensor:
+    def forward(ctx: Any, pixels: Tensor, weight: Tensor, normalise: Callable[[Tensor], Tensor]) -> Tensor:
         ctx.save_for_backward(pixels, weight)
         ctx.normalise = normalise
         out = None
@@ -67,9 +65,7 @@ class _StemInStrips(torch.autograd.Function):
             strip = _stem(pixels[sample], weight, normalise, rows)
             if out is None:
                 size = (len(pixels), len(weight), _pooled(pixels.shape[2]), strip.shape[3])
-                out = torch.empty(
-                    size, dtype=strip.dtype, device=strip.device, memory_format=torch.channels_last
-                )
+                out = torch.empty(size, dtype=strip.dtype, device=strip.device, memory_format=torch.channels_last)
             out[sample, :, rows] = strip
         return out
 
@@ -99,9 +95,7 @@ def _strips(pixels: Tensor) -> Iterator[tuple[slice, slice]]:
             yield slice(i, i + 1), slice(first, min(first + STRIP_ROWS, rows))
 
 
-def _stem(
-    pixels: Tensor, weight: Tensor, normalise: Callable[[Tensor], Tensor], rows: slice
-) -> Tensor:
+def _stem(pixels: Tensor, weight: Tensor, normalise: Callable[[Tensor], Tensor], rows: slice) -> Tensor:
     """The stem's output in `rows`, from those pixels that it depends on."""
     height = pixels.shape[2]
     # Output row r pools the rows 2r to 2r + 2 of the convolution, whose row y sees the pixels' rows

@@ -28,9 +28,12 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         late = [1000 * (r["p99_s"] - r["p50_s"]) for r in there]
         plain = [r["side"].split()[0] in ("plain", "tuned") for r in there]
         axis.barh(
-            [r["side"] for r in there], medians, xerr=[[0] * len(late), late],
-            color=["#b0b0b0" if p else "#3b6ea8" for p in plain], ecolor="#404040",
-        )  # fmt: skip
+            [r["side"] for r in there],
+            medians,
+            xerr=[[0] * len(late), late],
+            color=["#b0b0b0" if p else "#3b6ea8" for p in plain],
+            ecolor="#404040",
+        )
         axis.set_xlabel("ms a call, median and 99th percentile")
         axis.set_title("{} pixels, batch {}, {}".format(*shape), loc="left")
         axis.spines[["top", "right"]].set_visible(False)

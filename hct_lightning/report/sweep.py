@@ -11,8 +11,9 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import ScalarFormatter
 from rich.table import Table
 
-from hct_lightning.console import results
-from hct_lightning.run import Run, write_whole
+from hct_lightning.runs.console import results
+from hct_lightning.runs.files import write_whole
+from hct_lightning.runs.folder import Run
 
 MEASURED = {
     "accuracy": "validation accuracy",
@@ -60,10 +61,7 @@ def read_points(folder: Path) -> list[dict[str, Any]]:
         for path in folder.glob("*/run.json")
         if "overrides" in Run(path.parent).record
     }
-    options = {
-        path: dict(o.lstrip("+").split("=", 1) for o in record["overrides"])
-        for path, record in records.items()
-    }
+    options = {path: dict(o.lstrip("+").split("=", 1) for o in record["overrides"]) for path, record in records.items()}
     names = {name: None for each in options.values() for name in each}
     differ = [n for n in names if len({each.get(n) for each in options.values()}) > 1]
     points = []
@@ -132,9 +130,14 @@ def draw(points: list[dict[str, Any]], file: Path) -> bool:
             axis.plot(at, [point[key] for point in line], "o-", label=name, zorder=2)
         front = [point for point in points if point["pareto"]]
         axis.scatter(
-            [point["options"][x] for point in front], [point[key] for point in front],
-            s=140, facecolors="none", edgecolors="black", label="Pareto front", zorder=3,
-        )  # fmt: skip
+            [point["options"][x] for point in front],
+            [point[key] for point in front],
+            s=140,
+            facecolors="none",
+            edgecolors="black",
+            label="Pareto front",
+            zorder=3,
+        )
         if min(point["options"][x] for point in points) > 0:
             axis.set_xscale("log", base=2)
         axis.set_xticks(sorted({point["options"][x] for point in points}))

@@ -9,8 +9,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from hct_lightning.console import results
-from hct_lightning.run import machine, write_whole
+from hct_lightning.machine.facts import machine_facts
+from hct_lightning.runs.console import results
+from hct_lightning.runs.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         raise ValueError("say which: task=benchmark benchmark=step")
     result = instantiate(cfg.benchmark, _convert_="all")
     result["options"] = OmegaConf.to_container(cfg.benchmark, resolve=True)
-    result["machine"] = machine()
+    result["machine"] = machine_facts()
     out = folder / "benchmark" / "benchmark.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, json.dumps(result, indent=2) + "\n")

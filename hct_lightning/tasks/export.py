@@ -9,13 +9,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.table import Table
 
-from hct_lightning.console import results
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.deploy.artifact import read_descriptions
-from hct_lightning.deploy.exporting import Exporter, Reference, export_artifact
-from hct_lightning.network import load_network
-from hct_lightning.run import Run
+from hct_lightning.deploy.export import Exporter, Reference, export_artifact
+from hct_lightning.runs.console import results
+from hct_lightning.runs.folder import Run
 from hct_lightning.tasks.validate import check_classes
+from hct_lightning.training.checkpoints import load_network
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +29,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     run = Run(folder)
     network, spec = load_network(run.checkpoint(cfg.ckpt or "best"), cfg.safety.allow)
     exporters = {
-        name: exporter
-        for name, exporter in instantiate(cfg.export, _convert_="all").items()
-        if callable(exporter)
+        name: exporter for name, exporter in instantiate(cfg.export, _convert_="all").items() if callable(exporter)
     }
     if not exporters:
         raise ValueError("export=[] names nothing to make; give export=[torchscript]")
@@ -82,9 +80,7 @@ def show(folder: Path, names: list[str]) -> None:
             int8 = metrics["int8_convolutions"] + metrics["int8_linears"]
             cells[-1] = f"{int8} of {metrics['layers']}"
         if "accuracy" in metrics:
-            table.caption = (
-                f"accuracy on {metrics['images']} images; before: {metrics['accuracy_fp32']:.4f}"
-            )
+            table.caption = f"accuracy on {metrics['images']} images; before: {metrics['accuracy_fp32']:.4f}"
             cells += [f"{metrics[key]:.4f}" for key in ("accuracy", "agreement")]
             cells.append(f"{metrics['sqnr_db']:.1f}")
         table.add_row(name, *cells)

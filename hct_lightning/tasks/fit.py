@@ -8,26 +8,24 @@ from typing import Any
 import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.table import Table
 
 from hct_lightning.callbacks.epoch_time import EpochTime
 from hct_lightning.callbacks.export import ExportAtEnd
 from hct_lightning.callbacks.micro_batches import MicroBatches
-from hct_lightning.console import results
 from hct_lightning.data.datamodule import ImageData
-from hct_lightning.deploy.artifact import read_descriptions
-from hct_lightning.module import ImageClassifier
-from hct_lightning.network import build_network, load_weights
-from hct_lightning.parallel.devices import choose_devices
-from hct_lightning.parallel.memory import choose_memory
-from hct_lightning.run import Run, is_rank_zero
-from hct_lightning.runtime import resolve_precision
-from hct_lightning.slurm import job
-from hct_lightning.training import build_trainer
+from hct_lightning.machine import slurm as job
+from hct_lightning.machine.devices import choose_devices
+from hct_lightning.machine.facts import machine_facts
+from hct_lightning.machine.runtime import resolve_precision
+from hct_lightning.report.tables import describe, say_speed_up, show_results
+from hct_lightning.runs.endings import is_rank_zero
+from hct_lightning.runs.folder import Run
+from hct_lightning.training.checkpoints import build_network, load_weights
+from hct_lightning.training.memory import choose_memory
+from hct_lightning.training.module import ImageClassifier
+from hct_lightning.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
-
-PARTS_SHOWN = {"loading": "load_s", "training": "train_s", "waiting": "wait_s", "running": "run_s"}
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
@@ -36,7 +34,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     if job.goes_on() and not cfg.run and run.record.get("status") == "completed":
         log.info("done already: %s", folder)
         return
-    with run.recording(task="fit"):
+    with run.recording(task="fit", machine=machine_facts()):
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)
         data: ImageData = instantiate(cfg.data, _convert_="all")
         data.prepare()
@@ -61,9 +59,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
             load_weights(network, run.checkpoint(cfg.ckpt), cfg.safety.allow)
 
         exporters = {
-            name: exporter
-            for name, exporter in instantiate(cfg.export, _convert_="all").items()
-            if callable(exporter)
+            name: exporter for name, exporter in instantiate(cfg.export, _convert_="all").items() if callable(exporter)
         }
         timer = EpochTime()
         devices = choose_devices(
@@ -160,24 +156,6 @@ def main(cfg: DictConfig, folder: Path) -> None:
             say_speed_up(timer.rows, cfg.fit.against)
 
 
-def describe(summary: dict[str, Any]) -> None:
-    """Says in a few lines which data this is and what will be made of it."""
-    counts = summary["counts"]
-    log.info("data: %s", summary["source"])
-    for name, number in summary["images"].items():
-        each = ", ".join(f"{cls} {count}" for cls, count in counts[name].items())
-        log.info("  %s: %d images (%s)", name, number, each)
-    small, large = (f"{h}x{w}" for h, w in summary["source_size"].values())
-    height, width = summary["resolution"]
-    log.info(
-        "  %d channel(s), %s -> %dx%d (%s)",
-        summary["channels"], small if small == large else f"{small} to {large}",
-        height, width, summary["geometry"],
-    )  # fmt: skip
-    for note in summary["notes"]:
-        log.info("  note: %s", note)
-
-
 def class_weights(option: Any, data: ImageData) -> list[float] | None:
     """The option `loss.class_weights`: none, `balanced` (inverse frequency) or a list.
 
@@ -223,72 +201,3 @@ def read_metrics(trainer: lightning.Trainer) -> dict[str, float]:
     if best is not None:
         metrics["best"] = best.item()
     return metrics
-
-
-def show_results(run: Run, trainer: lightning.Trainer, times: list[dict[str, float]]) -> None:
-    """Tables of results and times, and where things lie, on standard output."""
-    metrics = run.record["metrics"]
-    scores = Table("", "last epoch", title="Validation", title_justify="left")
-    for name in ("accuracy", "balanced_accuracy", "f1", "auroc", "loss"):
-        if f"val/{name}" in metrics:
-            scores.add_row(name.replace("_", " "), f"{metrics[f'val/{name}']:.4f}")
-    monitor = getattr(trainer.checkpoint_callback, "monitor", None)
-    if "best" in metrics:
-        scores.add_row(f"best {str(monitor).removeprefix('val/')}", f"{metrics['best']:.4f}")
-    clock = time_table(times, metrics.get("memory/peak_gib"))
-    places = Table("what", "where", title="Results", title_justify="left")
-    places.add_row("run", str(run.folder))
-    for name in ("best", "last"):
-        if (path := run.folder / "checkpoints" / f"{name}.ckpt").exists():
-            places.add_row(f"checkpoint ckpt={name}", str(path.relative_to(run.folder)))
-    for name, description in read_descriptions(run.folder / "artifacts").items():
-        size = f"{description['size_bytes'] / 1e6:.2f} MB"
-        places.add_row(f"artifact {name}, {size}", f"artifacts/{name}/")
-    places.add_row("every metric", "metrics.csv")
-    console = results()
-    for table in (scores, clock, places):
-        if table.row_count:
-            console.print(table)
-
-
-def time_table(times: list[dict[str, Any]], peak_gib: float | None) -> Table:
-    """Seconds per epoch, the mean over epochs: over the ranks, and of each where there are some."""
-    table = Table("per epoch", *PARTS_SHOWN, "images/s", "peak memory", title="Time")
-    table.title_justify = "left"
-    if not times:
-        return table
-
-    def seconds(rows: list[dict[str, float]]) -> list[str]:
-        return [f"{sum(r[part] for r in rows) / len(rows):.2f} s" for part in PARTS_SHOWN.values()]
-
-    images_s = sum(row["images_s"] for row in times) / len(times)
-    peak = "" if peak_gib is None else f"{peak_gib:.2f} GiB"
-    ranks = len(times[0]["ranks"])
-    name = "mean" if ranks == 1 else f"mean of {ranks} ranks"
-    table.add_row(name, *seconds(times), f"{images_s:.1f}", peak)
-    for rank in range(ranks if ranks > 1 else 0):
-        table.add_row(f"rank {rank}", *seconds([row["ranks"][rank] for row in times]))
-    return table
-
-
-def say_speed_up(times: list[dict[str, Any]], against: str) -> None:
-    """A line: how much faster an epoch's parts are than those of an earlier run, per image.
-
-    Raises:
-        ValueError: when the earlier run has no times.
-    """
-    earlier = Run(Path(against).expanduser()).record.get("epoch_times")
-    if not earlier:
-        raise ValueError(f"fit.against={against}: that run has recorded no epoch times")
-
-    def per_image(rows: list[dict[str, Any]], parts: tuple[str, ...]) -> float:
-        return sum(
-            sum(r[part] for part in parts) / (r["images_s"] * r["run_s"]) for r in rows
-        ) / len(rows)
-
-    shown = {"loading": ("load_s",), "training": ("train_s", "wait_s"), "running": ("run_s",)}
-    ratios = (
-        f"{name} {per_image(earlier, parts) / per_image(times, parts):.2f}"
-        for name, parts in shown.items()
-    )
-    log.info("speed-up per image against %s: %s", against, ", ".join(ratios))

@@ -15,15 +15,15 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image, ImageDraw
 from rich.table import Table
 
-from hct_lightning.console import results, track
 from hct_lightning.data.datamodule import ImageData
-from hct_lightning.data.geometry import resize
-from hct_lightning.data.images import UnreadableImageError
+from hct_lightning.data.reading.geometry import resize
+from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.data.survey import Survey, survey
-from hct_lightning.network import build_network
-from hct_lightning.run import write_whole
-from hct_lightning.runtime import cpu_count, resolve_precision
-from hct_lightning.tasks.fit import describe
+from hct_lightning.machine.runtime import cpu_count, resolve_precision
+from hct_lightning.report.tables import describe
+from hct_lightning.runs.console import results, track
+from hct_lightning.runs.files import write_whole
+from hct_lightning.training.checkpoints import build_network
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +34,12 @@ def main(cfg: DictConfig, folder: Path) -> None:
     data.prepare()
     describe(data.summary())
     found = survey(
-        data.catalogue, data.reader, max_pixels=data.max_pixels, workers=cpu_count(),
+        data.catalogue,
+        data.reader,
+        max_pixels=data.max_pixels,
+        workers=cpu_count(),
         progress=partial(track, "looking"),
-    )  # fmt: skip
+    )
     out = folder / "inspect"
     out.mkdir(parents=True, exist_ok=True)
     contact_sheet(data, cfg.inspect.samples, cfg.inspect.thumbnail).save(out / "contact_sheet.png")
@@ -84,11 +87,15 @@ def suggest(cfg: DictConfig, data: ImageData, found: Survey) -> dict[str, Any]:
     prepared = data.catalogue.store is not None
     resolution = max(data.size) if prepared else max(32, shorter[len(shorter) // 2] // 32 * 32)
     images = len(data.catalogue.train) + len(data.catalogue.valid) - len(found.unreadable)
-    options = [] if prepared else [
-        f"data.resolution={resolution}",
-        f"data.geometry={data.geometry}",
-        f"data.channels={data.channels}",
-    ]  # fmt: skip
+    options = (
+        []
+        if prepared
+        else [
+            f"data.resolution={resolution}",
+            f"data.geometry={data.geometry}",
+            f"data.channels={data.channels}",
+        ]
+    )
     options.append(f"data.batch_size={max(1, min(8, len(data.catalogue.train) // 4))}")
     for name in ("mean", "std"):
         values = ",".join(f"{value:.4f}" for value in getattr(found, name))
@@ -97,8 +104,7 @@ def suggest(cfg: DictConfig, data: ImageData, found: Survey) -> dict[str, Any]:
         options.append("data.on_error=skip")
     if cfg.data.get("root"):
         options.insert(0, f"data.root={cfg.data.root}")
-    name = cfg.data.source["_target_"].rpartition(".")[2]
-    group = {"table": "csv", "catalogue": "store"}.get(name, name)
+    group = cfg.data.source["_target_"].split(".")[-2]  # a source's module is named like its configuration
     command = " ".join(["python -m hct_lightning", f"data={group}", *options])
     hours = None
     if not torch.cuda.is_available():
@@ -115,9 +121,12 @@ def suggest(cfg: DictConfig, data: ImageData, found: Survey) -> dict[str, Any]:
 def _step_seconds(cfg: DictConfig, data: ImageData, side: int) -> float:
     """Forward and backward of an image of that size, on this CPU, two at once (as BatchNorm needs)."""
     spec = {
-        "model": OmegaConf.to_container(cfg.model, resolve=True), "classes": data.classes,
-        "channels": data.channels, "mean": data.mean, "std": data.std,
-    }  # fmt: skip
+        "model": OmegaConf.to_container(cfg.model, resolve=True),
+        "classes": data.classes,
+        "channels": data.channels,
+        "mean": data.mean,
+        "std": data.std,
+    }
     network = build_network(spec)
     images = torch.zeros((2, side, side, data.channels), dtype=torch.uint8).permute(0, 3, 1, 2)
     bf16 = resolve_precision(cfg.trainer.precision, "cpu") == "bf16-mixed"

@@ -16,13 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from hct_lightning.callbacks.epoch_time import synchronise
-from hct_lightning.console import results, track
-from hct_lightning.data.geometry import Size, as_size
+from hct_lightning.data.reading.geometry import Size, as_size
+from hct_lightning.machine.runtime import resolve_accelerator, resolve_precision
 from hct_lightning.models import FromPixels
-from hct_lightning.network import build_network
-from hct_lightning.parallel.memory import AUTOCAST, Memory, available_bytes, step_memory
-from hct_lightning.run import write_whole
-from hct_lightning.runtime import resolve_accelerator, resolve_precision
+from hct_lightning.runs.console import results, track
+from hct_lightning.runs.files import write_whole
+from hct_lightning.training.checkpoints import build_network
+from hct_lightning.training.memory import AUTOCAST, Memory, available_bytes, step_memory
 
 log = logging.getLogger(__name__)
 
@@ -51,18 +51,14 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
     modes = list(product(options["precision"], options["memory"]))
     times = {
-        (precision, memory): StepTime.measure(
-            build(), channels, options["timed_at"], device, precision, memory
-        )
+        (precision, memory): StepTime.measure(build(), channels, options["timed_at"], device, precision, memory)
         for precision, memory in track("timing real steps", modes, len(modes))
     }
     points = list(product(options["resolution"], options["batch_size"], modes))
     rows = []
     for resolution, batch, (precision, memory) in track("predicting", points, len(points)):
         size = as_size(resolution)
-        step = step_memory(
-            build, channels=channels, size=size, batch=batch, precision=precision, memory=memory
-        )
+        step = step_memory(build, channels=channels, size=size, batch=batch, precision=precision, memory=memory)
         images = options["images"] * cfg.trainer.max_epochs
         rows.append(
             {
@@ -92,9 +88,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         f"{' and '.join(map(str, options['timed_at']))} px."
     )
     print(f"-> {out}")
-    print(
-        command or "none of these fits this machine: give a smaller plan.resolution or batch_size"
-    )
+    print(command or "none of these fits this machine: give a smaller plan.resolution or batch_size")
 
 
 def check(options: dict[str, Any]) -> None:
@@ -140,9 +134,7 @@ class StepTime(NamedTuple):
         return cls(max(a - pixel * 2 * small**2, 0.0), pixel)
 
 
-def real_step_s(
-    network: FromPixels, channels: int, side: int, device: torch.device, precision: str
-) -> float:
+def real_step_s(network: FromPixels, channels: int, side: int, device: torch.device, precision: str) -> float:
     """The median time of a training step with two images, after two steps that warm up."""
     optimizer = torch.optim.Adam(network.parameters())
     images = torch.randint(0, 256, (2, side, side, channels), dtype=torch.uint8, device=device)
@@ -184,13 +176,28 @@ def table(rows: list[dict[str, Any]]) -> Table:
     """A row per setting; a dot where it does not fit."""
     cards = [f"{gb} GB" for gb in CARDS_GB]
     shown = Table(
-        "pixels", "batch", "precision", "memory", "GPU", *cards, "CPU", "here", "hours",
-        title="A training step, predicted", title_justify="left",
-    )  # fmt: skip
+        "pixels",
+        "batch",
+        "precision",
+        "memory",
+        "GPU",
+        *cards,
+        "CPU",
+        "here",
+        "hours",
+        title="A training step, predicted",
+        title_justify="left",
+    )
     for row in rows:
         shown.add_row(
-            str(row["resolution"]), str(row["batch_size"]), row["precision"], row["memory"],
-            f"{row['gpu_gib']:.2f}", *("fits" if gb in row["fits_gb"] else "." for gb in CARDS_GB),
-            f"{row['cpu_gib']:.2f}", "fits" if row["fits_here"] else ".", f"{row['hours']:.3g}",
-        )  # fmt: skip
+            str(row["resolution"]),
+            str(row["batch_size"]),
+            row["precision"],
+            row["memory"],
+            f"{row['gpu_gib']:.2f}",
+            *("fits" if gb in row["fits_gb"] else "." for gb in CARDS_GB),
+            f"{row['cpu_gib']:.2f}",
+            "fits" if row["fits_here"] else ".",
+            f"{row['hours']:.3g}",
+        )
     return shown

@@ -13,16 +13,17 @@ from rich.table import Table
 from torch.utils.data import BatchSampler
 
 from hct_lightning.callbacks.progress import progress_bar
-from hct_lightning.console import results
-from hct_lightning.data.geometry import as_size
-from hct_lightning.data.images import is_image
-from hct_lightning.data.loading import Images, Loader, auto_workers
-from hct_lightning.data.readers import FileReader
-from hct_lightning.module import ImageClassifier
-from hct_lightning.network import load_network
-from hct_lightning.parallel.devices import choose_devices
-from hct_lightning.run import Run, write_whole
-from hct_lightning.training import build_trainer
+from hct_lightning.data.feeding.loader import Images, Loader, auto_workers
+from hct_lightning.data.reading.geometry import as_size
+from hct_lightning.data.reading.image import is_image
+from hct_lightning.data.reading.readers import FileReader
+from hct_lightning.machine.devices import choose_devices
+from hct_lightning.runs.console import results
+from hct_lightning.runs.files import write_whole
+from hct_lightning.runs.folder import Run
+from hct_lightning.training.checkpoints import load_network
+from hct_lightning.training.module import ImageClassifier
+from hct_lightning.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +55,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
         BatchSampler(range(len(paths)), cfg.predict.batch_size, drop_last=False),
         num_workers=min(auto_workers(cfg.data.num_workers), len(paths)),
     )
-    module = ImageClassifier(
-        network, classes=spec["classes"], optimizer=None, schedule=None, lr=1.0
-    )
-    trainer = build_trainer(
-        cfg, folder, choose_devices(cfg.trainer.accelerator, 1, 1, 1), callbacks=[progress_bar()]
-    )
+    module = ImageClassifier(network, classes=spec["classes"], optimizer=None, schedule=None, lr=1.0)
+    trainer = build_trainer(cfg, folder, choose_devices(cfg.trainer.accelerator, 1, 1, 1), callbacks=[progress_bar()])
     probabilities = torch.cat(trainer.predict(module, loader))
 
     text = io.StringIO()

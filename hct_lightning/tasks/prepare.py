@@ -8,13 +8,13 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from hct_lightning.console import track
 from hct_lightning.data.datamodule import ImageData
-from hct_lightning.data.prepare import prepare
-from hct_lightning.data.remote import is_url
-from hct_lightning.data.store import SUFFIX, Recipe, Store
-from hct_lightning.runtime import cpu_count
-from hct_lightning.tasks.fit import describe
+from hct_lightning.data.store.prepare import prepare
+from hct_lightning.data.store.remote import is_url
+from hct_lightning.data.store.store import SUFFIX, Recipe, Store
+from hct_lightning.machine.runtime import cpu_count
+from hct_lightning.report.tables import describe
+from hct_lightning.runs.console import track
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +39,25 @@ def main(cfg: DictConfig, folder: Path) -> None:
         raise ValueError(f"prepare.format=raw is the one for {data.channels} channels")
     describe(data.summary())
     recipe = Recipe(
-        size=data.size, geometry=data.geometry, channels=data.channels, window=data.window,
-        srgb=data.srgb, breast=data.breast, format=options.format,
+        size=data.size,
+        geometry=data.geometry,
+        channels=data.channels,
+        window=data.window,
+        srgb=data.srgb,
+        breast=data.breast,
+        format=options.format,
         quality=options.quality if options.format == "jpeg" else None,
-    )  # fmt: skip
+    )
     root = Path(options.output).expanduser().resolve()
     unreadable = prepare(
-        data.catalogue, recipe, root, max_pixels=data.max_pixels,
-        workers=options.workers or cpu_count(), skip_unreadable=data.on_error == "skip",
+        data.catalogue,
+        recipe,
+        root,
+        max_pixels=data.max_pixels,
+        workers=options.workers or cpu_count(),
+        skip_unreadable=data.on_error == "skip",
         progress=partial(track, "preparing"),
-    )  # fmt: skip
+    )
     if unreadable:
         out = folder / "prepare" / "unreadable.csv"
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -9,13 +9,14 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from hct_lightning.callbacks.progress import progress_bar
-from hct_lightning.console import results
 from hct_lightning.data.datamodule import ImageData
-from hct_lightning.module import ImageClassifier
-from hct_lightning.network import load_network
-from hct_lightning.parallel.devices import choose_devices
-from hct_lightning.run import Run, write_whole
-from hct_lightning.training import build_trainer
+from hct_lightning.machine.devices import choose_devices
+from hct_lightning.runs.console import results
+from hct_lightning.runs.files import write_whole
+from hct_lightning.runs.folder import Run
+from hct_lightning.training.checkpoints import load_network
+from hct_lightning.training.module import ImageClassifier
+from hct_lightning.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +34,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
     # No optimiser is asked for in validation.
     module = ImageClassifier(network, classes=data.classes, optimizer=None, schedule=None, lr=1.0)
-    trainer = build_trainer(
-        cfg, folder, choose_devices(cfg.trainer.accelerator, 1, 1, 1), callbacks=[progress_bar()]
-    )
+    trainer = build_trainer(cfg, folder, choose_devices(cfg.trainer.accelerator, 1, 1, 1), callbacks=[progress_bar()])
     trainer.validate(module, datamodule=data, verbose=False)
 
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
@@ -70,9 +69,7 @@ def show(result: dict, out: Path) -> None:
     metrics = Table("metric", "value", title=f"{result['images']} images", title_justify="left")
     for name, value in sorted(result["metrics"].items()):
         metrics.add_row(name.removeprefix("val/").replace("_", " "), f"{value:.4f}")
-    confusion = Table(
-        "true \\ predicted", *result["classes"], title="Confusion", title_justify="left"
-    )
+    confusion = Table("true \\ predicted", *result["classes"], title="Confusion", title_justify="left")
     for name, row in zip(result["classes"], result["confusion"], strict=True):
         confusion.add_row(name, *(str(count) for count in row))
     console.print(metrics)

@@ -46,9 +46,7 @@ def read(run: Path):
             for update in (*record.run.config.update, *record.config.update):
                 config[update.key or "/".join(update.nested_key)] = json.loads(update.value_json)
             for item in record.history.item:
-                history.setdefault(item.key or "/".join(item.nested_key), []).append(
-                    json.loads(item.value_json)
-                )
+                history.setdefault(item.key or "/".join(item.nested_key), []).append(json.loads(item.value_json))
     return config, history, ids
 
 

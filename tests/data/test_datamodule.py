@@ -10,10 +10,11 @@ from PIL import Image
 from torch import nn
 
 from hct_lightning.data.datamodule import IMAGENET_MEAN, IMAGENET_STD, ImageData
-from hct_lightning.data.images import UnreadableImageError
-from hct_lightning.data.sources import folder, table
+from hct_lightning.data.reading.image import UnreadableImageError
+from hct_lightning.data.sources.csv import table
+from hct_lightning.data.sources.folder import folder
 from hct_lightning.models import HCT, FromPixels
-from hct_lightning.module import ImageClassifier
+from hct_lightning.training.module import ImageClassifier
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -71,10 +72,15 @@ class Watch(lightning.LightningModule):
 def fit(data: ImageData, module: lightning.LightningModule | None = None, epochs: int = 1) -> Watch:
     module = module or Watch()
     trainer = lightning.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
         num_sanity_val_steps=0,
-    )  # fmt: skip
+    )
     trainer.fit(module, datamodule=data)
     return module
 
@@ -145,9 +151,7 @@ def test_limit_keeps_the_classes_balanced(root, limit):
         assert len(split) == len(set(split.paths)) == min(limit, whole)
         counts = Counter(split.labels)
         assert abs(counts[0] - counts[1]) <= 1
-        assert all(
-            Path(p).parent.name == "ab"[y] for p, y in zip(split.paths, split.labels, strict=True)
-        )
+        assert all(Path(p).parent.name == "ab"[y] for p, y in zip(split.paths, split.labels, strict=True))
 
 
 def test_the_summary_says_what_there_is(root):
@@ -178,9 +182,7 @@ def test_too_few_classes_or_images_are_refused(root):
     with pytest.raises(ValueError, match=r"table .*data\.csv has no validation images; add some"):
         ImageData(table, resolution=32, root=str(root / "data.csv")).prepare()
     save(root / "b" / "0.png")
-    with pytest.raises(
-        ValueError, match=r"9 training images are fewer than one global batch of 16"
-    ):
+    with pytest.raises(ValueError, match=r"9 training images are fewer than one global batch of 16"):
         fit(image_data(root, batch_size=16))
 
 
@@ -228,10 +230,7 @@ def test_flips_come_from_seed_epoch_and_index(root):
     assert len({tuple(sorted(epoch.items())) for epoch in first}) == 4
     assert 20 <= sum(sum(epoch.values()) for epoch in first) <= 44  # of 64
     # Derived once more, from their definition.
-    assert first == [
-        {i: np.random.default_rng((0, epoch, i)).random() < 0.5 for i in range(16)}
-        for epoch in range(4)
-    ]
+    assert first == [{i: np.random.default_rng((0, epoch, i)).random() < 0.5 for i in range(16)} for epoch in range(4)]
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
@@ -293,7 +292,5 @@ def test_images_for_calibration_and_evaluation(root):
 
     batches = list(data.evaluation(99))
     valid = torch.cat([batch.images for batch in batches])[:, 0, 0, 0]
-    assert not set(valid.tolist()) & {
-        g for b in data.calibration(99) for g in b[:, 0, 0, 0].tolist()
-    }
+    assert not set(valid.tolist()) & {g for b in data.calibration(99) for g in b[:, 0, 0, 0].tolist()}
     assert torch.equal(torch.cat([batch.labels for batch in batches]), (valid >= 100).long())

@@ -8,8 +8,9 @@ import sys
 import pytest
 import torch
 
-from hct_lightning.deploy import export_artifact, load_artifact, torchscript
-from hct_lightning.network import build_network
+from hct_lightning.deploy import export_artifact, load_artifact
+from hct_lightning.deploy.runtimes import torchscript
+from hct_lightning.training.checkpoints import build_network
 
 SPEC = {
     "model": {"_target_": "hct_lightning.models.HCT"},
@@ -49,9 +50,7 @@ def images(*shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("shape", [(1, 3, 128, 128), (2, 3, 192, 256), (3, 3, 333, 259)])
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
-def test_same_probabilities_as_eager_at_other_sizes_and_batches(
-    network, open_folder, shape, memory
-):
+def test_same_probabilities_as_eager_at_other_sizes_and_batches(network, open_folder, shape, memory):
     x = images(*shape).contiguous(memory_format=memory)
     with torch.inference_mode():
         expected = network(x).softmax(dim=1)
@@ -68,8 +67,11 @@ def test_serves_in_a_fresh_process(network, folder, tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", code, folder, tmp_path / "x.pt"],
-        capture_output=True, text=True, check=True, cwd=tmp_path,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
     with torch.inference_mode():
         expected = network(x).softmax(dim=1)[0].tolist()
     assert json.loads(done.stdout) == pytest.approx(expected, abs=1e-5)

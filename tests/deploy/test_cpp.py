@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from hct_lightning import load_artifact
-from hct_lightning.data import geometry
-from hct_lightning.data.images import read_image
-from hct_lightning.deploy import aoti, export_artifact, openvino, torchscript
+from hct_lightning.data.reading import geometry
+from hct_lightning.data.reading.image import read_image
+from hct_lightning.deploy import export_artifact
 from hct_lightning.deploy.build_cpp import build
-from hct_lightning.network import build_network
+from hct_lightning.deploy.runtimes import aoti, openvino, torchscript
+from hct_lightning.training.checkpoints import build_network
 
 SPEC = {
     "model": {"_target_": "hct_lightning.models.HCT"},
@@ -113,9 +114,7 @@ def assert_same_pixels(found: torch.Tensor, wanted: torch.Tensor, atol: int = 0)
     torch.testing.assert_close(found - shift, wanted, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize(
-    "runtime", ["torchscript", "openvino", pytest.param("aoti", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("runtime", ["torchscript", "openvino", pytest.param("aoti", marks=pytest.mark.slow)])
 def test_same_probabilities_as_python(program, export, runtime, picture, tmp_path):
     artifact = export(runtime)
     picture.save(tmp_path / "x.png")
@@ -189,9 +188,7 @@ def test_exif_orientation(program, picture, tmp_path, suffix):
         image = tmp_path / f"{orientation}.{suffix}"
         picture.resize((24, 18)).save(image, exif=exif)
         # Another build of libjpeg may round otherwise.
-        assert_same_pixels(
-            seen(program, artifact, image), expected(image, (18, 12), "cover"), atol=2
-        )
+        assert_same_pixels(seen(program, artifact, image), expected(image, (18, 12), "cover"), atol=2)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

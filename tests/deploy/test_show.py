@@ -19,22 +19,25 @@ def made(environment, tmp_path_factory):
     environment = {k: v for k, v in environment.items() if k != "OMP_NUM_THREADS"}
 
     def hct(*args):
-        subprocess.run(
-            [sys.executable, "-m", "hct_lightning", *args], cwd=home, env=environment, check=True
-        )
+        subprocess.run([sys.executable, "-m", "hct_lightning", *args], cwd=home, env=environment, check=True)
 
     hct(
-        "+experiment=demo", "data.scene_size=512", "data.resolution=512", "data.train=600",
-        "data.valid=2000", "trainer.max_epochs=7", "trainer.check_val_every_n_epoch=7",
-        "export=[]", "hydra.run.dir=run",
-    )  # fmt: skip
+        "+experiment=demo",
+        "data.scene_size=512",
+        "data.resolution=512",
+        "data.train=600",
+        "data.valid=2000",
+        "trainer.max_epochs=7",
+        "trainer.check_val_every_n_epoch=7",
+        "export=[]",
+        "hydra.run.dir=run",
+    )
     names = "torchscript,openvino,aoti_int8_qat," + ",".join(STATIC)
     options = ("task=export", "run=run", "export.evaluation=2000", "export.calibration=128")
     hct(*options, f"export=[{names}]")
     hct(*options, "export=[openvino_int8]", "export.percentages=[50]")
     artifacts = {
-        file.parent.name: json.loads(file.read_text())
-        for file in (home / "run" / "artifacts").glob("*/artifact.json")
+        file.parent.name: json.loads(file.read_text()) for file in (home / "run" / "artifacts").glob("*/artifact.json")
     }
     partial = json.loads((home / "run" / "export" / "openvino_int8.json").read_text())
     return artifacts, partial["rows"][0]

@@ -145,9 +145,7 @@ def plain_forward(model: HCT, x: torch.Tensor) -> torch.Tensor:
                 y = y.transpose(1, 2).reshape(b, n, c)
                 y = F.linear(y, w[f"{block}.attn.proj.weight"], w[f"{block}.attn.proj.bias"])
                 y = y.transpose(1, 2).view(x.shape) + x
-                y = F.conv2d(
-                    bn_relu(y, f"{block}.bn2"), w[f"{block}.conv.weight"], stride=stride, padding=1
-                )
+                y = F.conv2d(bn_relu(y, f"{block}.bn2"), w[f"{block}.conv.weight"], stride=stride, padding=1)
             x = shortcut + y
     return F.linear(bn_relu(x, "norm").mean((2, 3)), w["head.weight"], w["head.bias"])
 
@@ -218,9 +216,7 @@ def test_gradient_checkpointing_changes_neither_gradients_nor_buffers():
         model.set_grad_checkpointing(enable)
         torch.manual_seed(1)
         model(x).square().sum().backward()
-        results.append(
-            {n: p.grad for n, p in model.named_parameters()} | dict(model.named_buffers())
-        )
+        results.append({n: p.grad for n, p in model.named_parameters()} | dict(model.named_buffers()))
     for name, value in results[0].items():
         torch.testing.assert_close(results[1][name], value, rtol=1e-5, atol=1e-6, msg=name)
 
@@ -243,9 +239,7 @@ def test_channels_last_from_end_to_end():
 def test_exports_with_open_size():
     model = HCT().eval()
     side = {axis: 32 * torch.export.Dim(f"side{axis}", min=4, max=128) for axis in (2, 3)}
-    program = torch.export.export(
-        model, (torch.randn(1, 3, 256, 320),), dynamic_shapes=({0: None, 1: None, **side},)
-    )
+    program = torch.export.export(model, (torch.randn(1, 3, 256, 320),), dynamic_shapes=({0: None, 1: None, **side},))
     x = torch.randn(1, 3, 416, 288)
     torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
 

@@ -25,8 +25,7 @@ def slow_attention(layer: PerformerAttention, x: torch.Tensor) -> torch.Tensor:
         return m**-0.5 * (torch.exp(projected - norm - peak.detach()) + 1e-4)
 
     q, k, v = (
-        torch.nn.functional.linear(x, lin.weight.double(), lin.bias.double())
-        for lin in (layer.q, layer.k, layer.v)
+        torch.nn.functional.linear(x, lin.weight.double(), lin.bias.double()) for lin in (layer.q, layer.k, layer.v)
     )
     rows = []
     for i in range(b):
@@ -111,7 +110,7 @@ def test_number_of_features_is_the_papers():
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"dim": 60}, "multiple of heads"), ({"dim": 8}, "random features"), ({"dim": 64, "kernel": "tanh"}, "'tanh'")],
-)  # fmt: skip
+)
 def test_refuses_what_can_not_work(options, message):
     with pytest.raises(ValueError, match=message):
         PerformerAttention(**options)

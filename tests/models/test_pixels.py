@@ -16,9 +16,7 @@ def test_normalises_as_torchvision_does():
 
     images = pixels(2, 3, 40, 50)
     expected = tv.normalize(tv.to_dtype(images, torch.float32, scale=True), MEAN, STD)
-    torch.testing.assert_close(
-        FromPixels(nn.Identity(), MEAN, STD)(images), expected, atol=2e-6, rtol=0
-    )
+    torch.testing.assert_close(FromPixels(nn.Identity(), MEAN, STD)(images), expected, atol=2e-6, rtol=0)
 
 
 def test_keeps_channels_last():
@@ -39,14 +37,10 @@ def test_statistics_travel_with_the_weights():
     other = FromPixels(HCT(in_chans=1), [0.5], [0.5]).eval()
     other.load_state_dict(trained.state_dict())
     images = pixels(1, 1, 128, 128)
-    torch.testing.assert_close(
-        other.normalise(images, torch.float32), trained.normalise(images, torch.float32)
-    )
+    torch.testing.assert_close(other.normalise(images, torch.float32), trained.normalise(images, torch.float32))
 
 
-@pytest.mark.parametrize(
-    ("mean", "std", "message"), [((0.5,), (1, 1), "1 channels"), ((0.5,), (0,), "above 0")]
-)
+@pytest.mark.parametrize(("mean", "std", "message"), [((0.5,), (1, 1), "1 channels"), ((0.5,), (0,), "above 0")])
 def test_refuses_bad_statistics(mean, std, message):
     with pytest.raises(ValueError, match=message):
         FromPixels(nn.Identity(), mean, std)

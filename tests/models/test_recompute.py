@@ -58,14 +58,13 @@ def test_gradients_buffers_and_the_generator_are_those_of_the_plain_path(options
             assert torch.equal(low[name], value), name
 
 
-@pytest.mark.parametrize(
-    ("name", "options"), [("resnet18", {"drop_path_rate": 0.3}), ("efficientvit_b0", {})]
-)
+@pytest.mark.parametrize(("name", "options"), [("resnet18", {"drop_path_rate": 0.3}), ("efficientvit_b0", {})])
 def test_timm_networks_recompute_by_their_own_method(name, options):
     plain, low = both(
-        lambda: timm.create_model(name, num_classes=4, **options), pixels(2, 3, 64, 96),
+        lambda: timm.create_model(name, num_classes=4, **options),
+        pixels(2, 3, 64, 96),
         torch.float32,
-    )  # fmt: skip
+    )
     for key, value in plain.items():
         assert torch.equal(low[key], value), key
 

@@ -8,15 +8,24 @@ import time
 import pytest
 import torch
 
-from hct_lightning.network import load_checkpoint
+from hct_lightning.training.checkpoints import load_checkpoint
 
 # BatchNorm sees the batch of its rank; frozen, and without dropout, ranks and parts must not matter.
 FROZEN = (
-    "data.scene_size=128", "data.resolution=128", "data.train=80", "data.valid=10",
-    "model.drop_rate=0", "trainer.precision=32-true", "trainer.max_epochs=1",
+    "data.scene_size=128",
+    "data.resolution=128",
+    "data.train=80",
+    "data.valid=10",
+    "model.drop_rate=0",
+    "trainer.precision=32-true",
+    "trainer.max_epochs=1",
     "callbacks=freeze_batch_norm",
-    "export=[]", "schedule=constant", "optim=sgd", "optim.lr=1e-4", "optim.reference_batch=8",
-)  # fmt: skip
+    "export=[]",
+    "schedule=constant",
+    "optim=sgd",
+    "optim.lr=1e-4",
+    "optim.reference_batch=8",
+)
 
 
 def weights(run) -> dict[str, torch.Tensor]:
@@ -56,16 +65,17 @@ def test_same_weights_after_ten_steps(cli, one_process, tmp_path, options):
     assert (a - b).norm() < 0.01 * b.norm()
 
 
-def test_resumed_on_another_number_of_ranks_the_global_batches_are_the_same(
-    environment, cli, one_process, tmp_path
-):
+def test_resumed_on_another_number_of_ranks_the_global_batches_are_the_same(environment, cli, one_process, tmp_path):
     """Two ranks killed in the middle of an epoch; one goes on, in micro-batches."""
     run = tmp_path / "run"
     options = ("trainer.devices=2", "data.batch_size=4", "callbacks.last.every_steps=1")
     child = subprocess.Popen(
         [sys.executable, "-m", "hct_lightning", *FROZEN, *options, f"hydra.run.dir={run}"],
-        cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     last = run / "checkpoints" / "last.ckpt"
     while not last.exists() and child.poll() is None:
         time.sleep(0.002)
@@ -92,10 +102,17 @@ def test_ddp4_validates_every_image_once(cli, tmp_path, images):
     """Four ranks; equal to one process afterwards."""
     run = tmp_path / "run"
     done = cli(
-        "+experiment=ddp4", "data.resolution=128", "data.scene_size=128", "data.train=64",
-        f"data.valid={images}", "trainer.max_epochs=2", "trainer.precision=32-true", "export=[]",
-        f"hydra.run.dir={run}", cwd=tmp_path,
-    )  # fmt: skip
+        "+experiment=ddp4",
+        "data.resolution=128",
+        "data.scene_size=128",
+        "data.train=64",
+        f"data.valid={images}",
+        "trainer.max_epochs=2",
+        "trainer.precision=32-true",
+        "export=[]",
+        f"hydra.run.dir={run}",
+        cwd=tmp_path,
+    )
     assert "cpu x 4" in done.stderr
     record = json.loads((run / "run.json").read_text())
     cli("task=validate", f"run={run}", "ckpt=last", cwd=tmp_path)
@@ -109,10 +126,18 @@ def test_ddp4_validates_every_image_once(cli, tmp_path, images):
 @pytest.mark.slow
 def test_runs_under_torchrun(environment, tiny, tmp_path):
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-        "-m", "hct_lightning", *tiny, "trainer.devices=2", "export=[]",
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "hct_lightning",
+        *tiny,
+        "trainer.devices=2",
+        "export=[]",
         f"hydra.run.dir={tmp_path}/run",
-    ]  # fmt: skip
+    ]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=280)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "completed"
 

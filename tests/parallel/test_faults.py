@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hct_lightning.network import load_checkpoint
+from hct_lightning.training.checkpoints import load_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -25,9 +25,13 @@ def start(args, environment, cwd: Path, **options) -> subprocess.Popen:
     cwd.mkdir(exist_ok=True)
     return subprocess.Popen(
         [sys.executable, "-m", "hct_lightning", *args, f"hydra.run.dir={cwd}/run"],
-        cwd=cwd, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        cwd=cwd,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
         **options,
-    )  # fmt: skip
+    )
 
 
 def wait_for(child: subprocess.Popen, text: str) -> None:
@@ -39,9 +43,7 @@ def wait_for(child: subprocess.Popen, text: str) -> None:
 
 def other_ranks(child: subprocess.Popen) -> list[int]:
     pids = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
-    return [
-        int(pid) for pid in pids if b"hct_lightning" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    return [int(pid) for pid in pids if b"hct_lightning" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def alive(pid: int) -> bool:
@@ -136,10 +138,18 @@ def test_an_exception_on_one_rank_is_the_cause_that_is_named(environment, tmp_pa
     cut = tmp_path / "images" / "train" / "b" / "10.png"
     cut.write_bytes(cut.read_bytes()[:9000])
     child = start(
-        ("data=folder", f"data.root={tmp_path}/images", "data.resolution=128", *LONG,
-         "data.batch_size=4", "trainer.devices=2", "trainer.log_every_n_steps=2"),
-        environment, tmp_path,
-    )  # fmt: skip
+        (
+            "data=folder",
+            f"data.root={tmp_path}/images",
+            "data.resolution=128",
+            *LONG,
+            "data.batch_size=4",
+            "trainer.devices=2",
+            "trainer.log_every_n_steps=2",
+        ),
+        environment,
+        tmp_path,
+    )
     err, record = finish(child, tmp_path / "run")
     assert child.returncode == 1
     assert "b/10.png" in record["reason"]
@@ -148,14 +158,17 @@ def test_an_exception_on_one_rank_is_the_cause_that_is_named(environment, tmp_pa
 
 
 @pytest.mark.timeout(1200)
-def test_ten_kills_and_ten_resumes_end_bitwise_where_an_undisturbed_run_does(
-    environment, tiny, tmp_path, cli
-):
+def test_ten_kills_and_ten_resumes_end_bitwise_where_an_undisturbed_run_does(environment, tiny, tmp_path, cli):
     """With dropout on; killed at random moments, of starting and of saving too."""
     options = (
-        *tiny, "trainer.max_epochs=40", "trainer.devices=2", "data.batch_size=2", "export=[]",
-        "data.num_workers=0", "callbacks.last.every_steps=3",
-    )  # fmt: skip
+        *tiny,
+        "trainer.max_epochs=40",
+        "trainer.devices=2",
+        "data.batch_size=2",
+        "export=[]",
+        "data.num_workers=0",
+        "callbacks.last.every_steps=3",
+    )
     began = time.monotonic()
     child = start(options, environment, tmp_path / "undisturbed")
     wait_for(child, "epoch 1/")
@@ -178,8 +191,7 @@ def test_ten_kills_and_ten_resumes_end_bitwise_where_an_undisturbed_run_does(
         assert child.returncode == -signal.SIGKILL
     cli(f"run={last.parents[1]}", cwd=tmp_path)
     ends = [
-        load_checkpoint(tmp_path / name / "run" / "checkpoints" / "last.ckpt")
-        for name in ("undisturbed", "killed")
+        load_checkpoint(tmp_path / name / "run" / "checkpoints" / "last.ckpt") for name in ("undisturbed", "killed")
     ]
     assert ends[0]["global_step"] == ends[1]["global_step"] == 240
     for key, value in ends[0]["state_dict"].items():
@@ -205,10 +217,14 @@ def test_a_full_disk_while_a_checkpoint_is_written(environment, tiny, tmp_path, 
     before = (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes()
     child = subprocess.Popen(
         [sys.executable, "-m", "hct_lightning", f"run={tmp_path}/run", "trainer.max_epochs=3"],
-        cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
         # No file may grow beyond 2 MB: the write fails as on a full disk.
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)),
-    )  # fmt: skip
+    )
     err, record = finish(child, tmp_path / "run")
     assert child.returncode == 1
     assert "File too large" in err
@@ -218,8 +234,10 @@ def test_a_full_disk_while_a_checkpoint_is_written(environment, tiny, tmp_path, 
 
 def test_wandb_that_cannot_be_reached(cli, environment, tiny, tmp_path, monkeypatch):
     for name, value in {
-        "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "5",
-    }.items():  # fmt: skip
+        "WANDB_BASE_URL": "http://127.0.0.1:9",
+        "WANDB_API_KEY": "0" * 40,
+        "WANDB_INIT_TIMEOUT": "5",
+    }.items():
         monkeypatch.setitem(environment, name, value)
     done = cli(*tiny, "logger=wandb", "export=[]", f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
     assert "W&B can't be reached" in done.stderr

@@ -21,12 +21,8 @@ class Slurm:
     def __init__(self, environment: dict[str, str]) -> None:
         self.environment = environment
 
-    def run(
-        self, *command: str, cwd: Path | None = None, status: int | None = 0
-    ) -> subprocess.CompletedProcess:
-        done = subprocess.run(
-            command, cwd=cwd, env=self.environment, capture_output=True, text=True, timeout=580
-        )
+    def run(self, *command: str, cwd: Path | None = None, status: int | None = 0) -> subprocess.CompletedProcess:
+        done = subprocess.run(command, cwd=cwd, env=self.environment, capture_output=True, text=True, timeout=580)
         if status is not None and done.returncode != status:
             pytest.fail(f"{command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
@@ -47,14 +43,10 @@ def slurm(environment) -> Iterator[Slurm]:
     path = os.pathsep.join((environment["PATH"], "/usr/sbin", "/sbin"))
     missing = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
     if missing:
-        pytest.skip(
-            f"Slurm is not installed (no {', '.join(missing)}): make slurm-test installs it"
-        )
+        pytest.skip(f"Slurm is not installed (no {', '.join(missing)}): make slurm-test installs it")
     folder = Path(tempfile.mkdtemp(prefix="hct-slurm-"))  # short: it holds Unix sockets
     try:
-        said = subprocess.run(
-            [CLUSTER / "start_slurm.sh", folder], capture_output=True, text=True, timeout=120
-        )
+        said = subprocess.run([CLUSTER / "start_slurm.sh", folder], capture_output=True, text=True, timeout=120)
         assert said.returncode == 0, said.stderr
         exports = dict(re.findall(r"^export (\w+)=(.*)$", said.stdout, re.MULTILINE))
         here = os.path.dirname(sys.executable)  # as in a shell in which the venv is active

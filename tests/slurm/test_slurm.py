@@ -9,14 +9,20 @@ import pytest
 import torch
 from PIL import Image
 
-from hct_lightning.network import load_checkpoint
+from hct_lightning.training.checkpoints import load_checkpoint
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 SMALL = (
-    "data.scene_size=128", "data.resolution=128", "data.train=160", "data.valid=10",
-    "data.batch_size=2", "export=[]", "slurm.cpus_per_task=2", "slurm.mem_gb=4",
-)  # fmt: skip
+    "data.scene_size=128",
+    "data.resolution=128",
+    "data.train=160",
+    "data.valid=10",
+    "data.batch_size=2",
+    "export=[]",
+    "slurm.cpus_per_task=2",
+    "slurm.mem_gb=4",
+)
 DDP4_ON_TWO_NODES = ("+experiment=ddp4", "+slurm=nodes", "trainer.devices=2", *SMALL)
 
 
@@ -49,9 +55,7 @@ def step_of(run: Path) -> int:
 def undisturbed(slurm, tmp_path_factory) -> Path:
     """Four ranks on two nodes, waited for."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    done = slurm.hct(
-        *DDP4_ON_TWO_NODES, "trainer.max_epochs=4", f"hydra.sweep.dir={folder}", cwd=folder
-    )
+    done = slurm.hct(*DDP4_ON_TWO_NODES, "trainer.max_epochs=4", f"hydra.sweep.dir={folder}", cwd=folder)
     (folder / "stdout.txt").write_text(done.stdout)
     return folder
 
@@ -79,9 +83,14 @@ def test_ddp4_on_two_nodes_counts_as_one_process_does(slurm, cli, undisturbed):
 def test_preempted_it_is_requeued_and_ends_bitwise_as_undisturbed(slurm, undisturbed, tmp_path):
     """A job of a higher partition takes both nodes, in the middle of an epoch."""
     slurm.hct(
-        *DDP4_ON_TWO_NODES, "trainer.max_epochs=4", "slurm.wait=false", "logger=wandb",
-        "logger.wandb.mode=offline", f"hydra.sweep.dir={tmp_path}", cwd=tmp_path,
-    )  # fmt: skip
+        *DDP4_ON_TWO_NODES,
+        "trainer.max_epochs=4",
+        "slurm.wait=false",
+        "logger=wandb",
+        "logger.wandb.mode=offline",
+        f"hydra.sweep.dir={tmp_path}",
+        cwd=tmp_path,
+    )
     job, run = job_of(tmp_path), tmp_path / "0"
     wait_until(lambda: "epoch 1/" in log_of(tmp_path, job, 0))
     slurm.run("sbatch", "-p", "high", "-N", "2", "-c", "16", "-o", "/dev/null", "--wrap", "sleep 3")
@@ -95,10 +104,7 @@ def test_preempted_it_is_requeued_and_ends_bitwise_as_undisturbed(slurm, undistu
     assert said["status"] == "completed"
     assert said["slurm"]["restarts"] == 1
     assert "resuming from" in log_of(tmp_path, job, 0)
-    ends = [
-        load_checkpoint(folder / "0" / "checkpoints" / "last.ckpt")
-        for folder in (undisturbed, tmp_path)
-    ]
+    ends = [load_checkpoint(folder / "0" / "checkpoints" / "last.ckpt") for folder in (undisturbed, tmp_path)]
     assert ends[0]["global_step"] == ends[1]["global_step"] == 80
     for key, value in ends[0]["state_dict"].items():
         assert torch.equal(value, ends[1]["state_dict"][key]), key
@@ -116,10 +122,18 @@ def test_a_failing_rank_fails_the_job_soon_with_its_cause(slurm, tmp_path):
     cut = tmp_path / "images" / "train" / "b" / "10.png"
     cut.write_bytes(cut.read_bytes()[:9000])
     done = slurm.hct(
-        "+experiment=ddp4", "+slurm=nodes", "trainer.devices=2", "data=folder",
-        f"data.root={tmp_path}/images", "data.resolution=128", "data.batch_size=2",
-        "slurm.cpus_per_task=2", f"hydra.sweep.dir={tmp_path}/sweep", cwd=tmp_path, status=1,
-    )  # fmt: skip
+        "+experiment=ddp4",
+        "+slurm=nodes",
+        "trainer.devices=2",
+        "data=folder",
+        f"data.root={tmp_path}/images",
+        "data.resolution=128",
+        "data.batch_size=2",
+        "slurm.cpus_per_task=2",
+        f"hydra.sweep.dir={tmp_path}/sweep",
+        cwd=tmp_path,
+        status=1,
+    )
     assert "FAILED" in done.stdout
     assert "b/10.png" in done.stdout.splitlines()[-1]
     said = record(tmp_path / "sweep" / "0")
@@ -133,9 +147,15 @@ def test_a_failing_rank_fails_the_job_soon_with_its_cause(slurm, tmp_path):
 def test_a_sweep_is_an_array_left_alone_asked_about_and_gone_on_with(slurm, tmp_path):
     sweep = tmp_path / "sweep"
     done = slurm.hct(
-        "+slurm=cpu", *SMALL, "trainer.max_epochs=1", "model.drop_rate=0,0.1,2", "slurm.at_once=2",
-        "slurm.wait=false", f"hydra.sweep.dir={sweep}", cwd=tmp_path,
-    )  # fmt: skip
+        "+slurm=cpu",
+        *SMALL,
+        "trainer.max_epochs=1",
+        "model.drop_rate=0,0.1,2",
+        "slurm.at_once=2",
+        "slurm.wait=false",
+        f"hydra.sweep.dir={sweep}",
+        cwd=tmp_path,
+    )
     jobs = [point["job"] for point in json.loads((sweep / "slurm.json").read_text())]
     array = jobs[0].partition("_")[0]
     assert jobs == [f"{array}_{i}" for i in range(3)]
@@ -168,9 +188,16 @@ def test_a_sweep_is_an_array_left_alone_asked_about_and_gone_on_with(slurm, tmp_
 
 def test_the_time_of_an_array_is_up_and_it_goes_on_until_it_is_cancelled(slurm, tmp_path):
     slurm.hct(
-        "+slurm=cpu", *SMALL, "trainer.max_epochs=100000", "seed=1,2", "slurm.timeout_min=2",
-        "slurm.signal_delay_s=30", "slurm.wait=false", f"hydra.sweep.dir={tmp_path}", cwd=tmp_path,
-    )  # fmt: skip
+        "+slurm=cpu",
+        *SMALL,
+        "trainer.max_epochs=100000",
+        "seed=1,2",
+        "slurm.timeout_min=2",
+        "slurm.signal_delay_s=30",
+        "slurm.wait=false",
+        f"hydra.sweep.dir={tmp_path}",
+        cwd=tmp_path,
+    )
     array = job_of(tmp_path).partition("_")[0]
     points = [(f"{array}_{i}", tmp_path / str(i)) for i in range(2)]
     wait_until(lambda: all(slurm.job(job)["Restarts"] == "1" for job, _ in points))
@@ -191,9 +218,18 @@ def test_the_time_of_an_array_is_up_and_it_goes_on_until_it_is_cancelled(slurm, 
 def test_sbatch_alone_with_a_notice_before_training_and_one_in_it(slurm, tmp_path):
     script = Path(__file__).parents[2] / "slurm" / "ddp4.sbatch"
     said = slurm.run(
-        "sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=2", "--gres=gpu:2", "--mem=4G",
-        "--cpus-per-task=2", str(script), *SMALL[:-2], "trainer.max_epochs=3", cwd=tmp_path,
-    )  # fmt: skip
+        "sbatch",
+        "--parsable",
+        "--nodes=2",
+        "--ntasks-per-node=2",
+        "--gres=gpu:2",
+        "--mem=4G",
+        "--cpus-per-task=2",
+        str(script),
+        *SMALL[:-2],
+        "trainer.max_epochs=3",
+        cwd=tmp_path,
+    )
     job = said.stdout.strip()
     run, log = tmp_path / "outputs" / f"slurm-{job}", tmp_path / f"hct-{job}.log"
     wait_until(lambda: record(run).get("status") == "running")
@@ -211,20 +247,32 @@ def test_sbatch_alone_with_a_notice_before_training_and_one_in_it(slurm, tmp_pat
 
 def test_options_reach_the_job(slurm, tmp_path):
     slurm.hct(
-        "+slurm=cpu", *SMALL, "slurm.wait=false", "+slurm.environment.HCT_TOLD='a b'",
-        "slurm.setup=['export HCT_SET=1']", "slurm.account=physics", "+slurm.sbatch.begin=now+1hour",
-        "slurm.container=hct.sqsh", "slurm.python='nice python3'", f"hydra.sweep.dir={tmp_path}",
+        "+slurm=cpu",
+        *SMALL,
+        "slurm.wait=false",
+        "+slurm.environment.HCT_TOLD='a b'",
+        "slurm.setup=['export HCT_SET=1']",
+        "slurm.account=physics",
+        "+slurm.sbatch.begin=now+1hour",
+        "slurm.container=hct.sqsh",
+        "slurm.python='nice python3'",
+        f"hydra.sweep.dir={tmp_path}",
         cwd=tmp_path,
-    )  # fmt: skip
+    )
     job = job_of(tmp_path)
     assert slurm.job(job)["JobState"] == "PENDING"
     slurm.run("scancel", job)
     script = (tmp_path / "slurm" / job / f"{job}_submission.sh").read_text()
     for line in (
-        "export HCT_TOLD='a b'\n", "export HCT_SET=1\n", "#SBATCH --account=physics\n",
-        "#SBATCH --signal=USR2@120\n", " --container-image=hct.sqsh ", " --kill-on-bad-exit=1 ",
-        " --cpus-per-task=2 nice python3 -u -m submitit", "#SBATCH --mem=4GB\n",
-    ):  # fmt: skip
+        "export HCT_TOLD='a b'\n",
+        "export HCT_SET=1\n",
+        "#SBATCH --account=physics\n",
+        "#SBATCH --signal=USR2@120\n",
+        " --container-image=hct.sqsh ",
+        " --kill-on-bad-exit=1 ",
+        " --cpus-per-task=2 nice python3 -u -m submitit",
+        "#SBATCH --mem=4GB\n",
+    ):
         assert line in script
     done = slurm.hct("+slurm=cpu", "slurm.partition=none", cwd=tmp_path, status=1)
     assert "error: sbatch refuses" in done.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hct_lightning.network import load_checkpoint
+from hct_lightning.training.checkpoints import load_checkpoint
 
 
 def rows_of(run: Path) -> list[dict[str, str]]:
@@ -73,16 +73,17 @@ def test_tables_of_results_and_times_end_the_run(trained):
         assert part in out
 
 
-def test_killed_in_the_middle_of_an_epoch_and_resumed_ends_bitwise_the_same(
-    cli, trained, environment, tiny, tmp_path
-):
+def test_killed_in_the_middle_of_an_epoch_and_resumed_ends_bitwise_the_same(cli, trained, environment, tiny, tmp_path):
     """With dropout on, and bf16 where the hardware has it."""
     run = tmp_path / "run"
     command = [*tiny, "callbacks.last.every_steps=1", f"hydra.run.dir={run}"]
     child = subprocess.Popen(
         [sys.executable, "-m", "hct_lightning", *command],
-        cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     last = run / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 120
     while not last.exists() and time.monotonic() < deadline:
@@ -105,8 +106,11 @@ def test_ctrl_c_says_how_to_go_on(trained, environment, tiny, tmp_path):
     command = [*tiny, "trainer.max_epochs=500", f"hydra.run.dir={run}"]
     child = subprocess.Popen(
         [sys.executable, "-m", "hct_lightning", *command],
-        cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while "epoch 2/" not in child.stderr.readline():
         assert child.poll() is None
     child.send_signal(signal.SIGINT)
@@ -117,9 +121,7 @@ def test_ctrl_c_says_how_to_go_on(trained, environment, tiny, tmp_path):
     load_checkpoint(run / "checkpoints" / "last.ckpt")
 
 
-def test_resuming_at_the_end_of_an_epoch_is_bitwise_too_and_can_go_further(
-    cli, trained, tiny, tmp_path
-):
+def test_resuming_at_the_end_of_an_epoch_is_bitwise_too_and_can_go_further(cli, trained, tiny, tmp_path):
     one = (*tiny[:5], "trainer.max_epochs=1", "schedule=constant")
     two = (*tiny[:5], "trainer.max_epochs=2", "schedule=constant")
     cli(*one, f"hydra.run.dir={tmp_path}/a", "export=[]", cwd=tmp_path)
@@ -131,9 +133,7 @@ def test_resuming_at_the_end_of_an_epoch_is_bitwise_too_and_can_go_further(
 def test_seed_decides(cli, trained, tiny, tmp_path):
     cli(*tiny, "seed=1", f"hydra.run.dir={tmp_path}/other", "export=[]", cwd=tmp_path)
     ours, other = state_of(trained), state_of(tmp_path / "other")
-    assert not torch.equal(
-        ours["network.network.stem.conv.weight"], other["network.network.stem.conv.weight"]
-    )
+    assert not torch.equal(ours["network.network.stem.conv.weight"], other["network.network.stem.conv.weight"])
 
 
 def test_fine_tunes_from_a_checkpoint_and_from_the_original_layout(cli, trained, tiny, tmp_path):
@@ -145,12 +145,17 @@ def test_fine_tunes_from_a_checkpoint_and_from_the_original_layout(cli, trained,
     torch.save({"state_dict": weights}, published)
     for checkpoint in (published, trained / "checkpoints" / "best.ckpt"):
         run = tmp_path / checkpoint.stem
-        cli(*tiny, f"ckpt={checkpoint}", "optim.lr=1e-12", "export=[]", "trainer.max_epochs=1",
-            f"hydra.run.dir={run}", cwd=tmp_path)  # fmt: skip
+        cli(
+            *tiny,
+            f"ckpt={checkpoint}",
+            "optim.lr=1e-12",
+            "export=[]",
+            "trainer.max_epochs=1",
+            f"hydra.run.dir={run}",
+            cwd=tmp_path,
+        )
     stem = "network.network.stem.conv.weight"
-    torch.testing.assert_close(
-        state_of(tmp_path / "hct")[stem], weights["conv_stages.first_conv.weight"]
-    )
+    torch.testing.assert_close(state_of(tmp_path / "hct")[stem], weights["conv_stages.first_conv.weight"])
     torch.testing.assert_close(state_of(tmp_path / "best")[stem], state_of(trained, "best")[stem])
 
 

@@ -35,15 +35,11 @@ def test_inspect_tells_what_is_there_and_how_to_begin(cli, pictures, tmp_path):
     out = tmp_path / "run" / "inspect"
     found = json.loads((out / "inspect.json").read_text())
     assert list(found["unreadable"]) == [str(pictures / "train/b/3.png")]
-    assert [{Path(p).parent.parent.name for p in group} for group in found["duplicates"]] == [
-        {"train", "valid"}
-    ]
+    assert [{Path(p).parent.parent.name for p in group} for group in found["duplicates"]] == [{"train", "valid"}]
     assert found["channels"] == {"3": 17}
     assert set(map(tuple, found["sizes"])) == {(192, 256)}
     # Mean and deviation, once more from their definition.
-    paths = [
-        p for p in sorted((pictures / "train").rglob("*.png")) if p.stem != "3" or "a" in p.parts
-    ]
+    paths = [p for p in sorted((pictures / "train").rglob("*.png")) if p.stem != "3" or "a" in p.parts]
     assert len(paths) == 12
     assert found["mean"] == pytest.approx(mean_of(paths), abs=0.01)
     with Image.open(out / "contact_sheet.png") as sheet:
@@ -110,9 +106,7 @@ def test_training_from_a_store_ends_bitwise_where_training_from_files_ends(cli, 
     assert not [key for key in a if not torch.equal(a[key], b[key])]
 
 
-def test_prepare_names_every_unreadable_file_and_goes_on_when_they_are_mended(
-    cli, pictures, tmp_path
-):
+def test_prepare_names_every_unreadable_file_and_goes_on_when_they_are_mended(cli, pictures, tmp_path):
     bad = [pictures / "train/a/1.png", pictures / "valid/b/7.png"]
     for path in bad:
         path.write_bytes(path.read_bytes()[:3000])

@@ -9,10 +9,15 @@ from hydra import compose, initialize_config_module
 
 def test_table_file_and_a_command_that_composes(cli, tmp_path):
     done = cli(
-        "task=plan", "plan.resolution=[256,[512,384]]", "plan.batch_size=[1,4]",
-        "plan.precision=[32-true]", "plan.timed_at=[128,192]", "trainer.max_epochs=3",
-        f"hydra.run.dir={tmp_path}/run", cwd=tmp_path,
-    )  # fmt: skip
+        "task=plan",
+        "plan.resolution=[256,[512,384]]",
+        "plan.batch_size=[1,4]",
+        "plan.precision=[32-true]",
+        "plan.timed_at=[128,192]",
+        "trainer.max_epochs=3",
+        f"hydra.run.dir={tmp_path}/run",
+        cwd=tmp_path,
+    )
     result = json.loads((tmp_path / "run" / "plan" / "plan.json").read_text())
     points = {(str(p["resolution"]), p["batch_size"], p["memory"]): p for p in result["points"]}
     assert len(points) == 8

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from hct_lightning import load_artifact
-from hct_lightning.data.geometry import apply
-from hct_lightning.data.images import read_image
-from hct_lightning.network import load_network
+from hct_lightning.data.reading.geometry import apply
+from hct_lightning.data.reading.image import read_image
 from hct_lightning.tasks.predict import find_images
+from hct_lightning.training.checkpoints import load_network
 
 
 def test_validate_repeats_what_training_measured(cli, trained):
@@ -36,8 +36,7 @@ def test_validate_leaves_the_runs_hydra_folder_alone(cli, trained):
 
 
 def test_validate_refuses_data_with_other_classes(cli, trained, photos):
-    done = cli("task=validate", f"run={trained}", "data=folder", f"data.root={photos}",
-               cwd=trained.parent, status=1)  # fmt: skip
+    done = cli("task=validate", f"run={trained}", "data=folder", f"data.root={photos}", cwd=trained.parent, status=1)
     assert "the checkpoint was trained on dots, grid" in done.stderr
 
 
@@ -52,8 +51,9 @@ def test_inputs_are_a_file_a_folder_or_a_glob(photos):
 
 def test_predict_gives_the_networks_probabilities(cli, trained, photos, tmp_path):
     files = find_images(str(photos))
-    done = cli("task=predict", f"run={trained}", f"predict.input={photos}",
-               f"predict.output={tmp_path}/out.csv", cwd=tmp_path)  # fmt: skip
+    done = cli(
+        "task=predict", f"run={trained}", f"predict.input={photos}", f"predict.output={tmp_path}/out.csv", cwd=tmp_path
+    )
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [row["path"] for row in rows] == files
     assert (tmp_path / "out.csv").read_text() == done.stdout
@@ -76,18 +76,20 @@ def test_predict_finds_the_run_of_a_checkpoint(cli, trained, photos, tmp_path):
     assert (trained / "predict" / "predictions.csv").exists()
     moved = tmp_path / "elsewhere.ckpt"
     shutil.copy(checkpoint, moved)
-    cli("task=predict", f"ckpt={moved}", f"predict.input={file}",
-        f"predict.output={tmp_path}/moved.csv", "hydra.run.dir=here", cwd=tmp_path)  # fmt: skip
-    assert (tmp_path / "moved.csv").read_text() == (
-        trained / "predict" / "predictions.csv"
-    ).read_text()
+    cli(
+        "task=predict",
+        f"ckpt={moved}",
+        f"predict.input={file}",
+        f"predict.output={tmp_path}/moved.csv",
+        "hydra.run.dir=here",
+        cwd=tmp_path,
+    )
+    assert (tmp_path / "moved.csv").read_text() == (trained / "predict" / "predictions.csv").read_text()
 
 
 def test_predict_says_which_file_is_broken(cli, trained, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
-    done = cli(
-        "task=predict", f"run={trained}", f"predict.input={tmp_path}", cwd=tmp_path, status=1
-    )
+    done = cli("task=predict", f"run={trained}", f"predict.input={tmp_path}", cwd=tmp_path, status=1)
     assert "broken.jpg: not an image" in done.stderr.splitlines()[-2]
 
 
@@ -107,15 +109,11 @@ def test_export_again_with_open_size(cli, trained, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     shutil.rmtree(run / "artifacts")
-    done = cli(
-        "task=export", f"run={run}", "export=[torchscript]", "export.dynamic=true", cwd=tmp_path
-    )
+    done = cli("task=export", f"run={run}", "export=[torchscript]", "export.dynamic=true", cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == str(run / "artifacts" / "torchscript")
     artifact = load_artifact(run / "artifacts" / "torchscript")
     network, _ = load_network(run / "checkpoints" / "best.ckpt")
     for shape in ((1, 3, 128, 128), (3, 3, 200, 333)):
         images = torch.randint(0, 256, shape, dtype=torch.uint8)
         with torch.inference_mode():
-            torch.testing.assert_close(
-                artifact(images), network(images).softmax(1), rtol=0, atol=1e-5
-            )
+            torch.testing.assert_close(artifact(images), network(images).softmax(1), rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-// From an image of any size to the size that the network sees: hct_lightning/data/geometry.py again.
+// From an image of any size to the size that the network sees: hct_lightning/data/reading/geometry.py again.
 #pragma once
 
 #include <ATen/core/Tensor.h>

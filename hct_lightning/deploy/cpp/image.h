@@ -1,4 +1,4 @@
-// Reading PNG and JPEG files as uint8 of the network's size: hct_lightning/data/images.py again.
+// Reading PNG and JPEG files as uint8 of the network's size: hct_lightning/data/reading/image.py again.
 #pragma once
 
 #include <ATen/core/Tensor.h>

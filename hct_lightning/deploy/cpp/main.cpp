@@ -63,7 +63,7 @@ Options parse(int argc, char** argv) {
   return options;
 }
 
-// Freed memory is kept, as hct_lightning/runtime.py does it: page faults would take a third of the time.
+// Freed memory is kept, as hct_lightning/machine/runtime.py does it: page faults would take a third of the time.
 void keep_memory() {
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, INT_MAX);

@@ -1,0 +1,26 @@
+"""One side of a comparison: a process that does its work when it is told to.
+
+It imports little but the standard library, so that a baseline stays free of this project.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+
+from hct_lightning.machine.high_water import peak_gib
+
+
+def serve(work: Callable[[], object], **facts: object) -> None:
+    """Answers each line on standard input by doing `work` once and printing its seconds as JSON.
+
+    `facts` go with the first line, printed when the side is ready; what `work` returns, a number, goes
+    with its seconds.
+    """
+    print(json.dumps(facts), flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        result = work()
+        seconds = time.perf_counter() - start
+        answer = {"seconds": seconds, "peak_gib": peak_gib(), "result": result}
+        print(json.dumps(answer), flush=True)

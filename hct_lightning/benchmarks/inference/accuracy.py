@@ -1,0 +1,102 @@
+"""What a model's answers on labelled images say of it, and of it beside another one."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hct_lightning.benchmarks.inference.subjects import Model, load
+from hct_lightning.data.datamodule import ImageData
+from hct_lightning.data.feeding.loader import Images, Loader, auto_workers
+from hct_lightning.data.reading.readers import FileReader
+
+
+def wilson(right: int, images: int, z: float = 1.96) -> tuple[float, float]:
+    """The interval of the accuracy `right / images`, at 95 % for z = 1.96.
+
+    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+    """
+    p = right / images
+    centre = p + z * z / (2 * images)
+    spread = z * math.sqrt(p * (1 - p) / images + z * z / (4 * images * images))
+    scale = 1 + z * z / images
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def mcnemar(right: Sequence[bool], reference_right: Sequence[bool]) -> float:
+    """The exact two-sided p-value that both are right equally often on the same images.
+
+    Only the images count on which one of the two is right: under the hypothesis each is a fair coin.
+    """
+    pairs = list(zip(right, reference_right, strict=True))
+    gained = sum(a and not b for a, b in pairs)
+    lost = sum(b and not a for a, b in pairs)
+    n, k = gained + lost, min(gained, lost)
+    tail = sum(math.comb(n, i) for i in range(k + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def compare(answers: Sequence[int], reference: Sequence[int], labels: Sequence[int]) -> dict[str, float]:
+    """Accuracy with its 95 % interval, agreement with the reference, McNemar's p against it.
+
+    Args:
+        answers: class indices of the model.
+        reference: of the model it is compared with.
+        labels: the truth.
+    """
+    right = [a == label for a, label in zip(answers, labels, strict=True)]
+    reference_right = [a == label for a, label in zip(reference, labels, strict=True)]
+    low, high = wilson(sum(right), len(right))
+    return {
+        "accuracy": sum(right) / len(right),
+        "low": low,
+        "high": high,
+        "agreement": sum(a == b for a, b in zip(answers, reference, strict=True)) / len(right),
+        "mcnemar_p": mcnemar(right, reference_right),
+    }
+
+
+def judge(models: Mapping[str, Model], data: ImageData, limit: int) -> dict[str, Any]:
+    """Accuracy, agreement and McNemar's test on validation images, against the checkpoint in fp32.
+
+    Without a checkpoint the first fp32 artifact takes its place.
+    """
+    trained = {name: model for name, model in models.items() if model.kind != "timm"}
+    reference = next(
+        (n for n, m in trained.items() if m.kind == "checkpoint" or m.about["precision"] == "fp32"),
+        None,
+    )
+    if reference is None:
+        raise ValueError("benchmark.accuracy compares with fp32; measure a checkpoint or an fp32 artifact, too")
+    data.prepare()
+    about = trained[reference].about
+    for name, model in trained.items():
+        if list(model.about["classes"]) != list(data.classes):
+            raise ValueError(
+                f"{name} tells {', '.join(model.about['classes'])} apart, the data has "
+                f"{', '.join(data.classes)}; give the data it was made for, or leave benchmark.accuracy out"
+            )
+    every = data.catalogue.valid
+    chosen = np.linspace(0, len(every) - 1, min(limit, len(every))).round().astype(int)
+    labels = [every.labels[i] for i in chosen]
+    read = FileReader(
+        channels=about.get("channels") or about["input"]["channels"],
+        size=tuple(about["resolution"]),
+        geometry=about["geometry"],
+        max_pixels=data.max_pixels,
+        window=about["window"],
+        srgb=data.srgb,
+        breast=data.breast,
+    )
+    images = Images([every.paths[i] for i in chosen], labels, read)
+    loader = Loader(images, [[i] for i in range(len(labels))], num_workers=auto_workers(data.num_workers))
+    serving = {name: load(model, precision="32-true")[0] for name, model in trained.items()}
+    answers = {name: [] for name in serving}
+    for batch in loader:
+        for name, probabilities in serving.items():
+            answers[name].append(probabilities(batch.images).argmax().item())
+    return {
+        "title": f"Accuracy on {len(labels)} validation images, against {reference} in fp32",
+        "rows": [{"side": name} | compare(found, answers[reference], labels) for name, found in answers.items()],
+    }

@@ -1,0 +1,95 @@
+"""What the inference benchmark serves: an artifact, a checkpoint, or a network of timm."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import Tensor
+
+from hct_lightning.deploy import load_artifact
+from hct_lightning.machine import runtime
+from hct_lightning.training.checkpoints import build_network, load_checkpoint, load_network
+
+Probabilities = Callable[[Tensor], Tensor]
+
+
+class Model(NamedTuple):
+    """A model by its name on the command line.
+
+    kind: `artifact`, `checkpoint` or `timm`.
+    where: the artifact's folder, the checkpoint file, or timm's name.
+    about: `artifact.json`; the checkpoint's spec; of timm's networks a spec with random weights.
+    """
+
+    kind: str
+    where: str
+    about: dict[str, Any]
+
+    def takes(self, size: tuple[int, int]) -> bool:
+        """Whether it takes images of (height, width)."""
+        if self.kind != "artifact":
+            return True
+        given = self.about["input"]
+        low, high = given["min"], given["max"] or size
+        return all(a <= side <= b and side % given["multiple"] == 0 for a, side, b in zip(low, size, high, strict=True))
+
+
+def find(where: str | Path) -> Model:
+    """The model behind an artifact's folder, a checkpoint file, or a name of timm.
+
+    Raises:
+        ValueError: when it is none of them.
+    """
+    path = Path(where)
+    if (path / "artifact.json").is_file():
+        return Model("artifact", str(path), json.loads((path / "artifact.json").read_text()))
+    if path.suffix == ".ckpt":
+        spec = load_checkpoint(path)["hyper_parameters"]["spec"]
+        return Model("checkpoint", str(path), spec)
+    if not timm.is_model(str(where)):
+        raise ValueError(
+            f"{where} is no folder with an artifact.json, no checkpoint file (.ckpt) and no network of timm"
+        )
+    spec = {
+        "model": {"_target_": "timm.create_model", "model_name": str(where)},
+        "classes": ["a", "b", "c", "d"],
+        "channels": 3,
+        "geometry": "cover",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "window": None,
+    }
+    return Model("timm", str(where), spec)
+
+
+def load(model: Model, device: str = "cpu", precision: str = "auto") -> tuple[Probabilities, dict[str, Any]]:
+    """n c h w uint8 -> n classes probabilities, and facts: `precision`, `size_bytes`.
+
+    Args:
+        model: what `find` found. Artifacts are served as they are; the others run eagerly, as
+            `task=predict` runs them.
+        device: `cpu` or `cuda`.
+        precision: of what runs eagerly, Lightning's name or `auto`.
+    """
+    if model.kind == "artifact":
+        facts = {key: model.about[key] for key in ("precision", "size_bytes")}
+        return load_artifact(model.where), facts
+    if model.kind == "checkpoint":
+        network, _ = load_network(Path(model.where))
+    else:
+        network = build_network(model.about).eval()
+    network.to(device)
+    precision = runtime.resolve_precision(precision, device)
+    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+
+    def probabilities(images: Tensor) -> Tensor:
+        with torch.inference_mode(), torch.autocast(device, dtype, enabled=dtype is not None):
+            return network(images.to(device)).float().softmax(dim=1).cpu()
+
+    return probabilities, {
+        "precision": {"bf16-mixed": "bf16", "16-mixed": "fp16"}.get(precision, "fp32"),
+        "size_bytes": sum(tensor.nbytes for tensor in network.state_dict().values()),
+    }

@@ -1,0 +1,97 @@
+"""Sweeps on this machine: Hydra's multirun with each point in a process of its own.
+
+So a point that runs out of memory ends alone, ranks and W&B start afresh, and a sweep that was
+killed goes on: points that are done are left as they are, one that was interrupted is resumed.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from hct_lightning.runs import signals
+from hct_lightning.runs.folder import Run
+
+log = logging.getLogger(__name__)
+
+_OF_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def is_point() -> bool:
+    """Whether Hydra's own launcher has called the app for one point of a sweep."""
+    hydra = HydraConfig.get()
+    return hydra.mode == RunMode.MULTIRUN and hydra.launcher._target_.endswith(".BasicLauncher")
+
+
+def run_point(overrides: Sequence[str], folder: Path, *, new_run: bool) -> float | None:
+    """Runs `python -m hct_lightning <overrides>` and gives the best validation accuracy.
+
+    A point that fails is recorded in its `run.json`; the sweep goes on.
+
+    Args:
+        overrides: the point's.
+        folder: of the point.
+        new_run: whether its results belong there; else `overrides` name an earlier run's folder.
+
+    Raises:
+        KeyboardInterrupt: when the point was interrupted.
+        Terminated: likewise by SIGTERM.
+    """
+    run = Run(folder)
+    begun = run.record.get("overrides") == list(overrides)
+    if begun and run.record.get("status") == "completed":
+        log.info("done already: %s", folder)
+        return _accuracy(run.record)
+    if begun and (folder / "checkpoints" / "last.ckpt").exists():
+        command = [f'run="{folder}"']
+    else:
+        run.update(overrides=list(overrides), status=None, metrics=None)
+        command = [*overrides, *([f'hydra.run.dir="{folder}"'] if new_run else [])]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "hct_lightning", *command],
+        env={name: value for name, value in os.environ.items() if name not in _OF_RANKS},
+        stdout=sys.stderr,  # standard output is for the sweep's own results
+        preexec_fn=signals.end_with_parent,
+    )
+    try:
+        child.wait()
+    except signals.Terminated:
+        child.terminate()
+        raise
+    finally:
+        child.wait()
+    if child.returncode == 128 + signal.SIGINT:
+        raise KeyboardInterrupt
+    if child.returncode == signals.STATUS:
+        raise signals.Terminated
+    if child.returncode:
+        reason = run.record.get("reason") or signals.in_words(child.returncode)
+        run.update(status="failed", reason=reason)
+        log.error("failed: %s", reason)
+    elif not new_run:
+        run.update(status="completed")
+    return _accuracy(run.record)
+
+
+def _accuracy(record: dict[str, Any]) -> float | None:
+    metrics = record.get("metrics") or {}
+    return metrics.get("best", metrics.get("val/accuracy"))
+
+
+class ReportSweep(Callback):
+    """When a sweep has ended: its table and figure; exit status 1 when a point has failed."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        from hct_lightning.report import sweep  # matplotlib is slow to import
+
+        if not sweep.report(Path(config.hydra.sweep.dir)):
+            sys.exit(1)

@@ -1,0 +1,92 @@
+"""What a source gives: images and labels, divided into a training and a validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from hct_lightning.data.store.store import Store
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels in step: `labels[i]` is the class index of the file `paths[i]`."""
+
+    paths: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What a source holds.
+
+    Args:
+        source: a line that says which data this is.
+        classes: names, sorted; a label is an index into them.
+        train: the training split.
+        valid: the validation split.
+        notes: what a user should know about the split.
+        store: where the images lie prepared.
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    train: Split
+    valid: Split
+    notes: tuple[str, ...] = ()
+    store: Store | None = None
+
+
+def resolve_root(root: str | None, option: str = "data.root") -> Path:
+    """The folder or file that `option` names.
+
+    Raises:
+        ValueError: when it isn't given. FileNotFoundError: when it isn't there.
+    """
+    if not root:
+        raise ValueError(f"{option} is not set; give {option}=<path of your images>")
+    if "://" in root:
+        raise ValueError(
+            f"{option}={root}: of what lies elsewhere only a store is read, data=store; make one with "
+            "task=prepare where the images are"
+        )
+    path = Path(root).expanduser().resolve()
+    if not path.exists():
+        raise FileNotFoundError(f"{option}={root}: there is no {path}")
+    return path
+
+
+def label_by_class(images: dict[str, list[str]], classes: Iterable[str]) -> Split:
+    pairs = [(path, i) for i, name in enumerate(classes) for path in images.get(name, [])]
+    return Split([path for path, _ in pairs], [label for _, label in pairs])
+
+
+def split_by_class(
+    images: dict[str, list[str]], fraction: float, seed: int
+) -> tuple[dict[str, list[str]], dict[str, list[str]], list[str]]:
+    """Each class apart, at random, so that both sides have the same proportions."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"data.valid_fraction={fraction}: give a fraction between 0 and 1")
+    rng = np.random.default_rng(seed)
+    train, valid, notes = {}, {}, []
+    for name, files in sorted(images.items()):
+        count = min(len(files) - 1, max(1, round(fraction * len(files))))
+        chosen = set(rng.permutation(len(files))[:count].tolist())
+        train[name] = [path for i, path in enumerate(files) if i not in chosen]
+        valid[name] = [path for i, path in enumerate(files) if i in chosen]
+        if not chosen:
+            notes.append(f"{name} has one image: it goes to training, none validates")
+    return train, valid, notes
+
+
+def some(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,197 @@
+"""Reading image files as uint8, whatever they are stored as.
+
+`read_image` gives a whole image, or one brought to the network's size, of which only what is needed is
+decoded: libvips (the extra `data`) reads, cuts and scales in one pass, and JPEG is shrunk while it is
+decoded. Without libvips Pillow and torch do the same more slowly; scaled pixels differ by 1 or 2 of 255.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from hct_lightning.data.reading import dicom
+from hct_lightning.data.reading import geometry as geo
+from hct_lightning.data.reading import tiff as bands
+from hct_lightning.data.reading.vips import read_with_vips
+from hct_lightning.data.reading.window import Window, to_uint8
+
+SUFFIXES = (".bmp", ".dcm", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+_ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 turn by 90 degrees
+
+
+class UnreadableImageError(ValueError):
+    """An image file that can't be read; the message names the file and the reason."""
+
+
+def is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+@contextmanager
+def _naming(path: Path | str) -> Iterator[None]:
+    """Turns whatever a decoder raises into an UnreadableImageError that names the file."""
+    try:
+        yield
+    except UnreadableImageError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+        raise _unreadable(path, error) from error
+
+
+@contextmanager
+def _open(path: Path | str) -> Iterator[Image.Image]:
+    # Pillow's own limit is a warning and global; ours is an error and an option.
+    Image.MAX_IMAGE_PIXELS = None
+    # Not by name: Pillow would map uncompressed files into memory, and scramble turned TIFFs.
+    with open(path, "rb") as file, Image.open(file) as image:
+        yield image
+
+
+def _refuse_huge(path: Path | str, size: geo.Size, max_pixels: int) -> None:
+    height, width = size
+    if width * height > max_pixels:
+        raise UnreadableImageError(
+            f"{path}: {width}x{height} pixels are more than data.max_pixels={max_pixels}; "
+            "raise it if the image is genuine"
+        )
+
+
+def probe(path: Path | str, *, max_pixels: int) -> tuple[int, int, int]:
+    """Channels, height and width as `read_image` will give them, from the header alone.
+
+    Raises:
+        UnreadableImageError: naming the file and the reason.
+    """
+    with _naming(path):
+        if dicom.is_dicom(path):
+            channels, *size = dicom.probe(path)
+        elif bands.is_multi_band(path):
+            channels, *size = bands.probe(path)
+        else:
+            with _open(path) as image:
+                channels = 1 if image.mode in GREY_MODES else 3
+                size = _upright_size(image)
+        _refuse_huge(path, tuple(size), max_pixels)
+        return channels, *size
+
+
+def read_image(
+    path: Path | str,
+    channels: int,
+    *,
+    max_pixels: int,
+    window: Window | None = None,
+    size: geo.Size | None = None,
+    geometry: geo.Geometry = "cover",
+    srgb: bool = False,
+    breast: bool = False,
+) -> Tensor:
+    """Reads an image file.
+
+    Args:
+        path: any file that Pillow reads, a TIFF of many bands, or DICOM. The EXIF orientation is
+            applied, transparency dropped.
+        channels: 1 for grey, 3 for RGB, converted where the file differs; else the file's bands.
+        max_pixels: larger images are refused before they are decoded.
+        window: for 16-bit and float sources, the values that become 0 and 255, for all bands or
+            a pair for each. By default 0..65535 for integers, the image's own finite range for
+            floats, and what the file says for DICOM. (Of 16-bit colour in PNG the upper byte is read.)
+        size: (height, width) that the image is brought to; by default it stays as it is.
+        geometry: by what rule.
+        srgb: converts from the embedded ICC profile to sRGB; otherwise it is ignored.
+        breast: of DICOM mammograms: turned so that the breast lies on the left, and cropped to it.
+
+    Returns:
+        c h w uint8; the memory is h w c, so that batches are channels_last without a copy.
+
+    Raises:
+        UnreadableImageError: naming the file and the reason.
+    """
+    with _naming(path):
+        if dicom.is_dicom(path):
+            _refuse_huge(path, dicom.probe(path)[1:], max_pixels)
+            pixels = dicom.read(path, channels, window, breast=breast)
+        elif bands.is_multi_band(path):
+            _refuse_huge(path, bands.probe(path)[1:], max_pixels)
+            pixels = bands.read(path, channels, window)
+        else:
+            with _open(path) as image:
+                _refuse_huge(path, _upright_size(image), max_pixels)
+                convert = srgb and "icc_profile" in image.info
+                orientation = _orientation(image)
+                if size and image.mode in ("L", "RGB", "RGBA") and not convert:
+                    ready = read_with_vips(
+                        path,
+                        image.format,
+                        channels,
+                        _upright_size(image),
+                        orientation,
+                        size,
+                        geometry,
+                    )
+                    if ready is not None:
+                        return _tensor(ready)
+                if orientation != 1:
+                    ImageOps.exif_transpose(image, in_place=True)
+                pixels = _read_with_pillow(image, channels, window, srgb=convert)
+        image = _tensor(pixels)
+        return geo.apply(image, size, geometry) if size else image
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none."""
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
+        return 1  # Pillow would decode the whole image to look for one behind the pixels
+    return image.getexif().get(_ORIENTATION, 1)
+
+
+def _upright_size(image: Image.Image) -> geo.Size:
+    width, height = image.size
+    turned = _orientation(image) in (5, 6, 7, 8)
+    if turned and image.format != "TIFF":  # a TIFF's size is turned already
+        width, height = height, width
+    return height, width
+
+
+def _read_with_pillow(image: Image.Image, channels: int, window: Window | None, *, srgb: bool) -> np.ndarray:
+    if channels not in (1, 3):
+        raise ValueError(f"it has {len(image.getbands())} channels where data.channels={channels}")
+    mode = "L" if channels == 1 else "RGB"
+    image.info.pop("transparency", None)
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(to_uint8(np.asarray(image), window))
+    elif srgb:
+        image = _to_srgb(image)
+    return np.array(image if image.mode == mode else image.convert(mode))
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+    try:
+        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except ImageCms.PyCMSError as error:
+        raise ValueError(f"its ICC profile can't be used: {error}") from error
+
+
+def _tensor(pixels: np.ndarray) -> Tensor:
+    """h w or h w c -> c h w, a view."""
+    return torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1)
+
+
+def _unreadable(path: Path | str, error: Exception) -> UnreadableImageError:
+    if isinstance(error, FileNotFoundError):
+        reason = "there is no such file"
+    elif isinstance(error, PermissionError):
+        reason = "no permission to read it"
+    elif isinstance(error, UnidentifiedImageError):
+        reason = "not an image, or of a format that Pillow does not read"
+    else:
+        reason = str(error) or type(error).__name__
+    return UnreadableImageError(f"{path}: {reason}; remove or replace the file")

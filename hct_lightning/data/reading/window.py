@@ -1,0 +1,46 @@
+"""From 16-bit and float values to uint8."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+Window = Sequence[float] | Sequence[Sequence[float]]  # (low, high), or one for each band
+
+
+def check_window(window: Window) -> Window:
+    """The window as tuples.
+
+    Raises:
+        ValueError: unless it is [low, high] with low < high, or a list of such pairs.
+    """
+    pairs = window if np.ndim(window[0]) else [window]
+    if not all(len(pair) == 2 and pair[0] < pair[1] for pair in pairs):
+        raise ValueError(f"data.window={list(window)}: give [low, high] with low < high, or one for each band")
+    return tuple(tuple(pair) for pair in pairs) if np.ndim(window[0]) else tuple(window)
+
+
+def to_uint8(values: np.ndarray, window: Window | None) -> np.ndarray:
+    """h w or h w c of any numbers -> uint8, `window` becoming 0..255, rounded.
+
+    By default 0..65535 for integers (0..255 for bytes), and for floats the image's own finite range.
+    NaN becomes the lower end.
+
+    Raises:
+        ValueError: when the image holds no finite value, or the window is for another number of bands.
+    """
+    if values.dtype == np.uint8:
+        return values
+    if window is None and values.dtype.kind == "f":
+        finite = values[np.isfinite(values)]
+        if finite.size == 0:
+            raise ValueError("it holds no finite value")
+        window = float(finite.min()), float(finite.max())
+    low, high = np.asarray(window or (0, 65535), dtype=np.float32).T
+    if low.ndim and values.shape[-1] != len(low):
+        raise ValueError(f"data.window is for {len(low)} bands, the image has {values.shape[-1]}")
+    inside = values.astype(np.float32)
+    np.copyto(inside, np.broadcast_to(low, inside.shape), where=np.isnan(inside))
+    np.clip(inside, low, high, out=inside)
+    inside -= low
+    inside *= 255 / np.maximum(high - low, 1e-12)
+    return np.rint(inside, out=inside).astype(np.uint8)

@@ -1,0 +1,74 @@
+"""Images in folders: a folder a class."""
+
+from pathlib import Path
+
+from hct_lightning.data.catalogue import (
+    Catalogue,
+    label_by_class,
+    resolve_root,
+    split_by_class,
+)
+from hct_lightning.data.reading.image import SUFFIXES, is_image
+
+
+def folder(root: str | None, *, valid_fraction: float = 0.2, split_seed: int = 0) -> Catalogue:
+    """A tree with a folder a class, or `train/` and `valid/` (or `val/`) with such a tree each.
+
+    Args:
+        root: the top of the tree.
+        valid_fraction: of a tree without `valid/`, the part of each class that validates, at least
+            one image; a class with a single image goes to training.
+        split_seed: of that split; apart from the run's seed, so that runs compare on the same images.
+
+    Raises:
+        ValueError: for an empty tree or class, or a class of `valid/` that training lacks.
+    """
+    top = resolve_root(root)
+    if not top.is_dir():
+        raise ValueError(f"data.root={root} is a file; give a folder, or use data=csv")
+    valid = next((top / name for name in ("valid", "val") if (top / name).is_dir()), None)
+    if (top / "train").is_dir() and valid:
+        train_images, valid_images = _tree(top / "train"), _tree(valid)
+        unknown = sorted(valid_images.keys() - train_images.keys())
+        if unknown:
+            raise ValueError(
+                f"{valid} has classes that {top / 'train'} lacks: {', '.join(unknown)}; "
+                "add training images of them, or remove their folders"
+            )
+        notes = [f"{name} has no validation image" for name in train_images if name not in valid_images]
+    else:
+        train_images, valid_images, notes = split_by_class(_tree(top), valid_fraction, split_seed)
+    classes = tuple(sorted(train_images))
+    return Catalogue(
+        f"folder {top}",
+        classes,
+        label_by_class(train_images, classes),
+        label_by_class(valid_images, classes),
+        tuple(notes),
+    )
+
+
+def _tree(root: Path) -> dict[str, list[str]]:
+    """Images by class of a tree with a folder a class.
+
+    Raises:
+        ValueError: when there are no class folders, or one of them holds no image.
+    """
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        raise ValueError(f"{root} has no class folders; put the images of each class into a folder")
+    images = {
+        p.name: sorted(str(f) for f in p.rglob("*") if is_image(f) and not _hidden(f.relative_to(p))) for p in folders
+    }
+    empty = [name for name, files in images.items() if not files]
+    if empty:
+        raise ValueError(
+            f"{root}: no image in {', '.join(empty)} (looked for {', '.join(SUFFIXES)}); "
+            "add images or remove the folder"
+        )
+    return images
+
+
+def _hidden(path: Path) -> bool:
+    """Inside a folder such as .ipynb_checkpoints, which holds copies."""
+    return any(part.startswith(".") for part in path.parts)

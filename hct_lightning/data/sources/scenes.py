@@ -1,0 +1,68 @@
+"""Scenes, drawn when they are first asked for."""
+
+import fcntl
+import logging
+from pathlib import Path
+
+from PIL import Image
+
+from hct_lightning.data.catalogue import Catalogue, Split
+from hct_lightning.data.sources import drawing
+from hct_lightning.machine.pool import mapped
+from hct_lightning.machine.runtime import cpu_count
+from hct_lightning.runs.console import track
+
+log = logging.getLogger(__name__)
+
+
+def scenes(root: str, *, scene_size: int = 1024, scene_seed: int = 0, train: int = 400, valid: int = 400) -> Catalogue:
+    """Procedural images of four classes, drawn once and kept as JPEG files (quality 95, full colour) under `root`.
+
+    Args:
+        root: holds a folder for each version, size and seed of the drawing.
+        scene_size: pixels a side.
+        scene_seed: image i is drawn from (scene_seed, i).
+        train: number of training images, i from 0.
+        valid: number of validation images, i from 1,000,000, so that either can grow.
+    """
+    size, seed = scene_size, scene_seed
+    if size < 128:
+        raise ValueError(f"data.scene_size={size}: scenes are drawn at 128 pixels or more")
+    top = Path(root).expanduser().resolve() / f"v{drawing.VERSION}-{size}px-seed{seed}"
+    splits, missing = {}, []
+    for name, first, count in (("train", 0, train), ("valid", 1_000_000, valid)):
+        indices = range(first, first + count)
+        labels = [drawing.label(i) for i in indices]
+        paths = [top / name / drawing.CLASSES[y] / f"{i}.jpg" for i, y in zip(indices, labels, strict=True)]
+        splits[name] = Split([str(path) for path in paths], labels)
+        missing += [(seed, i, size, path) for i, path in zip(indices, paths, strict=True) if not path.exists()]
+    if missing:
+        _draw_missing(top, missing)
+    return Catalogue(
+        f"scenes (drawn, {size} px, seed {seed}) {top}",
+        drawing.CLASSES,
+        splits["train"],
+        splits["valid"],
+    )
+
+
+def _draw_missing(top: Path, jobs: list[tuple[int, int, int, Path]]) -> None:
+    for folder_ in {path.parent for *_, path in jobs}:
+        folder_.mkdir(parents=True, exist_ok=True)
+    with (top / ".lock").open("w") as lock:
+        # Other ranks wait here, and then find the images drawn. Not flock: workers would inherit it.
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        jobs = [job for job in jobs if not job[-1].exists()]
+        if not jobs:
+            return
+        log.info("drawing %d scenes in %s (once)", len(jobs), top)
+        with mapped(_draw, jobs, cpu_count(), chunksize=4) as done:
+            for _ in track("drawing scenes", done, len(jobs)):
+                pass
+
+
+def _draw(job: tuple[int, int, int, Path]) -> None:
+    seed, index, size, path = job
+    temporary = path.with_suffix(".tmp")
+    Image.fromarray(drawing.draw(seed, index, size)).save(temporary, "jpeg", quality=95, subsampling=0)
+    temporary.replace(path)

@@ -1,0 +1,301 @@
+"""From a source to a store: every image read once, brought to its size, and written whole.
+
+Each item is written under another name and renamed, then noted in `items.jsonl`; what isn't noted is made
+again. So it may be killed at any moment, and the next call goes on. No item holds a time or a name of the
+machine: the finished store is the same, byte for byte, however often the work was interrupted.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import math
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from hct_lightning.data.catalogue import Catalogue
+from hct_lightning.data.reading import geometry as geo
+from hct_lightning.data.reading.image import UnreadableImageError, probe, read_image
+from hct_lightning.data.store.store import SUFFIX, VERSION, Item, Recipe, read_manifest
+from hct_lightning.machine.pool import mapped
+from hct_lightning.runs.files import write_whole
+
+log = logging.getLogger(__name__)
+
+_KEEP_FREE = 2**28  # bytes of the disk that are left alone
+
+
+def prepare(
+    found: Catalogue,
+    recipe: Recipe,
+    root: Path,
+    *,
+    max_pixels: int,
+    workers: int,
+    skip_unreadable: bool,
+    progress: Callable[[Iterable[Item], int], Iterable[Item]],
+) -> dict[str, str]:
+    """Makes, or goes on with, the store at `root`.
+
+    Args:
+        found: the images.
+        recipe: what becomes of them.
+        root: folder of the store; made when absent.
+        max_pixels: larger images are refused.
+        workers: processes.
+        skip_unreadable: leaves unreadable images out; otherwise they end the work when all the
+            others are done.
+        progress: wraps the items as they are made, given their number, in a progress bar.
+
+    Returns:
+        The reason for every unreadable file.
+
+    Raises:
+        ValueError: when another store is there.
+        OSError: when the disk is too small.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with _alone(root):
+        manifest = {
+            "version": VERSION,
+            "complete": False,
+            "source": found.source,
+            "classes": list(found.classes),
+            "notes": list(found.notes),
+            "recipe": recipe.as_json(),
+        }
+        done = _begin(root, manifest)
+        jobs, items, order = [], {}, []
+        for split, images in (("train", found.train), ("valid", found.valid)):
+            for path, label in zip(images.paths, images.labels, strict=True):
+                name = found.classes[label]
+                file = f"{split}/{_folder(name)}/{_stem(path)}{SUFFIX[recipe.format]}"
+                order.append(file)
+                if file in items:  # a table may name an image twice
+                    continue
+                item = done.get(file)
+                items[file] = item if item and _is_current(item, path, root) else None
+                if items[file] is None:
+                    jobs.append((split, name, path, file, root, recipe, max_pixels))
+        unreadable = {}
+        with (
+            (root / "items.jsonl").open("a", encoding="utf-8") as journal,
+            closing(_make(jobs, workers, root, unreadable)) as made,  # stops the workers at once
+        ):
+            for item in progress(made, len(jobs)):
+                items[item.file] = item
+                journal.write(json.dumps(item._asdict()) + "\n")
+                journal.flush()
+        if unreadable and not skip_unreadable:
+            return unreadable
+        _remove_others(root, {file for file, item in items.items() if item})
+        manifest["complete"] = True
+        manifest["items"] = [items[file]._asdict() for file in order if items[file]]
+        write_whole(root / "store.json", json.dumps(manifest, indent=1) + "\n")
+        (root / "items.jsonl").unlink()
+    return unreadable
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    with (root / ".lock").open("w") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"{root} is being prepared by another process") from error
+        try:
+            yield
+        finally:
+            (root / ".lock").unlink(missing_ok=True)
+
+
+def _begin(root: Path, manifest: dict[str, Any]) -> dict[str, Item]:
+    """What is already there, by file; from here on the store is not complete.
+
+    Raises:
+        ValueError: when the store there was made otherwise, naming what differs.
+    """
+    for path in root.glob(".*.tmp"):  # of a killed call
+        path.unlink()
+    earlier = read_manifest(root)
+    if earlier is None and {p.name for p in root.iterdir()} - {".lock", "items.jsonl"}:
+        raise ValueError(f"{root} is not empty and not a store; give an empty or new folder")
+    done = {}
+    if earlier:
+        for key, mine in (manifest["recipe"] | {"classes": manifest["classes"]}).items():
+            theirs = earlier["recipe"].get(key) if key != "classes" else earlier["classes"]
+            if mine != theirs:
+                raise ValueError(
+                    f"the store {root} was made with {key}={theirs}, not {mine}; give another "
+                    "prepare.output, or remove that folder"
+                )
+        done = {item["file"]: Item(**item) for item in earlier.get("items", [])}
+    journal = root / "items.jsonl"
+    if journal.exists():
+        for line in journal.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError, TypeError):  # the last line may be cut off
+                item = Item(**json.loads(line))
+                done[item.file] = item
+    # What was found goes to the journal, so that a kill from here on loses nothing.
+    text = "".join(json.dumps(item._asdict()) + "\n" for item in done.values())
+    write_whole(journal, text)
+    write_whole(root / "store.json", json.dumps(manifest, indent=1) + "\n")
+    return done
+
+
+def _is_current(item: Item, path: str, root: Path) -> bool:
+    """Whether the item is there as a whole, and its source has not changed since."""
+    try:
+        made, source = (root / item.file).stat(), os.stat(path)
+    except OSError:
+        return False
+    return (made.st_size, source.st_size, source.st_mtime_ns) == (
+        item.bytes,
+        item.source_bytes,
+        item.source_mtime_ns,
+    )
+
+
+def _make(jobs: list[tuple], workers: int, root: Path, unreadable: dict[str, str]) -> Iterator[Item]:
+    """Makes the items, yields each when it is whole, and collects what can't be read."""
+    if not jobs:
+        return
+    recipe = jobs[0][5]
+    if recipe.format == "raw":  # whose size is known before
+        _check_space(root, len(jobs) * math.prod(recipe.size) * recipe.channels)
+    started, size, count = time.monotonic(), 0, 0
+    # Not forked from here: threads of decoders that this process has used would be missing there.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    try:
+        with mapped(_convert, jobs, workers, context=context, start=_one_thread) as results:
+            for job, made in zip(jobs, results, strict=True):
+                if isinstance(made, str):
+                    unreadable[job[2]] = made
+                    continue
+                size += made.bytes
+                count += 1
+                yield made
+                if count == min(2 * workers, len(jobs)):
+                    left = len(jobs) - count - len(unreadable)
+                    seconds = left * (time.monotonic() - started) / count
+                    log.info("to come: about %.2f GB, %.0f s", left * size / count / 1e9, seconds)
+                    _check_space(root, left * size // count)
+    except BrokenProcessPool as error:
+        at = count + len(unreadable)
+        near = ", ".join(job[2] for job in jobs[at : at + workers])
+        raise OSError(
+            f"a worker was killed (is the memory full?) at one of {near}, or soon after; use fewer "
+            "prepare.workers or a lower data.max_pixels; the next call goes on"
+        ) from error
+
+
+def _check_space(root: Path, needed: int) -> None:
+    """Raises OSError when the disk has too little room for `needed` bytes."""
+    free = shutil.disk_usage(root).free - _KEEP_FREE
+    if needed > free:
+        raise OSError(
+            f"{root}: the store needs about {needed / 1e9:.2f} GB more and the disk has "
+            f"{max(0, free) / 1e9:.2f} GB; free some, use prepare.format=jpeg or a lower "
+            "data.resolution; the next call goes on"
+        )
+
+
+def _one_thread() -> None:
+    os.environ["VIPS_CONCURRENCY"] = "1"  # the processes themselves are what runs at once
+
+
+def _convert(job: tuple) -> Item | str:
+    """Makes one item; or says why its source can't be read."""
+    split, label, path, file, root, recipe, max_pixels = job
+    try:
+        before = os.stat(path)
+        with open(path, "rb") as source:
+            digest = hashlib.file_digest(source, "sha256").hexdigest()
+        options = {
+            "channels": recipe.channels,
+            "max_pixels": max_pixels,
+            "window": recipe.window,
+            "srgb": recipe.srgb,
+            "breast": recipe.breast,
+        }
+        if recipe.breast:  # its size is known when it is cropped
+            whole = read_image(path, **options)
+            height, width = whole.shape[-2:]
+            image = geo.apply(whole, recipe.size, recipe.geometry)
+        else:
+            _, height, width = probe(path, max_pixels=max_pixels)
+            image = read_image(path, **options, size=recipe.size, geometry=recipe.geometry)
+    except UnreadableImageError as error:
+        return str(error)
+    except OSError as error:
+        return f"{path}: {error.strerror or error}"
+    target = root / file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        write_item(image, temporary, recipe)
+        temporary.replace(target)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"{target}: {reason}; mend that and run it again: it goes on") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Item(
+        file,
+        split,
+        label,
+        target.stat().st_size,
+        path,
+        (height, width),
+        before.st_size,
+        before.st_mtime_ns,
+        digest,
+    )
+
+
+def write_item(image: Tensor, path: Path, recipe: Recipe) -> None:
+    """Writes c h w uint8 in the recipe's format, and waits until it is on the disk."""
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    with path.open("wb") as file:
+        if recipe.format == "raw":
+            header = np.lib.format.header_data_from_array_1_0(pixels)
+            np.lib.format.write_array_header_1_0(file, header)
+            file.write(pixels.data)
+        else:
+            picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+            if recipe.format == "png":
+                picture.save(file, "png", compress_level=1)
+            else:
+                picture.save(file, "jpeg", quality=recipe.quality, subsampling=0)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _folder(label: str) -> str:
+    """A class's name as a folder's."""
+    return "".join(c if c.isalnum() or c in "-_. " else "_" for c in label).strip(". ") or "_"
+
+
+def _stem(path: str) -> str:
+    """A name for the item of `path`, the same in every call and different for every path."""
+    return f"{Path(path).stem[:80]}-{hashlib.sha256(path.encode()).hexdigest()[:10]}"
+
+
+def _remove_others(root: Path, wanted: set[str]) -> None:
+    """Removes items whose source is gone, and what killed workers left behind."""
+    for folder in (root / "train", root / "valid"):
+        for path in folder.rglob("*"):
+            if path.is_file() and path.relative_to(root).as_posix() not in wanted:
+                path.unlink()

@@ -1,0 +1,102 @@
+"""A store in an object store or on a web server, read through fsspec, as Lightning's own paths are.
+
+What is read is copied to this machine first, whole, and stays there: the second epoch is as fast as from
+a local store, and the images are the same bytes.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import fsspec
+
+from hct_lightning.data.reading.image import UnreadableImageError
+from hct_lightning.runs.files import write_whole
+
+_TRIES = 4  # a network fails now and then; after 1, 2 and 4 seconds
+
+
+def is_url(root: str | None) -> bool:
+    return root is not None and "://" in root
+
+
+class Mirror:
+    """A folder elsewhere, and the local one that holds what was read of it.
+
+    Args:
+        url: of the store, such as s3://bucket/store or https://host/store.
+        cache: local folder. Each store has its own in there, named by its `store.json`: when that
+            changes nothing of the old one is used.
+
+    Attributes:
+        folder: the local one; `store.json` is there.
+
+    Raises:
+        ValueError: when the store can't be reached, saying why.
+    """
+
+    def __init__(self, url: str, cache: str) -> None:
+        self.url = url.rstrip("/")
+        try:
+            self.files, self.root = fsspec.core.url_to_fs(self.url)
+            manifest = self.files.cat_file(f"{self.root}/store.json")
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"data.root={url}: there is no store.json; make a store with task=prepare and copy its folder there"
+            ) from error
+        except Exception as error:  # each protocol has its own, of packages that needn't be there
+            raise ValueError(f"data.root={url} can't be read: {error}") from error
+        name = hashlib.sha256(manifest).hexdigest()[:16]
+        self.folder = Path(cache).expanduser().resolve() / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self.folder / "store.json", manifest.decode())
+
+    def bring(self, file: str, size: int) -> None:
+        """Copies a file here unless it is here already. Several threads and processes may ask.
+
+        Args:
+            file: relative to the store.
+            size: its bytes.
+
+        Raises:
+            UnreadableImageError: when it is missing there, or of another size.
+            OSError: when the network or the disk fails.
+        """
+        target = self.folder / file
+        if target.exists():
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        os.close(handle)
+        try:
+            self._copy(file, temporary)
+            got = os.path.getsize(temporary)
+            if got != size:
+                raise UnreadableImageError(
+                    f"{self.url}/{file}: {got} bytes where store.json says {size}; copy the store there again"
+                )
+            os.replace(temporary, target)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+    def _copy(self, file: str, target: str) -> None:
+        source = f"{self.url}/{file}"
+        for attempt in range(_TRIES):
+            try:
+                self.files.get_file(f"{self.root}/{file}", target)
+                return
+            except FileNotFoundError as error:
+                raise UnreadableImageError(f"{source} is missing; copy the store there again") from error
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                    raise OSError(
+                        f"{self.folder}: the disk is full; give a larger one with data.cache=<folder>"
+                    ) from error
+                if attempt == _TRIES - 1:
+                    raise OSError(f"{source}: {error or type(error).__name__}") from error
+                time.sleep(2**attempt)

@@ -1,0 +1,178 @@
+"""Makes artifacts, whole or not at all, and holds them to the network that they come from."""
+
+import inspect
+import json
+import logging
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hct_lightning.deploy.artifact import (
+    FORMAT,
+    Artifact,
+    Exported,
+    digest,
+    instruction_set,
+    load_artifact,
+)
+from hct_lightning.deploy.int8.layers import layers, sqnr_db
+
+log = logging.getLogger(__name__)
+
+Exporter = Callable[..., Exported]
+
+
+class Reference:
+    """What the fp32 network answers on labelled images.
+
+    Args:
+        network: takes uint8 images, in eval mode.
+        batches: of uint8 images and labels, and whatever else; gone through once for each artifact.
+    """
+
+    def __init__(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor, Any]]) -> None:
+        self.batches = batches
+        with torch.inference_mode():
+            answers = [(network(images).float(), labels) for images, labels, *_ in batches]
+        logits, labels = zip(*answers, strict=True)
+        self.logits, self.labels = torch.cat(logits), torch.cat(labels)
+
+    def compare(self, artifact: Artifact) -> dict[str, float]:
+        """Accuracy before and after, agreement of the predictions, noise of the logits."""
+        logits = torch.cat([artifact.logits(images) for images, *_ in self.batches])
+        exact, given = self.logits.argmax(dim=1), logits.argmax(dim=1)
+        return {
+            "images": len(self.labels),
+            "accuracy_fp32": (exact == self.labels).float().mean().item(),
+            "accuracy": (given == self.labels).float().mean().item(),
+            "agreement": (given == exact).float().mean().item(),
+            "sqnr_db": sqnr_db(self.logits, logits),
+        }
+
+
+def export_artifact(
+    name: str,
+    exporter: Exporter,
+    network: nn.Module,
+    spec: Mapping[str, Any],
+    folder: Path,
+    *,
+    dynamic: bool = False,
+    calibration: Iterable[Tensor] | None = None,
+    reference: Reference | None = None,
+) -> Path:
+    """Makes the artifact `folder/name`, replacing an earlier one as a whole.
+
+    Args:
+        name: of the artifact.
+        exporter: called with the network, an example batch and the folder to write to.
+        network: takes uint8 images, in eval mode, on the CPU.
+        spec: see `hct_lightning.training.checkpoints`; says channels, resolution, classes and geometry.
+        folder: where artifacts lie.
+        dynamic: leave height and width open instead of fixing the resolution.
+        calibration: batches of uint8 training images; exporters to int8 need them.
+        reference: to compare the artifact with; its figures are kept beside the model.
+
+    Raises:
+        RuntimeError: when an fp32 artifact does not give the network's own answer.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target, making = folder / name, folder / f".{name}.tmp"
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir()
+    started = time.perf_counter()
+    try:
+        height, width = spec["resolution"]
+        shape = (1, spec["channels"], height, width)
+        generator = torch.Generator().manual_seed(0)
+        example = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        options = {"dynamic": dynamic}
+        if "calibration" in inspect.signature(exporter).parameters:
+            options["calibration"] = calibration
+        made = exporter(network, example, making, **options)
+        description = {
+            "format": FORMAT,
+            "name": name,
+            "runtime": made.runtime,
+            "precision": made.precision,
+            "file": made.file,
+            "input": {
+                "batch": made.batch,
+                "channels": spec["channels"],
+                "min": [128, 128] if dynamic else [height, width],
+                "max": None if dynamic else [height, width],
+                "multiple": made.multiple if dynamic else 1,
+                "layout": "NCHW uint8",
+            },
+            "classes": list(spec["classes"]),
+            "geometry": spec["geometry"],
+            "resolution": [height, width],
+            "window": spec.get("window"),
+            "size_bytes": sum(p.stat().st_size for p in making.iterdir()),
+            "sha256": {p.name: digest(p) for p in sorted(making.iterdir())},
+            "versions": {"torch": torch.__version__, "hct-lightning": version("hct-lightning")},
+            "instruction_set": instruction_set(),
+            "metrics": {},
+        }
+        write(description, making)
+        served = load_artifact(making)
+        with torch.inference_mode():
+            error = (served(example) - network(example).float().softmax(dim=1)).abs().max().item()
+        if made.precision == "fp32" and not error < 1e-3:
+            raise RuntimeError(f"{name} differs from the network by {error:.2g} in probability")
+        metrics = description["metrics"]
+        if made.int8:
+            metrics |= {f"int8_{kind}": count for kind, count in made.int8.items()}
+            metrics["layers"] = len(layers(network))
+        metrics["time_ms"] = latency_ms(served, example)
+        if reference:
+            metrics |= reference.compare(served)
+        write(description, making)
+        shutil.rmtree(target, ignore_errors=True)
+        making.replace(target)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    log.info(
+        "exported %s in %.1f s: %s -> %s",
+        name,
+        time.perf_counter() - started,
+        in_words(description),
+        target,
+    )
+    return target
+
+
+def write(description: Mapping[str, Any], folder: Path) -> None:
+    (folder / "artifact.json").write_text(json.dumps(description, indent=2) + "\n")
+
+
+def latency_ms(artifact: Artifact, image: Tensor) -> float:
+    """Median time of a call on one image, after three to warm up."""
+    times = []
+    for _ in range(8):
+        start = time.perf_counter()
+        artifact(image)
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times[3:])
+
+
+def in_words(description: Mapping[str, Any]) -> str:
+    """Size, time and what is known of the accuracy, in a line."""
+    metrics = description["metrics"]
+    words = [f"{description['size_bytes'] / 1e6:.2f} MB", f"{metrics['time_ms']:.1f} ms"]
+    if "layers" in metrics:
+        int8 = metrics["int8_convolutions"] + metrics["int8_linears"]
+        words.append(f"{int8} of {metrics['layers']} layers in int8")
+    if "accuracy" in metrics:
+        words.append(
+            f"accuracy {metrics['accuracy']:.4f} (fp32 {metrics['accuracy_fp32']:.4f}), "
+            f"agreement {metrics['agreement']:.4f}, SQNR {metrics['sqnr_db']:.1f} dB"
+        )
+    return ", ".join(words)

@@ -1,0 +1,21 @@
+"""Which layers can be int8, and the noise that it makes."""
+
+import torch
+from torch import Tensor, nn
+
+
+def layers(network: nn.Module) -> dict[str, nn.Module]:
+    """The convolutions and linears of `network`, by name: what can be int8."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
+
+
+def has_vnni() -> bool:
+    """Whether sums of full 8-bit products don't overflow here; else activations get 7 bits."""
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_vnni") or has.get("avx_vnni"))
+
+
+def sqnr_db(exact: Tensor, quantized: Tensor) -> float:
+    """Signal to quantization noise: 20 log10(|exact| / |exact - quantized|)."""
+    noise = (exact - quantized).norm().clamp_min(torch.finfo(torch.float32).tiny)
+    return (20 * torch.log10(exact.norm() / noise)).item()

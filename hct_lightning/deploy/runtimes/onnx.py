@@ -1,0 +1,54 @@
+"""ONNX: the format that most other runtimes read; served here by ONNX Runtime."""
+
+import copy
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hct_lightning.deploy.artifact import Exported
+from hct_lightning.deploy.extra import deploy_extra
+from hct_lightning.deploy.program import MULTIPLE, program
+
+with deploy_extra():
+    import onnxruntime
+
+FILE = "model.onnx"
+
+
+def export(network: nn.Module, example: Tensor, folder: Path, *, dynamic: bool) -> Exported:
+    """Writes `model.onnx` in fp32, weights inside.
+
+    Args:
+        network: takes uint8 images.
+        example: 1 c h w uint8.
+        folder: where the file is written.
+        dynamic: open height and width.
+    """
+    network = copy.deepcopy(network).float()
+    for name in ("onnxscript", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # a line for every constant
+    torch.onnx.export(
+        program(network, example, dynamic=dynamic),
+        f=str(folder / FILE),
+        input_names=["pixels"],
+        output_names=["logits"],
+        external_data=False,
+        verbose=False,
+    )
+    return Exported("onnx", "fp32", FILE, multiple=MULTIPLE)
+
+
+def load(file: Path, description: Mapping[str, Any], threads: int | None) -> Callable[[Tensor], Tensor]:
+    """1 c h w uint8 -> 1 classes logits."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+    def logits(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"pixels": images.contiguous().numpy()})[0])
+
+    return logits

@@ -1,0 +1,79 @@
+"""OpenVINO: the fast runtime on x86."""
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from hct_lightning.deploy.artifact import Exported
+from hct_lightning.deploy.extra import deploy_extra
+from hct_lightning.deploy.program import MULTIPLE, program
+
+with deploy_extra():
+    import openvino
+    from openvino.preprocess import PrePostProcessor
+
+FILE = "model.xml"  # the weights are in model.bin
+
+
+def convert(exported: ExportedProgram) -> openvino.Model:
+    """The program as an OpenVINO model in its own precision, `pixels` in, `logits` out."""
+    model = openvino.convert_model(exported)
+    model.input().set_names({"pixels"})
+    model.output().set_names({"logits"})
+    return model
+
+
+def save(model: openvino.Model, folder: Path) -> None:
+    """Writes `model.xml` and `model.bin`, weights as they are."""
+    openvino.save_model(model, folder / FILE, compress_to_fp16=False)
+
+
+def export(network: nn.Module, example: Tensor, folder: Path, *, dynamic: bool, precision: str) -> Exported:
+    """Writes `model.xml` and `model.bin`, whose weights stay fp32.
+
+    Args:
+        network: takes uint8 images.
+        example: 1 c h w uint8.
+        folder: where the files are written.
+        dynamic: open height and width.
+        precision: in which OpenVINO computes, `fp32` or `bf16`.
+    """
+    network = copy.deepcopy(network).float()
+    save(convert(program(network, example, dynamic=dynamic)), folder)
+    return Exported("openvino", precision, FILE, multiple=MULTIPLE)
+
+
+def compile_model(file: Path, precision: str, threads: int | None = None) -> openvino.CompiledModel:
+    """Compiles for interleaved pixels.
+
+    The file takes NCHW like every other, but images lie in memory as NHWC after decoding; this way
+    nothing is copied.
+    """
+    core = openvino.Core()
+    steps = PrePostProcessor(core.read_model(file))
+    steps.input().tensor().set_layout(openvino.Layout("NHWC"))
+    steps.input().model().set_layout(openvino.Layout("NCHW"))
+    options = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
+    }
+    if threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+    return core.compile_model(steps.build(), "CPU", options)
+
+
+def load(file: Path, description: Mapping[str, Any], threads: int | None) -> Callable[[Tensor], Tensor]:
+    """1 c h w uint8 -> 1 classes logits."""
+    request = compile_model(file, description["precision"], threads).create_infer_request()
+
+    def logits(images: Tensor) -> Tensor:
+        pixels = images.permute(0, 2, 3, 1).contiguous()
+        request.infer([openvino.Tensor(pixels.numpy(), shared_memory=True)])
+        return torch.from_numpy(request.get_output_tensor().data.copy())
+
+    return logits

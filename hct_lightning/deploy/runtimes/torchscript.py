@@ -1,0 +1,60 @@
+"""TorchScript: traced, frozen, channels_last inside. Everything deprecated of torch.jit is here."""
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hct_lightning.deploy.artifact import Exported
+
+FILE = "model.ts"
+
+
+class _ChannelsLast(nn.Module):
+    """The network on channels_last memory, whatever the caller's images have."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.contiguous(memory_format=torch.channels_last)).float()
+
+
+def export(network: nn.Module, example: Tensor, folder: Path, *, dynamic: bool) -> Exported:
+    """Traces `network` in fp32; the file takes any height and width from 128, `dynamic` or not.
+
+    Args:
+        network: takes uint8 images.
+        example: n c h w uint8.
+        folder: where `model.ts` is written.
+        dynamic: only what the artifact promises; the trace is the same.
+    """
+    network = copy.deepcopy(network).eval().float().to(memory_format=torch.channels_last)
+    save(network, example, folder)
+    return Exported("torchscript", "fp32", FILE, batch=None)
+
+
+def save(network: nn.Module, example: Tensor, folder: Path) -> None:
+    """Writes `network`, traced and frozen, to `folder/model.ts`."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        traced = torch.jit.trace(_ChannelsLast(network).eval(), example, check_trace=False)
+        torch.jit.save(torch.jit.freeze(traced), folder / FILE)
+
+
+def load(file: Path, description: Mapping[str, Any], threads: int | None) -> Callable[[Tensor], Tensor]:
+    """n c h w uint8 -> n classes logits."""
+    # Without this the second call of each new input shape compiles, for a second or more.
+    torch.jit.set_fusion_strategy([("STATIC", 0)])
+    return read(file)
+
+
+def read(file: Path) -> torch.jit.ScriptModule:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        return torch.jit.load(file, map_location="cpu").eval()

@@ -1,0 +1,105 @@
+"""Which devices a run uses, so that the same command runs everywhere with the same global batch."""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from hct_lightning.machine import slurm as job
+from hct_lightning.machine.runtime import resolve_accelerator
+
+
+class Devices(NamedTuple):
+    """What the trainer is given.
+
+    accelerator: `cuda`, `mps` or `cpu`.
+    devices: ranks on this node, or the GPUs by number.
+    num_nodes: machines.
+    global_batch: images per optimiser step over all ranks that were asked for.
+    note: what differs from what was asked for, and why; None when nothing does.
+    """
+
+    accelerator: str
+    devices: int | list[int]
+    num_nodes: int
+    global_batch: int
+    note: str | None = None
+
+    @property
+    def ranks_here(self) -> int:
+        return self.devices if isinstance(self.devices, int) else len(self.devices)
+
+    @property
+    def world(self) -> int:
+        return self.ranks_here * self.num_nodes
+
+
+def choose_devices(accelerator: str, devices: int | str | Sequence[int], num_nodes: int, batch_size: int) -> Devices:
+    """Fits the devices asked for to the machine.
+
+    With fewer GPUs than asked for it uses those; with none, as many CPU ranks as asked for. The
+    global batch is that of the devices asked for in either case. Under torchrun and srun the ranks
+    are those that they started.
+
+    Args:
+        accelerator: the option `trainer.accelerator`.
+        devices: the option `trainer.devices`: a number, GPU numbers, or `auto` for all there are.
+        num_nodes: the option `trainer.num_nodes`.
+        batch_size: images per device asked for and optimiser step.
+
+    Raises:
+        ValueError: for a number of devices that can't be; for tasks of a Slurm job that srun did not
+            start, or not alike on each node, or that do not see the GPUs of their node.
+    """
+    kind = resolve_accelerator(accelerator)
+    there = torch.cuda.device_count() if kind == "cuda" else 1
+    if devices in ("auto", -1, "-1"):
+        asked, use = there, there
+    elif isinstance(devices, int | str):
+        asked = use = int(devices)
+    else:
+        asked, use = len(devices), list(devices)
+    if asked < 1:
+        raise ValueError(f"trainer.devices={devices}: give at least 1, or auto")
+    global_batch = asked * num_nodes * batch_size
+
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        note = None if local == asked else f"torchrun started {local} ranks here, not {asked}"
+        return Devices(kind, local, world // local, global_batch, note)
+    if job.is_rank():
+        return _under_srun(kind, there, asked, num_nodes, global_batch)
+    if (tasks := job.tasks_without_srun()) > 1:
+        raise ValueError(
+            f"this Slurm job has {tasks} tasks, but srun did not start this process, which would wait "
+            "for the others for ever; use: srun python -m hct_lightning ..."
+        )
+    if kind == "cuda" and isinstance(use, int) and use > there:
+        note = f"{asked} GPUs asked for, {there} found: each accumulates, the global batch is the same"
+        return Devices(kind, there, num_nodes, global_batch, note)
+    if kind == "mps" and asked > 1:
+        note = f"{asked} devices asked for, 1 found: it accumulates, the global batch is the same"
+        return Devices(kind, 1, num_nodes, global_batch, note)
+    if kind == "cpu" and asked > 1:
+        note = f"no GPU: {asked} CPU ranks, {global_batch} images a step as on {asked} GPUs"
+        return Devices(kind, asked, num_nodes, global_batch, note)
+    return Devices(kind, use, num_nodes, global_batch)
+
+
+def _under_srun(kind: str, there: int, asked: int, num_nodes: int, global_batch: int) -> Devices:
+    world, nodes = int(os.environ["SLURM_NTASKS"]), int(os.environ["SLURM_NNODES"])
+    here = world // nodes
+    if here * nodes != world:
+        raise ValueError(
+            f"srun started {world} tasks on {nodes} nodes; give each node the same number, with --ntasks-per-node"
+        )
+    if kind == "cuda" and here > there:
+        raise ValueError(
+            f"srun started {here} tasks on this node, but each sees {there} GPUs; ask for the GPUs of "
+            f"a node, --gres=gpu:{here} (slurm.gres=gpu:{here}), and not for one per task"
+        )
+    note = None
+    if (here, nodes) != (asked, num_nodes):
+        note = f"srun started {nodes} x {here} ranks, not {num_nodes} x {asked}: the global batch is the same"
+    return Devices(kind, here, nodes, global_batch, note)

@@ -1,0 +1,100 @@
+"""What a run says at its beginning and its end, as lines and tables."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from hct_lightning.deploy.artifact import read_descriptions
+from hct_lightning.runs.console import results
+from hct_lightning.runs.folder import Run
+
+log = logging.getLogger(__name__)
+
+PARTS_SHOWN = {"loading": "load_s", "training": "train_s", "waiting": "wait_s", "running": "run_s"}
+
+
+def describe(summary: dict[str, Any]) -> None:
+    """Says in a few lines which data this is and what will be made of it."""
+    counts = summary["counts"]
+    log.info("data: %s", summary["source"])
+    for name, number in summary["images"].items():
+        each = ", ".join(f"{cls} {count}" for cls, count in counts[name].items())
+        log.info("  %s: %d images (%s)", name, number, each)
+    small, large = (f"{h}x{w}" for h, w in summary["source_size"].values())
+    height, width = summary["resolution"]
+    log.info(
+        "  %d channel(s), %s -> %dx%d (%s)",
+        summary["channels"],
+        small if small == large else f"{small} to {large}",
+        height,
+        width,
+        summary["geometry"],
+    )
+    for note in summary["notes"]:
+        log.info("  note: %s", note)
+
+
+def show_results(run: Run, trainer: Any, times: list[dict[str, float]]) -> None:
+    """Tables of results and times, and where things lie, on standard output."""
+    metrics = run.record["metrics"]
+    scores = Table("", "last epoch", title="Validation", title_justify="left")
+    for name in ("accuracy", "balanced_accuracy", "f1", "auroc", "loss"):
+        if f"val/{name}" in metrics:
+            scores.add_row(name.replace("_", " "), f"{metrics[f'val/{name}']:.4f}")
+    monitor = getattr(trainer.checkpoint_callback, "monitor", None)
+    if "best" in metrics:
+        scores.add_row(f"best {str(monitor).removeprefix('val/')}", f"{metrics['best']:.4f}")
+    clock = time_table(times, metrics.get("memory/peak_gib"))
+    places = Table("what", "where", title="Results", title_justify="left")
+    places.add_row("run", str(run.folder))
+    for name in ("best", "last"):
+        if (path := run.folder / "checkpoints" / f"{name}.ckpt").exists():
+            places.add_row(f"checkpoint ckpt={name}", str(path.relative_to(run.folder)))
+    for name, description in read_descriptions(run.folder / "artifacts").items():
+        size = f"{description['size_bytes'] / 1e6:.2f} MB"
+        places.add_row(f"artifact {name}, {size}", f"artifacts/{name}/")
+    places.add_row("every metric", "metrics.csv")
+    console = results()
+    for table in (scores, clock, places):
+        if table.row_count:
+            console.print(table)
+
+
+def time_table(times: list[dict[str, Any]], peak_gib: float | None) -> Table:
+    """Seconds per epoch, the mean over epochs: over the ranks, and of each where there are some."""
+    table = Table("per epoch", *PARTS_SHOWN, "images/s", "peak memory", title="Time")
+    table.title_justify = "left"
+    if not times:
+        return table
+
+    def seconds(rows: list[dict[str, float]]) -> list[str]:
+        return [f"{sum(r[part] for r in rows) / len(rows):.2f} s" for part in PARTS_SHOWN.values()]
+
+    images_s = sum(row["images_s"] for row in times) / len(times)
+    peak = "" if peak_gib is None else f"{peak_gib:.2f} GiB"
+    ranks = len(times[0]["ranks"])
+    name = "mean" if ranks == 1 else f"mean of {ranks} ranks"
+    table.add_row(name, *seconds(times), f"{images_s:.1f}", peak)
+    for rank in range(ranks if ranks > 1 else 0):
+        table.add_row(f"rank {rank}", *seconds([row["ranks"][rank] for row in times]))
+    return table
+
+
+def say_speed_up(times: list[dict[str, Any]], against: str) -> None:
+    """A line: how much faster an epoch's parts are than those of an earlier run, per image.
+
+    Raises:
+        ValueError: when the earlier run has no times.
+    """
+    earlier = Run(Path(against).expanduser()).record.get("epoch_times")
+    if not earlier:
+        raise ValueError(f"fit.against={against}: that run has recorded no epoch times")
+
+    def per_image(rows: list[dict[str, Any]], parts: tuple[str, ...]) -> float:
+        return sum(sum(r[part] for part in parts) / (r["images_s"] * r["run_s"]) for r in rows) / len(rows)
+
+    shown = {"loading": ("load_s",), "training": ("train_s", "wait_s"), "running": ("run_s",)}
+    ratios = (f"{name} {per_image(earlier, parts) / per_image(times, parts):.2f}" for name, parts in shown.items())
+    log.info("speed-up per image against %s: %s", against, ", ".join(ratios))

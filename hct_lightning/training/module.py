@@ -1,0 +1,182 @@
+"""The LightningModule: forward, loss, metrics, optimiser and schedule. It computes and logs."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import lightning
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassAUROC,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+)
+
+from hct_lightning.data.feeding.loader import Batch
+
+
+class Answers(NamedTuple):
+    """What the network said of validation images, on the CPU.
+
+    index: n int64, position in the split.
+    logits: n classes, fp32.
+    labels: n int64.
+    """
+
+    index: Tensor
+    logits: Tensor
+    labels: Tensor
+
+
+class ImageClassifier(lightning.LightningModule):
+    """Classifies uint8 images, b c h w.
+
+    Args:
+        network: takes uint8 images and gives logits, b classes.
+        classes: their names, sorted.
+        optimizer: takes parameters and `lr`, gives the optimiser.
+        schedule: see `hct_lightning.training.schedules`.
+        lr: the learning rate at a global batch of `reference_batch`.
+        reference_batch: images per step for which `lr` is meant.
+        global_batch: images per step over all devices; the rate grows with it linearly.
+        class_weights: one weight per class in the loss, 1 on average over the training images.
+        label_smoothing: of the cross-entropy.
+        spec: what rebuilds the network and feeds it (see `hct_lightning.training.checkpoints`), saved in
+            checkpoints.
+
+    Logs `train/loss`, `val/loss`, `val/accuracy`, `val/balanced_accuracy`, `val/f1` (macro) and
+    `val/auroc` (macro, one against the rest); all but the losses are fractions.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        classes: Sequence[str],
+        optimizer: Callable[..., torch.optim.Optimizer],
+        schedule: Callable[..., float],
+        lr: float,
+        reference_batch: int = 16,
+        global_batch: int = 16,
+        class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        spec: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not lr > 0:
+            raise ValueError(f"optim.lr={lr}: give a positive learning rate")
+        self.network = network
+        self.classes = list(classes)
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.scale = global_batch / reference_batch
+        self.lr = lr
+        self.label_smoothing = label_smoothing
+        self.register_buffer(
+            "class_weights",
+            torch.tensor(class_weights, dtype=torch.float32) if class_weights else None,
+            persistent=False,
+        )
+        self.save_hyperparameters({"spec": spec or {}})
+        n = len(self.classes)
+        # Computed of all ranks' answers at once, on every rank: see on_validation_epoch_end.
+        self.val_metrics = MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(n, average="micro"),
+                "balanced_accuracy": MulticlassAccuracy(n, average="macro"),
+                "f1": MulticlassF1Score(n, average="macro"),
+                "auroc": MulticlassAUROC(n, average="macro"),
+                "confusion": MulticlassConfusionMatrix(n),
+            }
+        )
+        self._answers: list[Answers] = []
+        self.confusion: Tensor | None = None
+        # What a micro-batch's summed loss is divided by, so that all images of a global batch weigh
+        # the same however they are divided; set with the micro-batches, else each batch's own size.
+        self.images_per_backward: float | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        total = F.cross_entropy(
+            self(batch.images).float(),
+            batch.labels,
+            weight=self.class_weights,
+            label_smoothing=self.label_smoothing,
+            reduction="sum",
+        )
+        size = len(batch.labels)
+        self.log(
+            "train/loss",
+            total.detach() / size,
+            prog_bar=True,
+            on_step=True,
+            on_epoch=True,
+            batch_size=size,
+            sync_dist=True,
+        )
+        return total / (self.images_per_backward or size)
+
+    def on_validation_epoch_start(self) -> None:
+        self._answers = []
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        logits = self(batch.images).float()
+        counted = batch.index >= 0  # the rest pads an uneven last round over the ranks
+        answers = batch.index, logits, batch.labels
+        self._answers.append(Answers(*(values[counted].cpu() for values in answers)))
+
+    def on_validation_epoch_end(self) -> None:
+        index, logits, labels = self._everyones_answers()
+        # In the order of the images: sums come out the same for any number of ranks.
+        order = index.argsort()
+        logits, labels = logits[order], labels[order]
+        values = self.val_metrics.cpu()(logits.softmax(dim=1), labels)
+        self.val_metrics.reset()
+        self.confusion = values.pop("confusion")
+        values["loss"] = F.cross_entropy(logits, labels)
+        shown = ("loss", "accuracy")
+        for name, value in values.items():
+            self.log(f"val/{name}", value.float(), prog_bar=name in shown, rank_zero_only=True)
+
+    def _everyones_answers(self) -> "Answers":
+        """This pass's answers of all ranks, some of which may have none."""
+        mine = Answers(*(torch.cat(values) for values in zip(*self._answers, strict=True)))
+        everyone = [mine]
+        if self.trainer.world_size > 1:
+            everyone = [None] * self.trainer.world_size
+            dist.all_gather_object(everyone, mine)
+        return Answers(*(torch.cat(values) for values in zip(*everyone, strict=True)))
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """b classes probabilities."""
+        return self(batch.images).float().softmax(dim=1)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        # Weight decay is for matrices and kernels, not for biases and norms (timm's convention).
+        by_kind = {True: [], False: []}
+        for parameter in self.parameters():
+            by_kind[parameter.ndim > 1].append(parameter)
+        groups = [{"params": by_kind[True]}, {"params": by_kind[False], "weight_decay": 0.0}]
+        optimizer = self.optimizer(groups, lr=self.lr * self.scale)
+        self.trainer.fit_loop.setup_data()  # else the batches of an epoch may not be known yet
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        multiplier = partial(
+            self.schedule,
+            steps_per_epoch=steps_per_epoch,
+            total_steps=total_steps,
+            scale=self.scale,
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: multiplier(step))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }

@@ -1,0 +1,74 @@
+"""The trainer of a run, from its configuration."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig
+
+from hct_lightning.machine.devices import Devices
+from hct_lightning.machine.runtime import resolve_precision
+from hct_lightning.training.metrics_csv import MetricsCSV
+
+# Lightning's advice on what is deliberate here.
+_EXPECTED = (
+    ".*does not have many workers.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*srun. command is available.*",
+    ".*number of training batches .* is smaller than the logging interval.*",
+    ".*LeafSpec.*",
+    ".*sync_dist=True.*",  # what is logged is the same on every rank, or meant to be rank 0's
+    "No (positive|negative) samples in targets.*",  # a class that validation lacks is noted at the start
+)
+
+
+def build_trainer(
+    cfg: DictConfig,
+    folder: Path,
+    devices: Devices,
+    *,
+    callbacks: list[Callback],
+    loggers: list[Any] | None = None,
+) -> lightning.Trainer:
+    """Lightning's Trainer with `cfg.trainer`, `auto` settings resolved, everything in `folder`.
+
+    Args:
+        cfg: the whole configuration.
+        folder: of the run.
+        devices: to run on.
+        callbacks: of this task.
+        loggers: beside metrics.csv; None logs nothing at all.
+    """
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # our own lines say what matters
+        logging.getLogger(name).handlers.clear()
+    for message in _EXPECTED:
+        warnings.filterwarnings("ignore", message)
+    if cfg.trainer.sync_batchnorm and devices.accelerator == "cpu":
+        raise ValueError(
+            "trainer.sync_batchnorm=true needs GPUs: PyTorch's SyncBatchNorm does not run on the CPU; "
+            "set it to false (each rank then normalises by its own micro-batch)"
+        )
+    strategy = cfg.trainer.strategy
+    if strategy == "auto" and devices.world > 1:
+        # Without the suffix DDP lays out its buckets anew after the first step of a process. In the
+        # first step of a resumed run more than two ranks' gradients would add up in another order.
+        strategy = "ddp_find_unused_parameters_true"
+    return instantiate(
+        cfg.trainer,
+        strategy=strategy,
+        accelerator=devices.accelerator,
+        devices=devices.devices,
+        num_nodes=devices.num_nodes,
+        precision=resolve_precision(cfg.trainer.precision, devices.accelerator),
+        accumulate_grad_batches=1,  # the MicroBatches callback decides
+        callbacks=callbacks,
+        logger=False if loggers is None else [MetricsCSV(folder), *loggers],
+        default_root_dir=str(folder),
+        enable_model_summary=False,
+        _convert_="all",
+    )

@@ -1,0 +1,114 @@
+"""Multirun on this machine: a process per point, failures kept apart, killed and finished."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hct_lightning.report.sweep import draw, mark_pareto
+from hct_lightning.training.checkpoints import load_checkpoint
+
+SHORT = ("trainer.max_epochs=1", "export=[]", "data.num_workers=0")
+
+
+def records(sweep: Path) -> list[dict]:
+    return [json.loads(file.read_text()) for file in sorted(sweep.glob("*/run.json"))]
+
+
+def test_a_point_that_fails_is_recorded_and_the_others_run(cli, tiny, tmp_path):
+    """The first asks for a batch that is larger than the data; the second has two ranks."""
+    done = cli(
+        "-m",
+        *tiny,
+        *SHORT,
+        "data.batch_size=400,4",
+        "trainer.devices=2",
+        f"hydra.sweep.dir={tmp_path}/sweep",
+        cwd=tmp_path,
+        status=1,
+    )
+    failed, completed = records(tmp_path / "sweep")
+    assert failed["status"] == "failed"
+    assert "fewer than one global batch of 800" in failed["reason"]
+    assert completed["status"] == "completed"
+    assert completed["global_batch"] == 8
+    points = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert [point["options"] for point in points] == [
+        {"data.batch_size": 400},
+        {"data.batch_size": 4},
+    ]
+    assert points[1]["accuracy"] == completed["metrics"]["best"]
+    assert "Pareto front" in done.stdout
+    assert "epoch 1/1" in done.stderr
+    assert (tmp_path / "sweep" / "1" / ".hydra" / "overrides.yaml").exists()
+
+
+@pytest.mark.slow
+def test_killed_and_gone_on_with_ends_where_an_undisturbed_sweep_does(cli, environment, tiny, tmp_path):
+    options = (
+        *tiny,
+        "export=[]",
+        "callbacks.last.every_steps=1",
+        "trainer.max_epochs=4",
+        "+sweeps=resolution_batch",
+        "data.resolution=128",
+        "data.batch_size=2,4,6",
+    )
+    cli("-m", *options, f"hydra.sweep.dir={tmp_path}/whole", cwd=tmp_path)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "hct_lightning", "-m", *options, f"hydra.sweep.dir={tmp_path}/cut"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not (tmp_path / "cut/1/checkpoints/last.ckpt").exists() and child.poll() is None:
+        time.sleep(0.01)
+    pids = [int(p) for p in Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()]
+    child.kill()
+    child.wait()
+    deadline = time.monotonic() + 5  # nothing goes on writing into the point's folder
+    while any(os.path.exists(f"/proc/{p}/exe") for p in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    before = (tmp_path / "cut" / "0" / "run.json").stat().st_mtime
+    assert load_checkpoint(tmp_path / "cut/1/checkpoints/last.ckpt")["global_step"] < 24
+    done = cli(f"run={tmp_path}/cut", cwd=tmp_path)
+    assert "done already" in done.stderr
+    assert "resuming from" in done.stderr
+    assert (tmp_path / "cut" / "0" / "run.json").stat().st_mtime == before
+    for name in "012":
+        whole, cut = (
+            load_checkpoint(tmp_path / sweep / name / "checkpoints" / "last.ckpt")["state_dict"]
+            for sweep in ("whole", "cut")
+        )
+        assert all((whole[key] == cut[key]).all() for key in whole)
+    assert (tmp_path / "cut" / "sweep.png").stat().st_size > 10_000
+
+
+def test_earlier_runs_are_swept_over_too(cli, trained, tmp_path):
+    """Other tasks put their results where they belong: into the runs."""
+    cli("-m", "task=validate", f"run={trained}", "ckpt=best,last", f"hydra.sweep.dir={tmp_path}/sweep", cwd=tmp_path)
+    for name in ("best", "last"):
+        assert (trained / "validate" / f"{name}.json").exists()
+
+
+def point(accuracy, images_s, peak_gib, **options):
+    return {"accuracy": accuracy, "images_s": images_s, "peak_gib": peak_gib, "options": options}
+
+
+def test_pareto_front_and_figure(tmp_path):
+    points = [
+        point(0.9, 10.0, 1.0, r=256, b=4),
+        point(0.9, 9.0, 1.0, r=512, b=4),  # slower than the first, and no better
+        point(0.95, 5.0, 2.0, r=512, b=8),
+        point(0.5, 11.0, 3.0, r=256, b=8),  # the fastest
+        point(None, None, None, r=1024, b=8),
+    ]
+    mark_pareto(points)
+    assert [p["pareto"] for p in points] == [True, False, True, True, False]
+    assert draw(points, tmp_path / "sweep.png")
+    assert not draw([point(0.9, 1.0, 1.0, optim="sgd")], tmp_path / "none.png")

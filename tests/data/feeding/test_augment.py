@@ -1,0 +1,141 @@
+"""Augmentation: what it does, and that nothing but (seed, epoch, index) decides it."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hct_lightning.data.feeding.augment import Augmentation, mirrored
+from hct_lightning.data.feeding.loader import Batch
+
+EVERYTHING = {
+    "flip": 0.5,
+    "vertical_flip": 0.5,
+    "quarter_turns": 0.5,
+    "jitter": 5,
+    "brightness": 0.3,
+    "contrast": 0.3,
+}
+
+
+def batch_of(indices: list[int], height: int = 24, width: int = 24) -> Batch:
+    """The image of an index is always the same noise; its class is index % 3."""
+    images = [
+        torch.from_numpy(np.random.default_rng(i).integers(0, 256, (height, width, 3), np.uint8)).permute(2, 0, 1)
+        for i in indices
+    ]
+    images = torch.stack(images).contiguous(memory_format=torch.channels_last)
+    return Batch(images, torch.tensor([i % 3 for i in indices]), torch.tensor(indices))
+
+
+def changed(indices: list[int], *, seed: int = 0, epoch: int = 0, **options) -> Batch:
+    return Augmentation(**options)(batch_of(indices), seed=seed, epoch=epoch, classes=3)
+
+
+def test_an_image_is_changed_alike_in_whatever_batch_it_stands():
+    together = changed(list(range(12)), **EVERYTHING)
+    assert not torch.equal(together.images, batch_of(list(range(12))).images)
+    for parts in ([[3], [7, 0]], [[11, 10, 9, 8]]):
+        for part in parts:
+            assert torch.equal(changed(part, **EVERYTHING).images, together.images[part])
+    for other in ({"seed": 1}, {"epoch": 1}):
+        assert not torch.equal(changed(list(range(12)), **EVERYTHING, **other).images, together.images)
+
+
+def test_options_do_not_shift_one_another():
+    """Whether an image is flipped does not hang on what else is done to it."""
+    alone = changed(list(range(32)), flip=0.5).images
+    with_turns = changed(list(range(32)), flip=0.5, quarter_turns=1e-9, jitter=0).images
+    assert torch.equal(alone, with_turns)
+
+
+@pytest.mark.parametrize(
+    ("options", "undo"),
+    [
+        ({"flip": 1}, lambda x: x.flip(-1)),
+        ({"vertical_flip": 1}, lambda x: x.flip(-2)),
+    ],
+)
+def test_flips(options, undo):
+    assert torch.equal(undo(changed([0, 1], **options).images), batch_of([0, 1]).images)
+
+
+def test_quarter_turns_are_all_three_and_keep_the_shape():
+    images, originals = changed(list(range(30)), quarter_turns=1).images, batch_of(list(range(30)))
+    turns = [
+        next(k for k in (1, 2, 3) if torch.equal(image, original.rot90(k, (1, 2))))
+        for image, original in zip(images, originals.images, strict=True)
+    ]
+    assert set(turns) == {1, 2, 3}
+    oblong = batch_of([0, 1, 2], 10, 20)
+    want = oblong.images.rot90(2, (2, 3))
+    assert torch.equal(Augmentation(quarter_turns=1)(oblong, seed=0, epoch=0, classes=3).images, want)
+
+
+def test_jitter_moves_the_crop_at_full_resolution_and_mirrors_its_ends():
+    moved, original = changed([5], jitter=6).images[0], batch_of([5]).images[0]
+    padded = F.pad(original[None].float(), (6, 6, 6, 6), mode="reflect")[0].byte()  # the slow twin
+    places = [(y, x) for y in range(13) for x in range(13) if torch.equal(padded[:, y : y + 24, x : x + 24], moved)]
+    assert len(places) == 1
+    assert len({tuple(changed([i], jitter=6).images.flatten()[:9].tolist()) for i in range(8)}) == 8
+
+
+@pytest.mark.parametrize(("size", "shift"), [(5, 2), (5, -2), (5, 0), (5, 9), (1, 3), (2, -7)])
+def test_mirrored(size, shift):
+    walk = list(range(size)) + list(range(size - 2, 0, -1))  # to and fro
+    want = [walk[(i + shift) % len(walk)] for i in range(size)]
+    assert mirrored(size, shift).tolist() == want
+
+
+def test_brightness_and_contrast_stay_within_their_factors():
+    grey = Batch(torch.full((40, 3, 4, 4), 100, dtype=torch.uint8), torch.zeros(40), torch.arange(40))
+    seen = Augmentation(brightness=0.2)(grey, seed=0, epoch=0, classes=3).images[:, 0, 0, 0]
+    assert seen.min() >= 80
+    assert seen.max() <= 120
+    assert seen.unique().numel() > 15
+    spread = changed(list(range(20)), contrast=0.5).images.float().std(dim=(1, 2, 3))
+    ratio = spread / batch_of(list(range(20))).images.float().std(dim=(1, 2, 3))
+    assert 0.4 < ratio.min() < 0.8
+    assert 1.05 < ratio.max() < 1.5
+
+
+def test_mixup_mixes_images_and_labels_by_the_same_share():
+    originals, mixed = batch_of([4, 9, 11]), changed([4, 9, 11], mixup=1.0)
+    assert mixed.labels.sum(1).tolist() == pytest.approx([1, 1, 1])
+    one_hot = F.one_hot(originals.labels, 3).float()
+    for n, other in ((0, 2), (1, 0), (2, 1)):
+        share = mixed.labels[n][originals.labels[other]].item()
+        want = torch.lerp(originals.images[n].float(), originals.images[other].float(), share)
+        assert (mixed.images[n].float() - want).abs().max() <= 0.6
+        assert torch.allclose(mixed.labels[n], torch.lerp(one_hot[n], one_hot[other], share))
+    assert mixed.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_cutmix_pastes_a_box_whose_area_is_its_share():
+    originals, mixed = batch_of([4, 9, 11]), changed([4, 9, 11], cutmix=1.0)
+    for n, other in ((0, 2), (1, 0), (2, 1)):
+        pasted = (mixed.images[n] != originals.images[n]).any(0)
+        rows, columns = pasted.any(1).nonzero(), pasted.any(0).nonzero()
+        share = mixed.labels[n][originals.labels[other]].item()
+        box = 0 if not len(rows) else (rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1)
+        assert share == pytest.approx(float(box) / 24**2, abs=0.02)
+        assert torch.equal(mixed.images[n][:, pasted], originals.images[other][:, pasted])
+
+
+def test_one_image_alone_is_not_mixed():
+    mixed = changed([4], mixup=1.0, cutmix=1.0)
+    assert torch.equal(mixed.images, batch_of([4]).images)
+    assert mixed.labels.tolist() == [[0, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"flip": 1.5}, r"data\.flip=1\.5: give 0 to 1"),
+        ({"contrast": -1}, r"data\.augment\.contrast=-1: give 0 to 1"),
+        ({"jitter": -3}, r"data\.augment\.jitter=-3: give 0 to inf"),
+    ],
+)
+def test_a_value_out_of_range_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        Augmentation(**options)

@@ -1,0 +1,205 @@
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import BatchSampler
+
+from hct_lightning.data.feeding.loader import Batch, Images, Loader, auto_workers
+from hct_lightning.data.reading.image import UnreadableImageError
+from hct_lightning.data.reading.readers import FileReader, Reader, Reduced
+from hct_lightning.machine import runtime
+
+
+def noise(root: Path, count: int, size: tuple[int, int] = (40, 60), mode: str = "RGB") -> list[str]:
+    rng = np.random.default_rng(0)
+    paths = [str(root / f"{i}.png") for i in range(count)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).convert(mode).save(path)
+    return paths
+
+
+def dataset(paths: list[str], **options) -> Images:
+    defaults = {"channels": 3, "size": (32, 32), "geometry": "cover", "max_pixels": 10**6}
+    return Images(paths, list(range(len(paths))), FileReader(**(defaults | options)))
+
+
+def batches(size: int, batch_size: int) -> BatchSampler:
+    return BatchSampler(range(size), batch_size, drop_last=False)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("size", [(40, 60), (32, 32), (31, 60), (20, 24)])  # read, resized, cropped
+@pytest.mark.parametrize("geometry", ["cover", "paper"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_hold_the_images_in_channels_last(tmp_path, workers, geometry, size, count, channels):
+    images = dataset(noise(tmp_path, count), channels=channels, size=size, geometry=geometry)
+    [batch] = Loader(images, [list(range(count))], num_workers=workers)
+    alone = [images.reader(path) for path in images.paths]
+    assert torch.equal(batch.images, torch.stack(alone))
+    assert all(torch.equal(images[i][0], alone[i]) for i in range(count))
+    assert batch.images.dtype == torch.uint8
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.labels.tolist() == batch.index.tolist() == list(range(count))
+    assert batch.labels.dtype == batch.index.dtype == torch.int64
+
+
+def test_padding_shows_an_image_and_says_so(tmp_path):
+    images = dataset(noise(tmp_path, 3))
+    for i in range(3):
+        image, label, index = images[-1 - i]
+        assert torch.equal(image, images[i][0])
+        assert (label, index) == (i, -1 - i)
+
+
+def test_the_window_reaches_the_reader(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.full((32, 32), 500, np.uint16)).save(path)
+    assert dataset([str(path)], window=(0, 1000))[0][0].unique().tolist() == [128]
+
+
+def test_the_control_takes_the_detail_and_keeps_the_size(tmp_path):
+    # Stripes of two pixels on a coarse ramp: what is fine goes, what is coarse stays.
+    ramp = np.linspace(40, 215, 256)[None].repeat(256, 0)
+    stripes = np.where(np.arange(256) // 2 % 2, 30, -30)[:, None]
+    Image.fromarray((ramp + stripes).astype(np.uint8)).save(tmp_path / "a.png")
+    reader = dataset([], channels=1, size=(256, 256)).reader
+    full = reader(str(tmp_path / "a.png"))[0].float()
+    control = Reduced(reader, 32)(str(tmp_path / "a.png"))[0].float()
+    assert control.shape == full.shape
+    assert full.std(dim=0).mean() > 25
+    assert control[8:-8].std(dim=0).mean() < 1
+    assert (control - torch.from_numpy(ramp))[8:-8, 8:-8].abs().mean() < 2
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_the_loader_gives_every_batch_in_order_and_counts_the_wait(tmp_path, workers):
+    loader = Loader(dataset(noise(tmp_path, 5)), batches(5, 2), num_workers=workers)
+    assert len(loader) == 3
+    waited = [loader.waited_s]
+    for _ in range(2):
+        start = time.perf_counter()
+        seen = list(loader)
+        elapsed = time.perf_counter() - start
+        assert [batch.index.tolist() for batch in seen] == [[0, 1], [2, 3], [4]]
+        assert all(isinstance(batch, Batch) for batch in seen)
+        waited.append(loader.waited_s)
+        assert 0 < waited[-1] - waited[-2] <= elapsed
+
+
+class Slow(Reader):
+    """Takes 50 ms; counts how many are being read and have been."""
+
+    shape = (2, 2, 1)
+
+    def __init__(self) -> None:
+        self.now = self.most = self.done = 0
+
+    def into(self, path: str, place: np.ndarray) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        time.sleep(0.05)
+        place[:] = int(path)
+        self.now -= 1
+        self.done += 1
+
+
+def slow(count: int) -> Images:
+    return Images([str(i) for i in range(count)], [0] * count, Slow())
+
+
+def test_the_wait_is_the_loaders_not_the_loops():
+    loader = Loader(slow(3), batches(3, 1))
+    for _ in loader:
+        time.sleep(0.2)  # training: not waiting for the loader
+    assert 0.15 <= loader.waited_s < 0.6
+
+
+def test_what_is_read_ahead_is_not_waited_for():
+    loader = Loader(slow(8), batches(8, 1), num_workers=1, prefetch_factor=1)
+    for _ in loader:
+        time.sleep(0.2)
+    assert loader.waited_s < 0.2  # the first one; without reading ahead 0.4
+
+
+def test_as_many_are_read_at_once_as_there_are_workers_and_no_more_than_a_few_ahead():
+    images = slow(40)
+    reader = images.reader
+    for n, batch in enumerate(Loader(images, batches(40, 2), num_workers=4, prefetch_factor=2)):
+        assert batch.images[:, 0, 0, 0].tolist() == [2 * n, 2 * n + 1]
+        assert reader.done + reader.now <= 2 * (n + 1) + 2 * (2 + 4 // 2)
+    assert reader.most == 4
+
+
+def test_a_loop_that_stops_early_leaves_no_thread_behind():
+    before = threading.active_count()
+    iterator = iter(Loader(slow(20), batches(20, 1), num_workers=2))
+    next(iterator)
+    assert threading.active_count() > before
+    iterator.close()
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
+def test_the_loader_has_no_state():
+    loader = Loader(slow(3), batches(3, 1))
+    loader.load_state_dict(loader.state_dict())
+    assert len(list(loader)) == 3
+
+
+def cut(path: str) -> None:
+    whole = Path(path).read_bytes()
+    Path(path).write_bytes(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_file_is_named(tmp_path, workers):
+    paths = noise(tmp_path, 4)
+    cut(paths[2])
+    with pytest.raises(UnreadableImageError) as raised:
+        list(Loader(dataset(paths), batches(4, 1), num_workers=workers))
+    message = str(raised.value)
+    assert message.startswith(f"{paths[2]}: ")
+    assert message.endswith("; remove or replace the file")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_file_can_be_skipped(tmp_path, workers):
+    paths = noise(tmp_path, 4)
+    cut(paths[2])
+    Path(paths[3]).unlink()
+    for replace in (False, True):
+        images = dataset(paths)
+        images.skipped, images.replace = {}, replace
+        [batch] = Loader(images, [[0, 1, 2, 3]], num_workers=workers)
+        assert set(images.skipped) == set(paths[2:])
+        assert "no such file" in images.skipped[paths[3]]
+        if replace:  # by the next that can be read
+            assert batch.labels.tolist() == [0, 1, 0, 0]
+            assert batch.index.tolist() == [0, 1, 2, 3]
+            assert torch.equal(batch.images[2], batch.images[0])
+        else:  # black, and not counted
+            assert batch.labels.tolist() == [0, 1, 2, 3]
+            assert batch.index.tolist() == [0, 1, -3, -4]
+            assert not batch.images[2:].any()
+    for path in paths[:2]:
+        cut(path)
+    images = dataset(paths)
+    images.skipped, images.replace = {}, True
+    with pytest.raises(UnreadableImageError, match="none of the 4 images can be read"):
+        images[1]
+
+
+def test_auto_workers():
+    assert auto_workers(0) == 0
+    assert auto_workers("3", ranks_here=4) == 3
+    cpus = runtime.cpu_count()
+    assert auto_workers("auto") == min(8, max(1, cpus - 1))
+    assert auto_workers("auto", ranks_here=1000) == 1

@@ -1,0 +1,195 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hct_lightning.data.reading.image import UnreadableImageError, is_image, probe, read_image
+
+LIMIT = 10**6
+ANY_MODE = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F")
+STORES = {
+    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
+    "JPEG": ("L", "RGB", "CMYK"),
+    "WEBP": ("RGB", "RGBA"),
+    "TIFF": ANY_MODE,
+    "BMP": ("1", "L", "P", "RGB"),
+}
+GREY = {"1", "L", "LA", "I;16", "F"}
+# Blocks of 16 pixels, in whose middle JPEG and WebP keep the colour.
+COLOURS = np.array([[[200, 40, 90], [20, 220, 60], [0, 0, 0]], [[255] * 3, [90, 90, 90], [30, 60, 250]]])
+PICTURE = np.kron(COLOURS, np.ones((16, 16, 1))).astype(np.uint8)  # 32 48 3
+
+
+def store(path: Path, mode: str, file_format: str, picture: np.ndarray = PICTURE, **options) -> Path:
+    """Writes the picture in a mode of Pillow's."""
+    image = Image.fromarray(picture)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    elif mode == "F":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.float32) / 1000 - 0.1)
+    else:
+        image = image.convert(mode)
+    image.save(path, file_format, **options)
+    return path
+
+
+def read(path: Path, channels: int = 3, **options) -> torch.Tensor:
+    return read_image(path, channels, max_pixels=LIMIT, **options)
+
+
+def store_values(path: Path, values: list, dtype: type) -> Path:
+    Image.fromarray(np.array([values], dtype)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(("file_format", "mode"), [(f, m) for f, modes in STORES.items() for m in modes])
+def test_every_mode_is_read_as_grey_and_as_colour(tmp_path, file_format, mode):
+    path = store(tmp_path / "image", mode, file_format)  # Pillow goes by content, not by name
+    stored = Image.fromarray(PICTURE).convert("L" if mode in {"I;16", "F"} else mode)
+    for channels, wanted in ((1, "L"), (3, "RGB")):
+        image = read(path, channels)
+        expected = np.asarray(stored.convert(wanted)).reshape(32, 48, channels)
+        assert image.dtype == torch.uint8
+        difference = image.permute(1, 2, 0).numpy().astype(int) - expected
+        if file_format in ("JPEG", "WEBP"):
+            assert np.abs(difference[8::16, 8::16]).max() <= 4
+        else:
+            assert np.abs(difference).max() <= 1
+        assert image.permute(1, 2, 0).is_contiguous()  # h w c underneath
+        image[:] = 0  # its own memory, writable
+    assert probe(path, max_pixels=LIMIT) == (1 if mode in GREY else 3, 32, 48)
+
+
+def test_transparency_is_dropped_without_a_word(tmp_path):
+    palette = Image.fromarray(PICTURE).quantize(8)
+    palette.save(tmp_path / "palette.png", transparency=bytes(range(0, 256, 32)))
+    assert torch.equal(read(tmp_path / "palette.png"), read(store(tmp_path / "b.png", "RGB", "PNG")))
+    faint = np.dstack([PICTURE, np.full((32, 48), 3, np.uint8)])
+    Image.fromarray(faint).save(tmp_path / "faint.png")
+    assert np.array_equal(read(tmp_path / "faint.png").permute(1, 2, 0), PICTURE)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "mode"),
+    [(f, m) for f, modes in STORES.items() for m in modes if f != "BMP"],  # which has no EXIF
+)
+def test_exif_orientation(tmp_path, file_format, mode):
+    upright = read(store(tmp_path / "upright", mode, file_format))
+    for orientation, turn in {
+        1: lambda x: x,
+        2: lambda x: x.flip(2),
+        3: lambda x: x.flip(1, 2),
+        4: lambda x: x.flip(1),
+        5: lambda x: x.mT,
+        6: lambda x: x.rot90(-1, (1, 2)),
+        7: lambda x: x.flip(1, 2).mT,
+        8: lambda x: x.rot90(1, (1, 2)),
+        9: lambda x: x,  # no such orientation
+    }.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = store(tmp_path / f"{orientation}", mode, file_format, exif=exif)
+        image = read(path)
+        assert torch.equal(image, turn(upright)), orientation
+        assert probe(path, max_pixels=LIMIT)[1:] == image.shape[1:]
+        assert image.permute(1, 2, 0).is_contiguous()
+
+
+def test_a_photograph(photos):
+    path = photos / "Animal/canyon-wren.jpg"
+    assert probe(path, max_pixels=2**24) == (3, 2160, 3840)
+    image = read_image(path, 3, max_pixels=2**24)
+    assert np.array_equal(image.permute(1, 2, 0), np.asarray(Image.open(path)))
+    grey = read_image(str(path), 1, max_pixels=2**24)
+    assert grey.shape == (1, 2160, 3840)
+
+
+def test_16_bit_is_windowed_to_its_full_range(tmp_path):
+    path = store_values(tmp_path / "a.png", [0, 1, 257, 32768, 65535], np.uint16)
+    assert read(path, 1).tolist() == [[[0, 0, 1, 128, 255]]]
+    # What an image happens to hold doesn't change how it is shown.
+    dark = store_values(tmp_path / "dark.png", [0, 1, 1, 0, 1], np.uint16)
+    assert read(dark, 1).tolist() == [[[0, 0, 0, 0, 0]]]
+    assert read(path, 3).shape == (3, 1, 5)
+
+
+@pytest.mark.parametrize("scale", [0.001, 1, 1000])
+@pytest.mark.parametrize("offset", [0, -3])
+def test_floats_are_windowed_to_their_own_range(tmp_path, scale, offset):
+    values = [scale * (x + offset) for x in (0, 1, 2, 5)]
+    path = store_values(tmp_path / "a.tiff", values, np.float32)
+    assert read(path, 1).tolist() == [[[0, 51, 102, 255]]]
+
+
+def test_the_window_is_an_option(tmp_path):
+    ct = store_values(tmp_path / "ct.tiff", [-1000, -160, 40, 240, 3000], np.int32)
+    assert read(ct, 1, window=(-160, 240)).tolist() == [[[0, 0, 128, 255, 255]]]
+    floats = store_values(tmp_path / "float.tiff", [-1, 0, 0.5, 1, 9], np.float32)
+    assert read(floats, 1, window=(0, 1)).tolist() == [[[0, 0, 128, 255, 255]]]
+    eight_bit = store_values(tmp_path / "eight.png", [0, 100, 255], np.uint8)
+    assert read(eight_bit, 1, window=(0, 1)).tolist() == [[[0, 100, 255]]]
+
+
+def test_what_is_not_finite_is_windowed_too(tmp_path):
+    path = store_values(tmp_path / "a.tiff", [np.nan, -np.inf, 2, 3, np.inf], np.float32)
+    assert read(path, 1).tolist() == [[[0, 0, 0, 255, 255]]]
+    assert read(path, 1, window=(1, 5)).tolist() == [[[0, 0, 64, 128, 255]]]
+
+
+def test_a_constant_image_is_black(tmp_path):
+    assert read(store_values(tmp_path / "a.tiff", [7, 7], np.float32), 1).tolist() == [[[0, 0]]]
+
+
+def cut(path: Path, share: float) -> Path:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    return path
+
+
+# Pillow warns about some damaged TIFFs before it refuses them.
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("share", [0, 0.01, 0.1, 0.6, 0.9])
+@pytest.mark.parametrize("file_format", list(STORES))
+def test_truncated_files_are_named(tmp_path, file_format, share):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 70, 3), np.uint8)
+    path = cut(store(tmp_path / "cut.png", "RGB", file_format, noise), share)
+    with pytest.raises(UnreadableImageError, match=r"cut\.png: .+; remove or replace the file"):
+        read(path)
+
+
+def test_every_reason_is_given(tmp_path):
+    text = tmp_path / "text.jpg"
+    text.write_text("not an image")
+    fits = store(tmp_path / "large.png", "RGB", "PNG")
+    nan = store_values(tmp_path / "nan.tiff", [np.nan, np.nan], np.float32)
+    for path, reason in (
+        (text, "not an image"),
+        (tmp_path / "absent.png", "no such file"),
+        (tmp_path, "directory"),
+        (nan, "no finite value"),
+    ):
+        with pytest.raises(UnreadableImageError, match=reason) as raised:
+            read(path)
+        assert str(path) in str(raised.value)
+        if path != nan:  # which only the pixels tell
+            with pytest.raises(UnreadableImageError, match=reason):
+                probe(path, max_pixels=LIMIT)
+    for look in (probe, lambda path, max_pixels: read_image(path, 3, max_pixels=max_pixels)):
+        look(fits, max_pixels=32 * 48)
+        with pytest.raises(UnreadableImageError, match=r"large\.png: 48x32 .* data\.max_pixels=1535"):
+            look(fits, max_pixels=32 * 48 - 1)
+
+
+def test_a_huge_header_is_refused_without_pillows_warning(tmp_path):
+    path = tmp_path / "bomb.png"
+    Image.new("1", (20_000, 20_000)).save(path)  # 50 kB; Pillow itself warns above 90 megapixels
+    assert probe(path, max_pixels=2**30) == (1, 20_000, 20_000)
+    with pytest.raises(UnreadableImageError, match=r"data\.max_pixels=1000000"):
+        read(path)
+
+
+def test_is_image():
+    assert all(is_image(Path(name)) for name in ("a.jpg", "b.JPEG", "c.Tif", "d.e.png"))
+    assert not any(is_image(Path(name)) for name in ("a.txt", "._a.jpg", ".png", "jpg", "a.jpg.part"))

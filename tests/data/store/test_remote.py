@@ -1,0 +1,182 @@
+"""A store behind a web server: the same images as from its folder, fetched once."""
+
+import functools
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hct_lightning.data.catalogue import Catalogue, Split, resolve_root
+from hct_lightning.data.reading.image import UnreadableImageError
+from hct_lightning.data.store.prepare import prepare
+from hct_lightning.data.store.store import remote, store
+
+
+class Web:
+    """A server of a folder: what was asked of it, and how many of the next answers fail."""
+
+    def __init__(self, folder: Path) -> None:
+        self.asked: list[str] = []
+        self.failing = 0
+        web = self
+
+        class Handler(SimpleHTTPRequestHandler):
+            def do_GET(self) -> None:
+                web.asked.append(self.path)
+                if web.failing:
+                    web.failing -= 1
+                    self.send_error(503)
+                else:
+                    super().do_GET()
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Web]:
+    server = Web(tmp_path)
+    yield server
+    server.server.shutdown()
+    server.server.server_close()
+
+
+def make(photos: Path, root: Path, file_format: str = "raw") -> store.Store:
+    paths = sorted(str(path) for path in photos.rglob("*.jpg"))[:4]
+    recipe = store.Recipe(
+        size=(96, 128),
+        geometry="cover",
+        channels=3,
+        window=None,
+        srgb=False,
+        breast=False,
+        format=file_format,
+        quality=None,
+    )
+    prepare(
+        Catalogue("pictures", ("a", "b"), Split(paths, [0, 1, 0, 1]), Split()),
+        recipe,
+        root,
+        max_pixels=2**26,
+        workers=1,
+        skip_unreadable=False,
+        progress=lambda items, _: items,
+    )
+    return store.Store(root)
+
+
+def pixels(found: Catalogue, size: tuple[int, int] = (96, 128)) -> np.ndarray:
+    reader = found.store.reader(size, "cover")
+    places = np.empty((len(found.train), *reader.shape), np.uint8)
+    for path, place in zip(found.train.paths, places, strict=True):
+        reader.into(path, place)
+    return places
+
+
+@pytest.mark.parametrize("file_format", ["raw", "png"])
+def test_its_images_are_those_of_the_folder_and_come_once(tmp_path, photos, web, file_format):
+    local = make(photos, tmp_path / "store", file_format).catalogue()
+    cache = str(tmp_path / "cache")
+    found = store.catalogue(f"{web.url}/store/", cache)
+    assert (found.classes, found.train.labels) == (local.classes, local.train.labels)
+    assert len(web.asked) == 1, "only store.json is read before an image is wanted"
+    assert np.array_equal(pixels(found), pixels(local))
+    assert np.array_equal(pixels(found, (48, 64)), pixels(local, (48, 64)))
+    again = store.catalogue(f"{web.url}/store", cache)
+    assert np.array_equal(pixels(again), pixels(local))
+    assert len(web.asked) == 2 + 4, "store.json twice, each item once"
+
+
+def test_a_store_that_was_made_anew_is_read_anew(tmp_path, photos, web):
+    make(photos, tmp_path / "store")
+    cache = str(tmp_path / "cache")
+    before = pixels(store.catalogue(f"{web.url}/store", cache))
+    manifest = tmp_path / "store" / "store.json"
+    facts = json.loads(manifest.read_text())
+    for item in facts["items"]:
+        item["sha256"] = "0" * 64  # of another source file
+        path = tmp_path / "store" / item["file"]
+        np.save(path, 255 - np.load(path))
+    manifest.write_text(json.dumps(facts))
+    after = pixels(store.catalogue(f"{web.url}/store", cache))
+    assert np.array_equal(after, 255 - before)
+
+
+def test_many_threads_want_one_item(tmp_path, photos, web):
+    item = make(photos, tmp_path / "store").items[0]
+    mirror = remote.Mirror(f"{web.url}/store", str(tmp_path / "cache"))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: mirror.bring(item.file, item.bytes), range(8)))
+    held = [path for path in mirror.folder.rglob("*") if path.is_file()]
+    assert {path.name for path in held} == {"store.json", Path(item.file).name}
+    assert (mirror.folder / item.file).read_bytes() == (tmp_path / "store" / item.file).read_bytes()
+
+
+def test_a_network_that_fails_now_and_then(tmp_path, photos, web, monkeypatch):
+    item = make(photos, tmp_path / "store").items[0]
+    mirror = remote.Mirror(f"{web.url}/store", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote.time, "sleep", lambda _: None)
+    web.failing = 2
+    mirror.bring(item.file, item.bytes)
+    assert (mirror.folder / item.file).stat().st_size == item.bytes
+    web.failing = 100
+    with pytest.raises(OSError, match=r"http://.*503"):
+        mirror.bring("train/a/another.npy", 5)
+
+
+def test_what_is_missing_or_cut_off_is_named(tmp_path, photos, web):
+    first, second, *_ = make(photos, tmp_path / "store").items
+    mirror = remote.Mirror(f"{web.url}/store", str(tmp_path / "cache"))
+    (tmp_path / "store" / first.file).unlink()
+    with pytest.raises(UnreadableImageError, match=f"{first.file} is missing"):
+        mirror.bring(first.file, first.bytes)
+    with (tmp_path / "store" / second.file).open("r+b") as file:
+        file.truncate(second.bytes // 2)
+    with pytest.raises(UnreadableImageError, match="bytes where store"):
+        mirror.bring(second.file, second.bytes)
+    assert [path.name for path in mirror.folder.rglob("*") if path.is_file()] == ["store.json"]
+
+
+def test_a_full_disk_names_the_option(tmp_path, photos, web):
+    item = make(photos, tmp_path / "store").items[0]
+    mirror = remote.Mirror(f"{web.url}/store", str(tmp_path / "cache"))
+    mirror.files.get_file = lambda source, target: Path("/dev/full").write_bytes(b"x" * item.bytes)
+    with pytest.raises(OSError, match=r"data\.cache=<folder>"):
+        mirror.bring(item.file, item.bytes)
+
+
+def test_a_store_names_no_file_outside_of_it(tmp_path, photos, web):
+    make(photos, tmp_path / "store")
+    manifest = tmp_path / "store" / "store.json"
+    facts = json.loads(manifest.read_text())
+    facts["items"][0]["file"] = "train/../../../outside.npy"
+    manifest.write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="outside of the store"):
+        store.catalogue(f"{web.url}/store", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("{web}/none", "there is no store.json"),
+        ("http://127.0.0.1:9/store", "can't be read"),
+        ("nonsense://bucket/store", "can't be read.*nonsense"),
+    ],
+)
+def test_a_store_that_is_not_there(tmp_path, web, url, reason):
+    with pytest.raises(ValueError, match=reason):
+        store.catalogue(url.format(web=web.url), str(tmp_path / "cache"))
+
+
+def test_images_that_lie_elsewhere_are_refused():
+    with pytest.raises(ValueError, match="only a store is read"):
+        resolve_root("s3://bucket/images")

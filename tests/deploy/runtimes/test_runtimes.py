@@ -1,0 +1,193 @@
+"""Every artifact in a fresh process: the same answers from every runtime, or a clear refusal."""
+
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hct_lightning import load_artifact
+from hct_lightning.data.sources import drawing
+from hct_lightning.deploy.int8.layers import sqnr_db
+from hct_lightning.training.checkpoints import load_network
+
+QUICK = (
+    "torchscript",
+    "torchscript_int8",
+    "torchscript_int8_dynamic",
+    "openvino",
+    "openvino_bf16",
+    "openvino_int8",
+    "onnx",
+)
+COMPILED = ("aoti", "aoti_bf16", "aoti_int8")  # a minute each
+# Noise of the logits against the network's, in dB, that a precision may make at least.
+LEAST_DB = {"fp32": 80, "bf16": 25, "int8": 15}
+
+SERVE = """
+import json, sys, torch
+from hct_lightning import load_artifact
+images = torch.load(sys.argv[1], weights_only=True)
+print(json.dumps({
+    folder: load_artifact(folder).logits(images).tolist() for folder in sys.argv[2:]
+}))
+"""
+
+
+def exported(cli, trained, home, names):
+    """Artifacts of the small run by the command line, and their logits from a fresh process."""
+    run = home / "run"
+    shutil.copytree(trained, run, ignore=shutil.ignore_patterns("artifacts"))
+    done = cli(
+        "task=export",
+        f"run={run}",
+        f"export=[{','.join(names)}]",
+        "export.calibration=8",
+        "export.evaluation=10",
+        cwd=home,
+    )
+    folders = {name: run / "artifacts" / name for name in names}
+    assert done.stdout.splitlines()[-len(names) :] == [str(f) for f in folders.values()]
+    # Scenes that the run has not seen: int8's ranges are those of scenes, not of noise.
+    images = torch.stack(
+        [torch.from_numpy(drawing.draw(0, 1000 + i, 128)).permute(2, 0, 1) for i in range(3)]
+    ).contiguous()
+    torch.save(images, home / "images.pt")
+    served = subprocess.run(
+        [sys.executable, "-c", SERVE, home / "images.pt", *folders.values()],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=home,
+    )
+    logits = json.loads(served.stdout.splitlines()[-1])
+    network, _ = load_network(run / "checkpoints" / "best.ckpt")
+    with torch.inference_mode():
+        exact = network(images)
+    return folders, exact, {name: torch.tensor(logits[str(f)]) for name, f in folders.items()}
+
+
+@pytest.fixture(scope="module")
+def quick(cli, trained, tmp_path_factory):
+    return exported(cli, trained, tmp_path_factory.mktemp("quick"), QUICK)
+
+
+@pytest.fixture(scope="module")
+def compiled(cli, trained, tmp_path_factory):
+    return exported(cli, trained, tmp_path_factory.mktemp("compiled"), COMPILED)
+
+
+def check_answers(made):
+    folders, exact, logits = made
+    precision = {
+        name: json.loads((folder / "artifact.json").read_text())["precision"] for name, folder in folders.items()
+    }
+    for name, given in logits.items():
+        assert sqnr_db(exact, given) > LEAST_DB[precision[name]], name
+    for a, b in itertools.combinations(logits, 2):  # two noises may add up
+        least = min(LEAST_DB[precision[a]], LEAST_DB[precision[b]]) - 6
+        assert sqnr_db(logits[a], logits[b]) > least, (a, b)
+
+
+def check_metrics(folders):
+    for name, folder in folders.items():
+        description = json.loads((folder / "artifact.json").read_text())
+        files = [p for p in folder.iterdir() if p.name != "artifact.json"]
+        assert description["size_bytes"] == sum(p.stat().st_size for p in files)
+        assert description["sha256"].keys() == {p.name for p in files}
+        metrics = description["metrics"]
+        assert metrics["images"] == 10
+        assert 0 <= metrics["accuracy"] <= 1
+        assert metrics["agreement"] >= 0.8, name
+        assert metrics["time_ms"] > 0
+
+
+def int8_layers(folder):
+    metrics = json.loads((folder / "artifact.json").read_text())["metrics"]
+    return metrics["int8_convolutions"], metrics["int8_linears"], metrics["layers"]
+
+
+def test_same_answers_from_every_runtime(quick):
+    check_answers(quick)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_same_answers_from_compiled_packages(quick, compiled):
+    check_answers(compiled)
+    check_metrics(compiled[0])
+    assert int8_layers(compiled[0]["aoti_int8"]) == (22, 17, 39)
+    folders, exact, logits = compiled
+    check_answers(({**quick[0], **folders}, exact, {**logits}))
+
+
+def test_artifacts_say_what_they_cost_and_give(quick):
+    check_metrics(quick[0])
+
+
+def test_every_layer_really_is_int8(quick):
+    folders, _, _ = quick
+    assert int8_layers(folders["torchscript_int8"]) == (22, 17, 39)
+    assert int8_layers(folders["torchscript_int8_dynamic"]) == (0, 17, 39)
+    assert int8_layers(folders["openvino_int8"]) == (22, 17, 39)
+
+
+@pytest.mark.parametrize("runtime", ["torchscript", "openvino"])
+def test_int8_is_a_third_of_fp32(quick, runtime):
+    folders, _, _ = quick
+    size = {
+        name: json.loads((folders[name] / "artifact.json").read_text())["size_bytes"]
+        for name in (runtime, f"{runtime}_int8")
+    }
+    assert size[f"{runtime}_int8"] <= 0.32 * size[runtime]
+
+
+def test_a_changed_byte_in_any_file_is_noticed(quick, tmp_path):
+    folders, _, _ = quick
+    for name, folder in folders.items():
+        changed = shutil.copytree(folder, tmp_path / name)
+        for file in (p for p in changed.iterdir() if p.name != "artifact.json"):
+            whole = file.read_bytes()
+            for at in (0, len(whole) // 2, len(whole) - 1):
+                file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+                with pytest.raises(ValueError, match=f"{file.name} has changed"):
+                    load_artifact(changed)
+            file.unlink()
+            with pytest.raises(ValueError, match=f"{file.name} has changed"):
+                load_artifact(changed)
+            file.write_bytes(whole)
+        load_artifact(changed)
+
+
+@pytest.mark.parametrize(("name", "package"), [("openvino", "openvino"), ("onnx", "onnxruntime")])
+def test_a_missing_runtime_is_named(quick, name, package):
+    code = (
+        "import sys; from hct_lightning import load_artifact\n"
+        f"sys.modules[{package!r}] = None\n"  # how Python marks what can't be imported
+        "load_artifact(sys.argv[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, quick[0][name]], capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert package in last
+    assert "pip install 'hct-lightning[deploy]'" in last
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("instruction_set", "AVX512 amx_tile", "was compiled for 'AVX512 amx_tile', this machine"),
+        ("versions", {"torch": "2.0.0"}, "was compiled with torch 2.0.0, this is"),
+    ],
+)
+def test_another_machines_code_is_refused(quick, tmp_path, field, value, message):
+    """Refused by its description, before anything of the package is run."""
+    folder = shutil.copytree(quick[0]["torchscript"], tmp_path / "aoti")
+    description = json.loads((folder / "artifact.json").read_text())
+    description |= {"runtime": "aoti", field: value}
+    (folder / "artifact.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=message):
+        load_artifact(folder)
