@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from hct_lightning.training.trainer import schedules
+from hct_lightning.training import schedules
 
 PER_EPOCH, EPOCHS = 25, 80  # 1600 images in batches of 64
 RUN = {"steps_per_epoch": PER_EPOCH, "total_steps": PER_EPOCH * EPOCHS, "scale": 4.0}

@@ -252,7 +252,7 @@ def test_a_disk_that_is_full_leaves_what_was_made(images, tmp_path):
     """On a real disk of 100 kB: refused before, or filled by others half way; then enlarged."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("no right to mount a small disk")
-    filled = "from hct_lightning.data import prepare; prepare._KEEP_FREE = -(2**30)\n" + PROGRAM
+    filled = "from hct_lightning.data.store import prepare; prepare._KEEP_FREE = -(2**30)\n" + PROGRAM
     python, disk = sys.executable, tmp_path / "disk"
     disk.mkdir()
     script = f"""set -e

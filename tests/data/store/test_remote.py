@@ -13,8 +13,9 @@ import pytest
 
 from hct_lightning.data.catalogue import Catalogue, Split, resolve_root
 from hct_lightning.data.reading.image import UnreadableImageError
+from hct_lightning.data.sources import store as source
+from hct_lightning.data.store import remote, store
 from hct_lightning.data.store.prepare import prepare
-from hct_lightning.data.store.store import remote, store
 
 
 class Web:
@@ -86,12 +87,12 @@ def pixels(found: Catalogue, size: tuple[int, int] = (96, 128)) -> np.ndarray:
 def test_its_images_are_those_of_the_folder_and_come_once(tmp_path, photos, web, file_format):
     local = make(photos, tmp_path / "store", file_format).catalogue()
     cache = str(tmp_path / "cache")
-    found = store.catalogue(f"{web.url}/store/", cache)
+    found = source.store(f"{web.url}/store/", cache=cache)
     assert (found.classes, found.train.labels) == (local.classes, local.train.labels)
     assert len(web.asked) == 1, "only store.json is read before an image is wanted"
     assert np.array_equal(pixels(found), pixels(local))
     assert np.array_equal(pixels(found, (48, 64)), pixels(local, (48, 64)))
-    again = store.catalogue(f"{web.url}/store", cache)
+    again = source.store(f"{web.url}/store", cache=cache)
     assert np.array_equal(pixels(again), pixels(local))
     assert len(web.asked) == 2 + 4, "store.json twice, each item once"
 
@@ -99,7 +100,7 @@ def test_its_images_are_those_of_the_folder_and_come_once(tmp_path, photos, web,
 def test_a_store_that_was_made_anew_is_read_anew(tmp_path, photos, web):
     make(photos, tmp_path / "store")
     cache = str(tmp_path / "cache")
-    before = pixels(store.catalogue(f"{web.url}/store", cache))
+    before = pixels(source.store(f"{web.url}/store", cache=cache))
     manifest = tmp_path / "store" / "store.json"
     facts = json.loads(manifest.read_text())
     for item in facts["items"]:
@@ -107,7 +108,7 @@ def test_a_store_that_was_made_anew_is_read_anew(tmp_path, photos, web):
         path = tmp_path / "store" / item["file"]
         np.save(path, 255 - np.load(path))
     manifest.write_text(json.dumps(facts))
-    after = pixels(store.catalogue(f"{web.url}/store", cache))
+    after = pixels(source.store(f"{web.url}/store", cache=cache))
     assert np.array_equal(after, 255 - before)
 
 
@@ -161,7 +162,7 @@ def test_a_store_names_no_file_outside_of_it(tmp_path, photos, web):
     facts["items"][0]["file"] = "train/../../../outside.npy"
     manifest.write_text(json.dumps(facts))
     with pytest.raises(ValueError, match="outside of the store"):
-        store.catalogue(f"{web.url}/store", str(tmp_path / "cache"))
+        source.store(f"{web.url}/store", cache=str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_a_store_names_no_file_outside_of_it(tmp_path, photos, web):
 )
 def test_a_store_that_is_not_there(tmp_path, web, url, reason):
     with pytest.raises(ValueError, match=reason):
-        store.catalogue(url.format(web=web.url), str(tmp_path / "cache"))
+        source.store(url.format(web=web.url), cache=str(tmp_path / "cache"))
 
 
 def test_images_that_lie_elsewhere_are_refused():
