@@ -12,6 +12,7 @@ from torch import Tensor
 from hct_lightning.deploy import load_artifact
 from hct_lightning.machine import runtime
 from hct_lightning.training.checkpoints import build_network, load_checkpoint, load_network
+from hct_lightning.training.step import AUTOCAST
 
 Probabilities = Callable[[Tensor], Tensor]
 
@@ -83,7 +84,7 @@ def load(model: Model, device: str = "cpu", precision: str = "auto") -> tuple[Pr
         network = build_network(model.about).eval()
     network.to(device)
     precision = runtime.resolve_precision(precision, device)
-    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    dtype = AUTOCAST.get(precision)
 
     def probabilities(images: Tensor) -> Tensor:
         with torch.inference_mode(), torch.autocast(device, dtype, enabled=dtype is not None):
