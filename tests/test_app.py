@@ -113,6 +113,16 @@ def test_recompose_takes_the_runs_overrides_and_lets_the_command_line_win(earlie
     assert recompose(args) == args  # ranks that are started with the expanded line expand it again
 
 
+def test_recompose_reads_what_a_run_recorded_by_an_earlier_name(earlier):
+    recorded = earlier / ".hydra" / "overrides.yaml"
+    recorded.write_text(recorded.read_text() + "- trainer.accumulate_grad_batches=3\n")
+    args = recompose([f"run={earlier}"])
+    assert "micro_batches=3" in args
+    assert not [arg for arg in args if "accumulate_grad_batches" in arg]
+    args = recompose([f"run={earlier}", "micro_batches=2"])
+    assert [arg for arg in args if "micro_batches" in arg] == ["micro_batches=2"]
+
+
 def test_recompose_with_other_data_keeps_what_all_data_sets_share(earlier):
     args = recompose([f"run={earlier}", "data=scenes"])
     assert "data.resolution=512" in args

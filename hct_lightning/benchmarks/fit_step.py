@@ -9,25 +9,9 @@ from torch import Tensor
 
 from hct_lightning.data.datamodule import IMAGENET_MEAN, IMAGENET_STD
 from hct_lightning.machine import runtime
-from hct_lightning.models import FromPixels
 from hct_lightning.training.checkpoints import build_network
 from hct_lightning.training.memory import Memory
 from hct_lightning.training.step import TrainingStep
-
-
-def network_of_fit(memory: Memory = "speed", classes: int = 4) -> FromPixels:
-    """The network of the default configuration."""
-    spec = {
-        "model": _defaults().model,
-        "classes": [str(i) for i in range(classes)],
-        "channels": 3,
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
-    }
-    network = build_network(spec)
-    if memory == "low":
-        network.set_grad_checkpointing()
-    return network
 
 
 def step_of_fit(
@@ -38,10 +22,16 @@ def step_of_fit(
     Returns:
         The step, and facts about it.
     """
-    cfg = _defaults()
+    with initialize_config_module("hct_lightning.conf", version_base="1.3"):
+        cfg = compose("config")
     runtime.configure(cfg.runtime)
     torch.manual_seed(0)
-    network = network_of_fit(memory, classes)
+    names = [str(i) for i in range(classes)]
+    network = build_network(
+        {"model": cfg.model, "classes": names, "channels": 3, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    )
+    if memory == "low":
+        network.set_grad_checkpointing()
     optimizer = instantiate(cfg.optim.optimizer)(network.parameters(), lr=cfg.optim.lr)
     precision = runtime.resolve_precision(precision or cfg.trainer.precision, "cpu")
     facts = {"precision": precision, "threads": torch.get_num_threads()}
@@ -53,8 +43,3 @@ def random_batch(batch_size: int, resolution: int) -> tuple[Tensor, Tensor]:
     shape = (batch_size, 3, resolution, resolution)
     images = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last).random_(256)
     return images, torch.zeros(batch_size, dtype=torch.long)
-
-
-def _defaults() -> Any:
-    with initialize_config_module("hct_lightning.conf", version_base="1.3"):
-        return compose("config")

@@ -16,11 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hct_lightning.benchmarks.baselines import plain_training
-from hct_lightning.benchmarks.fit_step import network_of_fit, random_batch, step_of_fit
+from hct_lightning.benchmarks.fit_step import random_batch, step_of_fit
 from hct_lightning.benchmarks.harness.interleave import Measured, interleave, paired_ratio
 from hct_lightning.benchmarks.harness.kept import kept_mib
 from hct_lightning.benchmarks.harness.side import process, serve
+from hct_lightning.data.datamodule import IMAGENET_MEAN, IMAGENET_STD
+from hct_lightning.models import HCT, FromPixels
 from hct_lightning.training.memory import Memory, step_memory
 from hct_lightning.training.step import TrainingStep
 
@@ -82,7 +86,7 @@ def peak_row(px: int, batch: int, precision: str, memory: Memory) -> dict[str, A
     """Measures the peak of a setting, beside its prediction."""
     side = process(taking, memory=memory, resolution=px, batch_size=batch, precision=precision)
     measured = interleave({"peak": side}, warmup=2, rounds=1)["peak"]
-    predicted = step_memory(network_of_fit, channels=3, size=(px, px), batch=batch, precision=precision, memory=memory)
+    predicted = step_memory(hct, channels=3, size=(px, px), batch=batch, precision=precision, memory=memory)
     return {
         "memory": memory,
         "px": px,
@@ -104,12 +108,18 @@ def keeping(memory: Memory, resolution: int, precision: str | None = None) -> No
     serve(partial(step, images, labels), kept_mib=kept, precision=facts["precision"])
 
 
+def hct() -> FromPixels:
+    return FromPixels(HCT(), IMAGENET_MEAN, IMAGENET_STD)
+
+
 def taking(memory: Memory, resolution: int, batch_size: int, precision: str) -> None:
     """Tells what was resident before the model was built; with glibc's default allocator and Adam, as predicted."""
 
     def build(side: int) -> partial[None]:
-        step = TrainingStep(network_of_fit(memory), precision=precision)
-        return partial(step, *random_batch(batch_size, side))
+        network = hct().to(memory_format=torch.channels_last)
+        if memory == "low":
+            network.set_grad_checkpointing()
+        return partial(TrainingStep(network, precision=precision), *random_batch(batch_size, side))
 
     warm = build(256)
     warm()

@@ -1,0 +1,15 @@
+"""What a trainer is not built with."""
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from hct_lightning.machine.devices import choose_devices
+from hct_lightning.training.trainer import build_trainer
+
+
+def test_lightnings_accumulation_is_refused_with_what_to_give_instead(tmp_path):
+    with initialize_config_module("hct_lightning.conf", version_base="1.3"):
+        cfg = compose("config", overrides=["trainer.accumulate_grad_batches=4"])
+    devices = choose_devices("cpu", 1, 1, 1)
+    with pytest.raises(ValueError, match=r"accumulate_grad_batches=4: .* larger data.batch_size .* micro_batches"):
+        build_trainer(cfg, tmp_path, devices, callbacks=[])
