@@ -13,8 +13,8 @@ class SkippedImages(Callback):
     """Keeps `skipped.csv` in the run's folder: path and reason, of all ranks, after every epoch."""
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        skipped = trainer.datamodule.skipped
-        if trainer.datamodule.on_error != "skip":
+        skipped = trainer.datamodule.dataset.skipped
+        if not trainer.datamodule.dataset.skips:
             return
         everyone = [skipped]
         if trainer.world_size > 1:

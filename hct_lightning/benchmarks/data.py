@@ -125,26 +125,18 @@ def _make_files(photos: Path, home: Path, source_size: int, images: int, resolut
 
 def _prepare(home: Path, root: Path, resolution: int, workers: int, form: str = "raw") -> None:
     from hct_lightning.data.catalogue import Catalogue, Split
+    from hct_lightning.data.reading.decoding import Decoding
+    from hct_lightning.data.store.format import Recipe
     from hct_lightning.data.store.prepare import prepare
-    from hct_lightning.data.store.store import Recipe
 
     paths = sorted(str(path) for path in (home / "images").rglob("*.jpg"))
     split = Split(paths, ["ab".index(Path(path).parent.name) for path in paths])
-    recipe = Recipe(
-        size=(resolution, resolution),
-        geometry="cover",
-        channels=3,
-        window=None,
-        srgb=False,
-        breast=False,
-        format=form,
-        quality=95 if form == "jpeg" else None,
-    )
+    decoding = Decoding(channels=3, size=(resolution, resolution), geometry="cover", max_pixels=2**30)
+    recipe = Recipe(decoding, form, 95 if form == "jpeg" else None)
     prepare(
         Catalogue("photographs", ("a", "b"), split, Split()),
         recipe,
         root,
-        max_pixels=2**30,
         workers=workers,
         skip_unreadable=False,
         progress=lambda items, total: items,
@@ -174,14 +166,15 @@ def plain(path: Path, resolution: int, source_size: int) -> None:
 
 
 def direct(path: Path, resolution: int) -> None:
+    from hct_lightning.data.reading.decoding import Decoding
     from hct_lightning.data.reading.image import read_image
     from hct_lightning.machine import runtime
 
     runtime.keep_memory()
-    size = (resolution, resolution)
+    how = Decoding(channels=3, size=(resolution, resolution), geometry="cover", max_pixels=2**30)
 
     def read() -> None:
-        read_image(path, 3, max_pixels=2**30, size=size)
+        read_image(path, how)
 
     serve(read)
 
@@ -193,7 +186,7 @@ def store(home: Path, form: str, *, cold: bool = False) -> None:
 
     items = Store(home / f"store_{form}")
     recipe = items.recipe
-    reader = items.reader(recipe.size, recipe.geometry)
+    reader = items.reader(items.decoding)
     item = items.items[0]
     path = str(items.root / item.file)
     place = np.empty(reader.shape, np.uint8)
@@ -234,7 +227,7 @@ def _loader(home: Path, workers: int) -> Any:
 
     items = Store(home / "store_raw")
     split = items.catalogue().train
-    reader = items.reader(items.recipe.size, items.recipe.geometry)
+    reader = items.reader(items.decoding)
     images = Images(split.paths, split.labels, reader)
     return Loader(images, [[i] for i in range(len(split))], num_workers=workers)
 

@@ -86,16 +86,16 @@ def training_step(classes: Sequence[str]) -> tuple[Callable[[Batch], None], dict
     from hydra.utils import instantiate
 
     from hct_lightning.machine import runtime
-    from hct_lightning.training.checkpoints import build_network
     from hct_lightning.training.module import ImageClassifier
     from hct_lightning.training.schedules import constant
+    from hct_lightning.training.spec import build_network
 
     with initialize_config_module("hct_lightning.conf", version_base="1.3"):
         cfg = compose("config")
     runtime.configure(cfg.runtime)
     torch.manual_seed(0)
     imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-    network = build_network({"model": cfg.model, "classes": classes, "channels": 3, **imagenet})
+    network = build_network(cfg.model, channels=3, classes=len(classes), **imagenet)
     module = ImageClassifier(
         network,
         classes=classes,

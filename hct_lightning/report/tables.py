@@ -23,14 +23,15 @@ def describe(summary: dict[str, Any]) -> None:
         each = ", ".join(f"{cls} {count}" for cls, count in counts[name].items())
         log.info("  %s: %d images (%s)", name, number, each)
     small, large = (f"{h}x{w}" for h, w in summary["source_size"].values())
-    height, width = summary["resolution"]
+    decoding = summary["decoding"]
+    height, width = decoding["size"]
     log.info(
         "  %d channel(s), %s -> %dx%d (%s)",
-        summary["channels"],
+        decoding["channels"],
         small if small == large else f"{small} to {large}",
         height,
         width,
-        summary["geometry"],
+        decoding["geometry"],
     )
     for note in summary["notes"]:
         log.info("  note: %s", note)

@@ -13,6 +13,7 @@ from hct_lightning.callbacks.epoch_time import EpochTime
 from hct_lightning.callbacks.export import ExportAtEnd
 from hct_lightning.callbacks.micro_batches import MicroBatches
 from hct_lightning.data.datamodule import ImageData
+from hct_lightning.data.dataset import Dataset
 from hct_lightning.machine import slurm as job
 from hct_lightning.machine.devices import choose_devices
 from hct_lightning.machine.facts import machine_facts
@@ -20,9 +21,10 @@ from hct_lightning.machine.runtime import resolve_precision
 from hct_lightning.report.tables import describe, say_speed_up, show_results
 from hct_lightning.runs.endings import is_rank_zero
 from hct_lightning.runs.folder import Run
-from hct_lightning.training.checkpoints import build_network, load_weights
+from hct_lightning.training.checkpoints import load_weights
 from hct_lightning.training.memory import choose_memory
 from hct_lightning.training.module import ImageClassifier
+from hct_lightning.training.spec import NetworkSpec
 from hct_lightning.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
@@ -37,21 +39,18 @@ def main(cfg: DictConfig, folder: Path) -> None:
     with run.recording(task="fit", machine=machine_facts()):
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)
         data: ImageData = instantiate(cfg.data, _convert_="all")
-        data.prepare()
-        describe(data.summary())
-        run.update(classes=data.classes, data=data.summary())
+        dataset = data.dataset
+        describe(dataset.summary())
+        run.update(classes=dataset.classes, data=dataset.summary())
 
-        spec = {
-            "model": OmegaConf.to_container(cfg.model, resolve=True),
-            "classes": list(data.classes),
-            "channels": data.channels,
-            "resolution": list(data.size),
-            "geometry": data.geometry,
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "window": list(data.window) if data.window else None,
-        }
-        network = build_network(spec)
+        spec = NetworkSpec(
+            model=OmegaConf.to_container(cfg.model, resolve=True),
+            classes=dataset.classes,
+            decoding=dataset.decoding,
+            mean=dataset.mean,
+            std=dataset.std,
+        )
+        network = spec.build()
         begun = job.goes_on() and (folder / "checkpoints" / "last.ckpt").exists()
         goes_on = cfg.run or begun
         resume = run.checkpoint("last") if goes_on else None
@@ -75,9 +74,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
             log.info("this run has a global batch of %d, and keeps it", begun_with)
             devices = devices._replace(global_batch=begun_with)
         run.update(global_batch=devices.global_batch)
-        if len(data.catalogue.train) < devices.global_batch:
+        if len(dataset.catalogue.train) < devices.global_batch:
             raise ValueError(
-                f"{len(data.catalogue.train)} training images are fewer than one global batch of "
+                f"{len(dataset.catalogue.train)} training images are fewer than one global batch of "
                 f"{devices.global_batch}; use a smaller data.batch_size or fewer trainer.devices"
             )
         memory, micro_batches = cfg.memory, cfg.trainer.accumulate_grad_batches
@@ -89,9 +88,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
             choose_memory,
             memory=memory,
             micro_batches=micro_batches,
-            build=partial(build_network, spec),
-            channels=data.channels,
-            size=data.size,
+            build=spec.build,
+            channels=dataset.decoding.channels,
+            size=dataset.size,
             batch_size=data.batch_size,
             ranks_here=devices.ranks_here,
             precision=resolve_precision(cfg.trainer.precision, devices.accelerator),
@@ -122,13 +121,13 @@ def main(cfg: DictConfig, folder: Path) -> None:
             trainer.callbacks.append(WandbRun(resolved | {"global_batch": devices.global_batch}))
         module = ImageClassifier(
             network,
-            classes=data.classes,
+            classes=dataset.classes,
             optimizer=instantiate(cfg.optim.optimizer, _convert_="all"),
             schedule=instantiate(cfg.schedule, _convert_="all"),
             lr=cfg.optim.lr,
             reference_batch=cfg.optim.reference_batch,
             global_batch=devices.global_batch,
-            class_weights=class_weights(cfg.loss.class_weights, data),
+            class_weights=class_weights(cfg.loss.class_weights, dataset),
             label_smoothing=cfg.loss.label_smoothing,
             spec=spec,
         )
@@ -156,7 +155,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
             say_speed_up(timer.rows, cfg.fit.against)
 
 
-def class_weights(option: Any, data: ImageData) -> list[float] | None:
+def class_weights(option: Any, data: Dataset) -> list[float] | None:
     """The option `loss.class_weights`: none, `balanced` (inverse frequency) or a list.
 
     Scaled to a mean of 1 over the training images, so that the learning rate keeps its meaning.

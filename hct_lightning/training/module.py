@@ -19,6 +19,7 @@ from torchmetrics.classification import (
 )
 
 from hct_lightning.data.feeding.loader import Batch
+from hct_lightning.training.spec import NetworkSpec
 
 
 class Answers(NamedTuple):
@@ -47,8 +48,7 @@ class ImageClassifier(lightning.LightningModule):
         global_batch: images per step over all devices; the rate grows with it linearly.
         class_weights: one weight per class in the loss, 1 on average over the training images.
         label_smoothing: of the cross-entropy.
-        spec: what rebuilds the network and feeds it (see `hct_lightning.training.checkpoints`), saved in
-            checkpoints.
+        spec: saved in checkpoints; without it they can't be used apart from their run.
 
     Logs `train/loss`, `val/loss`, `val/accuracy`, `val/balanced_accuracy`, `val/f1` (macro) and
     `val/auroc` (macro, one against the rest); all but the losses are fractions.
@@ -66,7 +66,7 @@ class ImageClassifier(lightning.LightningModule):
         global_batch: int = 16,
         class_weights: Sequence[float] | None = None,
         label_smoothing: float = 0.0,
-        spec: dict[str, Any] | None = None,
+        spec: NetworkSpec | None = None,
     ) -> None:
         super().__init__()
         if not lr > 0:
@@ -83,7 +83,7 @@ class ImageClassifier(lightning.LightningModule):
             torch.tensor(class_weights, dtype=torch.float32) if class_weights else None,
             persistent=False,
         )
-        self.save_hyperparameters({"spec": spec or {}})
+        self.save_hyperparameters({"spec": spec.as_json() if spec else {}})
         n = len(self.classes)
         # Computed of all ranks' answers at once, on every rank: see on_validation_epoch_end.
         self.val_metrics = MetricCollection(

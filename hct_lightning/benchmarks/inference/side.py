@@ -7,6 +7,7 @@ With `--image` the work is a file to its answer, read as the data engine reads i
 
 import argparse
 import time
+from dataclasses import replace
 
 import torch
 
@@ -30,15 +31,10 @@ def main() -> None:
     model = find(given.model)
     probabilities, facts = load(model, given.device)
     load_s = time.perf_counter() - started
-    channels = model.about.get("channels") or model.about["input"]["channels"]
+    size = (given.height, given.width)
     if given.image:
-        read = FileReader(
-            channels=channels,
-            size=(given.height, given.width),
-            geometry=model.about["geometry"],
-            max_pixels=2**30,
-        )
-    shape = (given.batch_size, given.height, given.width, channels)
+        read = FileReader(replace(model.decoding, size=size))
+    shape = (given.batch_size, *size, model.decoding.channels)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8).permute(0, 3, 1, 2)  # as read
 
     def work() -> None:
