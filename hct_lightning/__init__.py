@@ -3,7 +3,10 @@
 Importing this package imports nothing heavy and changes nothing in the process.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hct_lightning.deploy import load_artifact
 
 __all__ = ["load_artifact"]
 
