@@ -11,7 +11,8 @@ from multiprocessing.context import BaseContext
 from types import FrameType
 from typing import TypeVar
 
-J, R = TypeVar("J"), TypeVar("R")
+J = TypeVar("J")
+R = TypeVar("R")
 _ENDING = {signal.SIGINT, signal.SIGTERM}
 
 
@@ -58,7 +59,7 @@ def _one_at_a_time() -> Iterator[None]:
 
     def first(number: int, frame: FrameType | None) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-        replaced[number](number, frame)
+        replaced[signal.Signals(number)](number, frame)
 
     for number in replaced:
         signal.signal(number, first)
@@ -86,8 +87,11 @@ def _begin(start: Callable[[], None] | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
+
     def watch() -> None:
-        multiprocessing.parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -8,6 +8,7 @@ Legend: b batch, c channels, h height, w width; stage s works at stride 8 * 2^s 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from timm.layers import DropPath
@@ -219,7 +220,7 @@ class HCT(nn.Module):
 
 
 @register_model
-def hct(pretrained: bool = False, **kwargs: object) -> HCT:
+def hct(pretrained: bool = False, **kwargs: Any) -> HCT:
     """`timm.create_model("hct", ...)`. No pretrained weights are published."""
     return build_model_with_cfg(
         HCT,

@@ -50,6 +50,8 @@ class PerformerAttention(nn.Module):
     even under autocast; the linear layers follow autocast.
     """
 
+    projection: Tensor  # random features, m d
+
     def __init__(self, dim: int, *, heads: int = 8, kernel: Kernel = "relu", drop_rate: float = 0.0) -> None:
         super().__init__()
         if dim % heads:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ class FromPixels(nn.Module):
         mean: per channel, of pixels scaled to 0..1.
         std: likewise.
     """
+
+    scale: Tensor
+    offset: Tensor
 
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -46,7 +50,7 @@ class FromPixels(nn.Module):
             ValueError: when the network can't.
         """
         try:
-            self.network.set_grad_checkpointing(enable)
+            cast(HCT, self.network).set_grad_checkpointing(enable)  # the name that timm gives it too
         except (AttributeError, AssertionError) as error:  # as timm's networks say it
             raise ValueError(
                 f"{type(self.network).__name__} can't recompute its stages in the backward pass (it "

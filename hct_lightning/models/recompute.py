@@ -26,13 +26,13 @@ def count_batches_once(network: nn.Module) -> None:
             module.register_forward_hook(_thaw, always_call=True)
 
 
-def _freeze(norm: nn.Module, inputs: Any) -> None:
+def _freeze(norm: Any, inputs: Any) -> None:
     if torch._C._current_graph_task_id() != -1:  # inside backward, as torch's checkpoint asks
         norm.counting = (norm.momentum, norm.num_batches_tracked)
         norm.momentum, norm.num_batches_tracked = 0.0, None
 
 
-def _thaw(norm: nn.Module, inputs: Any, output: Any) -> None:
+def _thaw(norm: Any, inputs: Any, output: Any) -> None:
     if hasattr(norm, "counting"):
         norm.momentum, norm.num_batches_tracked = norm.counting
         del norm.counting
@@ -67,6 +67,7 @@ class _StemInStrips(torch.autograd.Function):
                 size = (len(pixels), len(weight), _pooled(pixels.shape[2]), strip.shape[3])
                 out = torch.empty(size, dtype=strip.dtype, device=strip.device, memory_format=torch.channels_last)
             out[sample, :, rows] = strip
+        assert out is not None  # an image has at least one strip
         return out
 
     @staticmethod
