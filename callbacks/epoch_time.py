@@ -20,13 +20,9 @@ from lightning.pytorch.callbacks import Callback
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from hct_lightning.machine.devices import synchronise
+
 PARTS = ("load_s", "train_s", "wait_s", "run_s")
-
-
-def synchronise(device: torch.device) -> None:
-    """Waits until the device has done its work, so that a clock read next is true."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class GradientWait:

@@ -8,12 +8,14 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
+from hct_lightning.runs.console import on_terminal
+
 log = logging.getLogger(__name__)
 
 
 def progress_bar(*, every_s: float = 30.0) -> ProgressBar:
     """Rich bars when standard error is a terminal, else plain lines at least `every_s` apart."""
-    if sys.stderr.isatty():
+    if on_terminal(sys.stderr):
         return RichProgressBar(leave=True, console_kwargs={"stderr": True})
     return PlainProgress(every_s=every_s)
 

@@ -1,11 +1,12 @@
 """Lists the images that could not be read and were skipped (data.on_error=skip)."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
+
+from hct_lightning.runs.files import csv_text, write_whole
 
 
 class SkippedImages(Callback):
@@ -21,6 +22,5 @@ class SkippedImages(Callback):
             torch.distributed.all_gather_object(everyone, skipped)
         found = {path: reason for mine in everyone for path, reason in mine.items()}
         if found and trainer.is_global_zero:
-            out = Path(trainer.default_root_dir) / "skipped.csv"
-            with out.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([("path", "reason"), *sorted(found.items())])
+            rows = [("path", "reason"), *sorted(found.items())]
+            write_whole(Path(trainer.default_root_dir) / "skipped.csv", csv_text(rows))

@@ -7,6 +7,8 @@
 | val/samples         | a table of validation images with labels and predictions, at the end |
 """
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import lightning
@@ -17,6 +19,26 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 
 from hct_lightning.data.reading.geometry import resize
+
+log = logging.getLogger(__name__)
+
+
+def connected(build: Callable[..., WandbLogger], run_id: str | None) -> WandbLogger:
+    """W&B's logger; offline where W&B can't be reached, for training does not need it.
+
+    Args:
+        build: gives it, taking W&B's own options.
+        run_id: of the W&B run; the same one goes on when a run is resumed.
+    """
+    options = {"id": run_id, "resume": "allow"}
+    logger = build(**options)
+    try:
+        _ = logger.experiment  # connects, on rank 0
+    except wandb.errors.Error as error:
+        log.warning("W&B can't be reached (%s); logging offline, see `wandb sync`", error)
+        wandb.teardown()  # its service holds the run's id otherwise
+        logger = build(**options, mode="offline")
+    return logger
 
 
 class WandbRun(Callback):

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 
+from hct_lightning.runs.console import results
 from hct_lightning.runs.files import write_whole
 from hct_lightning.runs.folder import Run
 
@@ -196,7 +196,7 @@ def show(points: Sequence[Point]) -> None:
             point.run,
         )
         table.add_row(*("" if cell is None else str(cell) for cell in cells))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    results().print(table)
     for point in points:
         if point.reason:
             print(f"job {point.job}: {' '.join(point.reason.split())}")

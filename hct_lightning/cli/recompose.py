@@ -7,6 +7,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 MULTIRUN = {"-m", "--multirun"}
+# Options that runs may have recorded by an earlier name.
+RENAMED = {"trainer.accumulate_grad_batches": "micro_batches"}
 
 
 def is_override(arg: str) -> bool:
@@ -16,6 +18,12 @@ def is_override(arg: str) -> bool:
 def key_of(override: str) -> str:
     """The option that an override on the command line sets: `+experiment=ddp4` -> `experiment`."""
     return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
+
+
+def _by_new_name(override: str) -> str:
+    """An earlier run's override, as it is spelled today."""
+    key = key_of(override)
+    return override.replace(key, RENAMED[key], 1) if key in RENAMED else override
 
 
 def _still_meant(key: str, given: dict[str, str]) -> bool:
@@ -75,7 +83,7 @@ def recompose(argv: list[str]) -> list[str]:
         )
     earlier = [
         override
-        for override in OmegaConf.to_container(OmegaConf.load(recorded))
+        for override in map(_by_new_name, OmegaConf.to_container(OmegaConf.load(recorded)))
         if _still_meant(key_of(override), given)
     ]
     given["task"] = f"task={verb}"

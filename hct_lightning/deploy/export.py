@@ -6,7 +6,7 @@ import logging
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,16 @@ from hct_lightning.deploy.int8.layers import layers, sqnr_db
 log = logging.getLogger(__name__)
 
 Exporter = Callable[..., Exported]
+
+
+def choose_exporters(export: Mapping[str, Any]) -> dict[str, Exporter]:
+    """Those among the options of the group `export`, by the names of their artifacts."""
+    return {name: option for name, option in export.items() if callable(option)}
+
+
+def options_of(exporter: Exporter) -> Collection[str]:
+    """The names of what an exporter can be told, such as `calibration` (to int8) and `percent` (of the layers)."""
+    return inspect.signature(exporter).parameters
 
 
 class Reference:
@@ -96,7 +106,7 @@ def export_artifact(
         generator = torch.Generator().manual_seed(0)
         example = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         options = {"dynamic": dynamic}
-        if "calibration" in inspect.signature(exporter).parameters:
+        if "calibration" in options_of(exporter):
             options["calibration"] = calibration
         made = exporter(network, example, making, **options)
         description = describe(name, made, making, classes=classes, decoding=decoding, dynamic=dynamic)

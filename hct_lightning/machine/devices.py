@@ -31,8 +31,19 @@ class Devices(NamedTuple):
         return self.devices if isinstance(self.devices, int) else len(self.devices)
 
     @property
+    def of_rank_zero(self) -> torch.device:
+        numbers = range(self.devices) if isinstance(self.devices, int) else self.devices
+        return torch.device("cpu") if self.accelerator == "cpu" else torch.device(self.accelerator, numbers[0])
+
+    @property
     def world(self) -> int:
         return self.ranks_here * self.num_nodes
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits until the device has done its work, so that a clock read next is true."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def choose_devices(accelerator: str, devices: int | str | Sequence[int], num_nodes: int, batch_size: int) -> Devices:

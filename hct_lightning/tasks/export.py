@@ -1,8 +1,6 @@
 """Makes artifacts of a checkpoint, as fitting does when it ends."""
 
-import inspect
 import logging
-from collections.abc import Collection
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -11,7 +9,7 @@ from rich.table import Table
 
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.deploy.artifact import read_descriptions
-from hct_lightning.deploy.export import Exporter, Reference, export_artifact
+from hct_lightning.deploy.export import Reference, choose_exporters, export_artifact, options_of
 from hct_lightning.runs.console import results
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import load_network
@@ -27,9 +25,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     """
     run = Run(folder)
     network, spec = load_network(run.checkpoint(cfg.ckpt or "best"), cfg.safety.allow)
-    exporters = {
-        name: exporter for name, exporter in instantiate(cfg.export, _convert_="all").items() if callable(exporter)
-    }
+    exporters = choose_exporters(instantiate(cfg.export, _convert_="all"))
     if not exporters:
         raise ValueError("export=[] names nothing to make; give export=[torchscript]")
     percentages = list(cfg.export.percentages)
@@ -37,7 +33,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         raise ValueError("export.percentages measures accuracy; give export.evaluation=200, say")
 
     options = {"classes": spec.classes, "decoding": spec.decoding.as_json(), "dynamic": cfg.export.dynamic}
-    calibrated = any("calibration" in _options(exporter) for exporter in exporters.values())
+    calibrated = any("calibration" in options_of(exporter) for exporter in exporters.values())
     if calibrated or cfg.export.evaluation:
         data: ImageData = instantiate(cfg.data, **spec.options(), _convert_="all")
         spec.check_classes(data.dataset.classes)
@@ -47,7 +43,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     for name, exporter in exporters.items():
         if not percentages:
             export_artifact(name, exporter, network, folder / "artifacts", **options)
-        elif "percent" in _options(exporter):
+        elif "percent" in options_of(exporter):
             from hct_lightning.deploy.partial import sweep
 
             sweep(name, exporter, network, folder / "export", percentages, **options)
@@ -57,10 +53,6 @@ def main(cfg: DictConfig, folder: Path) -> None:
             log.warning("%s can't be made in part; export.percentages leaves it out", name)
     if not percentages:
         show(folder / "artifacts", list(exporters))
-
-
-def _options(exporter: Exporter) -> Collection[str]:
-    return inspect.signature(exporter).parameters
 
 
 def show(folder: Path, names: list[str]) -> None:

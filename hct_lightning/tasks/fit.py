@@ -1,29 +1,36 @@
 """Trains, and leaves a run's folder that says everything about it."""
 
 import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from hct_lightning.callbacks.epoch_time import EpochTime
 from hct_lightning.callbacks.export import ExportAtEnd
 from hct_lightning.callbacks.micro_batches import MicroBatches
 from hct_lightning.data.datamodule import ImageData
-from hct_lightning.data.dataset import Dataset
+from hct_lightning.deploy.export import choose_exporters
 from hct_lightning.machine import slurm as job
-from hct_lightning.machine.devices import choose_devices
+from hct_lightning.machine.devices import Devices, choose_devices
 from hct_lightning.machine.facts import machine_facts
 from hct_lightning.machine.runtime import resolve_precision
+from hct_lightning.models import FromPixels
 from hct_lightning.report.tables import describe, say_speed_up, show_results
 from hct_lightning.runs.endings import is_rank_zero
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import load_weights
-from hct_lightning.training.memory import choose_memory
+from hct_lightning.training.class_weights import class_weights
+from hct_lightning.training.memory_plan import MemoryPlan, choose_memory
 from hct_lightning.training.module import ImageClassifier
+from hct_lightning.training.ranks import from_rank_zero
 from hct_lightning.training.spec import NetworkSpec
 from hct_lightning.training.trainer import build_trainer
 
@@ -51,96 +58,25 @@ def main(cfg: DictConfig, folder: Path) -> None:
             std=dataset.std,
         )
         network = spec.build()
-        begun = job.goes_on() and (folder / "checkpoints" / "last.ckpt").exists()
-        goes_on = cfg.run or begun
-        resume = run.checkpoint("last") if goes_on else None
-        if cfg.ckpt and not goes_on:
+        resume = checkpoint_to_resume(cfg, run)
+        if cfg.ckpt and not resume:
             load_weights(network, run.checkpoint(cfg.ckpt), cfg.safety.allow)
-
-        exporters = {
-            name: exporter for name, exporter in instantiate(cfg.export, _convert_="all").items() if callable(exporter)
-        }
+        earlier = run.record if resume else {}
+        devices = devices_of(cfg, data, earlier.get("global_batch"))
         timer = EpochTime()
-        devices = choose_devices(
-            cfg.trainer.accelerator,
-            OmegaConf.to_container(cfg.trainer, resolve=True)["devices"],
-            cfg.trainer.num_nodes,
-            data.batch_size,
-        )
-        if devices.note:
-            log.info(devices.note)
-        begun_with = run.record.get("global_batch") if resume else None
-        if begun_with not in (None, devices.global_batch):
-            log.info("this run has a global batch of %d, and keeps it", begun_with)
-            devices = devices._replace(global_batch=begun_with)
-        run.update(global_batch=devices.global_batch)
-        if len(dataset.catalogue.train) < devices.global_batch:
-            raise ValueError(
-                f"{len(dataset.catalogue.train)} training images are fewer than one global batch of "
-                f"{devices.global_batch}; use a smaller data.batch_size or fewer trainer.devices"
-            )
-        memory, micro_batches = cfg.memory, cfg.trainer.accumulate_grad_batches
-        earlier = run.record.get("memory_plan") if resume else None
-        if earlier and earlier["ranks"] == devices.world:  # else the weights would not be the same
-            memory = earlier["memory"] if memory == "auto" else memory
-            micro_batches = earlier["micro_batches"] if micro_batches == "auto" else micro_batches
-        plan = partial(
-            choose_memory,
-            memory=memory,
-            micro_batches=micro_batches,
-            build=spec.build,
-            channels=dataset.decoding.channels,
-            size=dataset.size,
-            batch_size=data.batch_size,
-            ranks_here=devices.ranks_here,
-            precision=resolve_precision(cfg.trainer.precision, devices.accelerator),
-        )
-        callbacks = [
-            *instantiate(cfg.callbacks, _convert_="all").values(),
-            timer,
-            MicroBatches(devices.global_batch, plan),
-            ExportAtEnd(
-                exporters,
-                dynamic=cfg.export.dynamic,
-                calibration=cfg.export.calibration,
-                evaluation=cfg.export.evaluation,
-                allow=tuple(cfg.safety.allow),
-            ),
-        ]
-        loggers = []
-        for name, node in cfg.logger.items():
-            if name == "wandb":
-                loggers.append(wandb_logger(node, run.record.get("id")))
-            else:
-                loggers.append(instantiate(node, _convert_="all"))
-        trainer = build_trainer(cfg, folder, devices, callbacks=callbacks, loggers=loggers)
-        if "wandb" in cfg.logger:
-            from hct_lightning.callbacks.wandb_run import WandbRun
+        callbacks = build_callbacks(cfg, timer, devices.global_batch)
+        loggers = build_loggers(cfg, run)
 
-            resolved = OmegaConf.to_container(cfg, resolve=True)
-            trainer.callbacks.append(WandbRun(resolved | {"global_batch": devices.global_batch}))
-        module = ImageClassifier(
-            network,
-            classes=dataset.classes,
-            optimizer=instantiate(cfg.optim.optimizer, _convert_="all"),
-            schedule=instantiate(cfg.schedule, _convert_="all"),
-            lr=cfg.optim.lr,
-            reference_batch=cfg.optim.reference_batch,
-            global_batch=devices.global_batch,
-            class_weights=class_weights(cfg.loss.class_weights, dataset),
-            label_smoothing=cfg.loss.label_smoothing,
-            spec=spec,
+        plan = plan_memory(cfg, data, devices, spec.build, earlier.get("memory_plan"))
+        run.update(global_batch=devices.global_batch, memory_plan={"ranks": devices.world, **plan._asdict()})
+        if plan.memory == "low":
+            network.set_grad_checkpointing()
+        data.global_batch, data.micro_batches = devices.global_batch, plan.micro_batches
+        module = build_module(cfg, network, spec, data, devices, plan)
+        trainer = build_trainer(
+            cfg, folder, devices, callbacks=callbacks, loggers=loggers, micro_batches=plan.micro_batches
         )
-        log.info(
-            "%s, %.2f M parameters; %s x %d, %s; global batch %d, lr %.3g",
-            cfg.model._target_.rpartition(".")[2],
-            sum(p.numel() for p in network.parameters()) / 1e6,
-            trainer.strategy.root_device.type,
-            trainer.world_size,
-            trainer.precision,
-            devices.global_batch,
-            module.lr * module.scale,
-        )
+        introduce(cfg, trainer, module, devices, plan)
         if resume:
             log.info("resuming from %s", resume)
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -155,42 +91,144 @@ def main(cfg: DictConfig, folder: Path) -> None:
             say_speed_up(timer.rows, cfg.fit.against)
 
 
-def class_weights(option: Any, data: Dataset) -> list[float] | None:
-    """The option `loss.class_weights`: none, `balanced` (inverse frequency) or a list.
+def checkpoint_to_resume(cfg: DictConfig, run: Run) -> Path | None:
+    """`last.ckpt`, with `run=` or where Slurm has started this run again; None for a new one."""
+    begun = job.goes_on() and (run.folder / "checkpoints" / "last.ckpt").exists()
+    return run.checkpoint("last") if cfg.run or begun else None
 
-    Scaled to a mean of 1 over the training images, so that the learning rate keeps its meaning.
+
+def devices_of(cfg: DictConfig, data: ImageData, global_batch: int | None) -> Devices:
+    """What to train on, with the global batch that the run began with, where it did.
+
+    Raises:
+        ValueError: when there are too few images for a global batch.
     """
-    if option is None:
-        return None
-    counts = [data.catalogue.train.labels.count(i) for i in range(len(data.classes))]
-    if option == "balanced":
-        weights = [1 / count if count else 0.0 for count in counts]
-    else:
-        weights = [float(weight) for weight in option]
-    if len(weights) != len(counts):
-        raise ValueError(f"loss.class_weights has {len(weights)} weights for {len(counts)} classes")
-    mean = sum(w * n for w, n in zip(weights, counts, strict=True)) / sum(counts)
-    if min(weights) < 0 or mean == 0:
-        raise ValueError(f"loss.class_weights={weights}: give weights of at least 0, not all 0")
-    return [weight / mean for weight in weights]
+    asked = OmegaConf.to_container(cfg.trainer, resolve=True)["devices"]
+    devices = choose_devices(cfg.trainer.accelerator, asked, cfg.trainer.num_nodes, data.batch_size)
+    if devices.note:
+        log.info(devices.note)
+    if global_batch not in (None, devices.global_batch):
+        log.info("this run has a global batch of %d, and keeps it", global_batch)
+        devices = devices._replace(global_batch=global_batch)
+    if len(data.dataset.catalogue.train) < devices.global_batch:
+        raise ValueError(
+            f"{len(data.dataset.catalogue.train)} training images are fewer than one global batch of "
+            f"{devices.global_batch}; use a smaller data.batch_size or fewer trainer.devices"
+        )
+    return devices
 
 
-def wandb_logger(node: DictConfig, run_id: str | None) -> Any:
-    """W&B's logger; offline where W&B can't be reached, for training does not need it.
+def build_callbacks(cfg: DictConfig, timer: EpochTime, global_batch: int) -> list[Callback]:
+    """Those of `callbacks=`, and what every run needs."""
+    callbacks = [
+        *instantiate(cfg.callbacks, _convert_="all").values(),
+        timer,
+        MicroBatches(),
+        ExportAtEnd(
+            choose_exporters(instantiate(cfg.export, _convert_="all")),
+            dynamic=cfg.export.dynamic,
+            calibration=cfg.export.calibration,
+            evaluation=cfg.export.evaluation,
+            allow=tuple(cfg.safety.allow),
+        ),
+    ]
+    if "wandb" in cfg.logger:
+        from hct_lightning.callbacks.wandb_run import WandbRun  # W&B takes a second to import
 
-    The same W&B run goes on when this one is resumed.
+        callbacks.append(WandbRun(OmegaConf.to_container(cfg, resolve=True) | {"global_batch": global_batch}))
+    return callbacks
+
+
+def build_loggers(cfg: DictConfig, run: Run) -> list[Logger]:
+    """Those of `logger=`, beside metrics.csv."""
+    builders = {name: partial(instantiate, node, _convert_="all") for name, node in cfg.logger.items()}
+    loggers = []
+    if "wandb" in builders:
+        from hct_lightning.callbacks.wandb_run import connected
+
+        loggers.append(connected(builders.pop("wandb"), run.record.get("id")))
+    return loggers + [build() for build in builders.values()]
+
+
+def plan_memory(
+    cfg: DictConfig,
+    data: ImageData,
+    devices: Devices,
+    build: Callable[[], FromPixels],
+    earlier: Mapping[str, Any] | None,
+) -> MemoryPlan:
+    """How every rank takes its share of a global batch; rank 0 decides, for free memory differs.
+
+    Args:
+        cfg: the whole configuration.
+        data: what is trained on.
+        devices: to run on.
+        build: gives the network.
+        earlier: the plan of the run that is resumed. On as many ranks it holds, whatever memory there is
+            now: the weights would not be the same otherwise.
     """
-    import wandb
+    memory, micro_batches = cfg.memory, cfg.micro_batches
+    if earlier and earlier["ranks"] == devices.world:
+        memory = earlier["memory"] if memory == "auto" else memory
+        micro_batches = earlier["micro_batches"] if micro_batches == "auto" else micro_batches
 
-    options = {"id": run_id, "resume": "allow"}
-    logger = instantiate(node, **options, _convert_="all")
-    try:
-        _ = logger.experiment  # connects, on rank 0
-    except wandb.errors.Error as error:
-        log.warning("W&B can't be reached (%s); logging offline, see `wandb sync`", error)
-        wandb.teardown()  # its service holds the run's id otherwise
-        logger = instantiate(node, **options, mode="offline", _convert_="all")
-    return logger
+    def decide() -> dict[str, Any]:
+        plan = choose_memory(
+            devices.of_rank_zero,
+            global_batch=devices.global_batch,
+            ranks=devices.world,
+            ranks_here=devices.ranks_here,
+            memory=memory,
+            micro_batches=micro_batches,
+            build=build,
+            channels=data.dataset.decoding.channels,
+            size=data.dataset.size,
+            batch_size=data.batch_size,
+            precision=resolve_precision(cfg.trainer.precision, devices.accelerator),
+        )
+        return plan._asdict()
+
+    return MemoryPlan(**from_rank_zero("memory_plan", decide, num_nodes=devices.num_nodes))
+
+
+def build_module(
+    cfg: DictConfig, network: FromPixels, spec: NetworkSpec, data: ImageData, devices: Devices, plan: MemoryPlan
+) -> ImageClassifier:
+    """The network with loss, optimiser and schedule."""
+    counts = Counter(data.dataset.catalogue.train.labels)
+    return ImageClassifier(
+        network,
+        classes=spec.classes,
+        optimizer=instantiate(cfg.optim.optimizer, _convert_="all"),
+        schedule=instantiate(cfg.schedule, _convert_="all"),
+        lr=cfg.optim.lr,
+        reference_batch=cfg.optim.reference_batch,
+        global_batch=devices.global_batch,
+        images_per_backward=devices.global_batch / (devices.world * plan.micro_batches),
+        class_weights=class_weights(cfg.loss.class_weights, [counts[i] for i in range(len(spec.classes))]),
+        label_smoothing=cfg.loss.label_smoothing,
+        spec=spec,
+    )
+
+
+def introduce(
+    cfg: DictConfig, trainer: lightning.Trainer, module: ImageClassifier, devices: Devices, plan: MemoryPlan
+) -> None:
+    """Says what is trained, on what and how."""
+    log.info(
+        "%s, %.2f M parameters; %s x %d, %s; global batch %d, lr %.3g",
+        cfg.model._target_.rpartition(".")[2],
+        sum(p.numel() for p in module.network.parameters()) / 1e6,
+        trainer.strategy.root_device.type,
+        trainer.world_size,
+        trainer.precision,
+        devices.global_batch,
+        module.lr * module.scale,
+    )
+    if plan.memory == "low":
+        log.info("memory=low: the backward pass computes again what is not kept")
+    if plan.micro_batches > 1:
+        log.info("in %d micro-batches of about %.3g images a rank", plan.micro_batches, module.images_per_backward)
 
 
 def read_metrics(trainer: lightning.Trainer) -> dict[str, float]:

@@ -3,13 +3,11 @@
 import json
 import logging
 import math
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image, ImageDraw
@@ -25,6 +23,7 @@ from hct_lightning.report.tables import describe
 from hct_lightning.runs.console import results, track
 from hct_lightning.runs.files import write_whole
 from hct_lightning.training.spec import build_network
+from hct_lightning.training.step import step_seconds
 
 log = logging.getLogger(__name__)
 
@@ -110,34 +109,27 @@ def suggest(cfg: DictConfig, data: Dataset, found: Survey) -> dict[str, Any]:
     hours = None
     if not torch.cuda.is_available():
         side = min(resolution, 1024)
-        seconds = _step_seconds(cfg, data, side) * (resolution / side) ** 2
-        hours = seconds * len(data.catalogue.train) * cfg.trainer.max_epochs / 3600
+        network = build_network(
+            OmegaConf.to_container(cfg.model, resolve=True),
+            channels=data.decoding.channels,
+            classes=len(data.classes),
+            mean=data.mean,
+            std=data.std,
+        )
+        step_s = step_seconds(
+            network,
+            channels=data.decoding.channels,
+            side=side,
+            device=torch.device("cpu"),
+            precision=resolve_precision(cfg.trainer.precision, "cpu"),
+        )
+        steps = len(data.catalogue.train) * cfg.trainer.max_epochs / 2  # of two images
+        hours = step_s * steps * (resolution / side) ** 2 / 3600
     return {
         "command": command,
         "store_gb": images * resolution**2 * data.decoding.channels / 1e9,
         "hours_on_this_cpu": hours,
     }
-
-
-def _step_seconds(cfg: DictConfig, data: Dataset, side: int) -> float:
-    """Forward and backward of an image of that size, on this CPU, two at once (as BatchNorm needs)."""
-    network = build_network(
-        OmegaConf.to_container(cfg.model, resolve=True),
-        channels=data.decoding.channels,
-        classes=len(data.classes),
-        mean=data.mean,
-        std=data.std,
-    )
-    images = torch.zeros((2, side, side, data.decoding.channels), dtype=torch.uint8).permute(0, 3, 1, 2)
-    bf16 = resolve_precision(cfg.trainer.precision, "cpu") == "bf16-mixed"
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            logits = network(images)
-        F.cross_entropy(logits.float(), torch.tensor([0, 0])).backward()
-        times.append(time.perf_counter() - start)
-    return min(times) / 2
 
 
 def show(found: Survey, beginning: dict[str, Any]) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import statistics
-import time
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
@@ -11,18 +9,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from hct_lightning.callbacks.epoch_time import synchronise
 from hct_lightning.data.reading.geometry import Size, as_size
 from hct_lightning.machine.runtime import resolve_accelerator, resolve_precision
 from hct_lightning.models import FromPixels
 from hct_lightning.runs.console import results, track
 from hct_lightning.runs.files import write_whole
-from hct_lightning.training.memory import AUTOCAST, Memory, available_bytes, step_memory
+from hct_lightning.training.memory import Memory, step_memory
+from hct_lightning.training.memory_plan import available_bytes
 from hct_lightning.training.spec import build_network
+from hct_lightning.training.step import AUTOCAST, step_seconds
 
 log = logging.getLogger(__name__)
 
@@ -129,29 +127,10 @@ class StepTime(NamedTuple):
         if memory == "low":
             network.set_grad_checkpointing()
         small, large = sorted(sides)
-        a, b = (real_step_s(network, channels, side, device, precision) for side in (small, large))
+        measure = partial(step_seconds, network, channels=channels, device=device, precision=precision)
+        a, b = measure(side=small), measure(side=large)
         pixel = max(b - a, 0.0) / (2 * (large**2 - small**2))
         return cls(max(a - pixel * 2 * small**2, 0.0), pixel)
-
-
-def real_step_s(network: FromPixels, channels: int, side: int, device: torch.device, precision: str) -> float:
-    """The median time of a training step with two images, after two steps that warm up."""
-    optimizer = torch.optim.Adam(network.parameters())
-    images = torch.randint(0, 256, (2, side, side, channels), dtype=torch.uint8, device=device)
-    labels = torch.zeros(2, dtype=torch.long, device=device)
-    dtype = AUTOCAST.get(precision)
-    seconds = []
-    for _ in range(7):
-        synchronise(device)
-        start = time.perf_counter()
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            logits = network(images.permute(0, 3, 1, 2))
-        F.cross_entropy(logits.float(), labels).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        synchronise(device)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[2:])
 
 
 def suggestion(rows: list[dict[str, Any]]) -> str | None:

@@ -1,8 +1,6 @@
 """Classes and probabilities of new images."""
 
-import csv
 import glob
-import io
 import logging
 import sys
 from dataclasses import fields, replace
@@ -21,8 +19,8 @@ from hct_lightning.data.reading.geometry import as_size
 from hct_lightning.data.reading.image import is_image
 from hct_lightning.data.reading.readers import FileReader
 from hct_lightning.machine.devices import choose_devices
-from hct_lightning.runs.console import results
-from hct_lightning.runs.files import write_whole
+from hct_lightning.runs.console import on_terminal, results
+from hct_lightning.runs.files import csv_text, write_whole
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import load_network
 from hct_lightning.training.module import ImageClassifier
@@ -53,19 +51,18 @@ def main(cfg: DictConfig, folder: Path) -> None:
     trainer = build_trainer(cfg, folder, choose_devices(cfg.trainer.accelerator, 1, 1, 1), callbacks=[progress_bar()])
     probabilities = torch.cat(trainer.predict(module, loader))
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "class", *(f"p_{name}" for name in spec.classes)])
+    rows = [["path", "class", *(f"p_{name}" for name in spec.classes)]]
     for path, row in zip(paths, probabilities.tolist(), strict=True):
         winner = spec.classes[max(range(len(row)), key=row.__getitem__)]
-        writer.writerow([path, winner, *(f"{p:.6f}" for p in row)])
+        rows.append([path, winner, *(f"{p:.6f}" for p in row)])
+    text = csv_text(rows)
     out = Path(cfg.predict.output or folder / "predict" / "predictions.csv").expanduser()
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, text.getvalue())
-    if sys.stdout.isatty():
+    write_whole(out, text)
+    if on_terminal(sys.stdout):
         show(paths, probabilities, spec.classes)
     else:
-        sys.stdout.write(text.getvalue())
+        sys.stdout.write(text)
     log.info("-> %s", out)
 
 

@@ -1,6 +1,5 @@
 """Turns a source into a store of crops that training streams at the speed of memory."""
 
-import csv
 import logging
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from hct_lightning.data.store.store import Store
 from hct_lightning.machine.runtime import cpu_count
 from hct_lightning.report.tables import describe
 from hct_lightning.runs.console import track
+from hct_lightning.runs.files import csv_text, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +58,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     if unreadable:
         out = folder / "prepare" / "unreadable.csv"
         out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("w", newline="") as file:
-            csv.writer(file).writerows([("path", "reason"), *unreadable.items()])
+        write_whole(out, csv_text([("path", "reason"), *unreadable.items()]))
         said = "\n  ".join([*unreadable.values()][:20])
         message = f"{len(unreadable)} unreadable images (all listed in {out}):\n  {said}"
         if data.on_error == "raise":

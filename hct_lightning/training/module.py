@@ -46,6 +46,8 @@ class ImageClassifier(lightning.LightningModule):
         lr: the learning rate at a global batch of `reference_batch`.
         reference_batch: images per step for which `lr` is meant.
         global_batch: images per step over all devices; the rate grows with it linearly.
+        images_per_backward: what a micro-batch's summed loss is divided by, so that all images of a global
+            batch weigh the same however they are divided; by default each micro-batch's own size.
         class_weights: one weight per class in the loss, 1 on average over the training images.
         label_smoothing: of the cross-entropy.
         spec: saved in checkpoints; without it they can't be used apart from their run.
@@ -64,6 +66,7 @@ class ImageClassifier(lightning.LightningModule):
         lr: float,
         reference_batch: int = 16,
         global_batch: int = 16,
+        images_per_backward: float | None = None,
         class_weights: Sequence[float] | None = None,
         label_smoothing: float = 0.0,
         spec: NetworkSpec | None = None,
@@ -76,6 +79,7 @@ class ImageClassifier(lightning.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.scale = global_batch / reference_batch
+        self.images_per_backward = images_per_backward
         self.lr = lr
         self.label_smoothing = label_smoothing
         self.register_buffer(
@@ -97,9 +101,6 @@ class ImageClassifier(lightning.LightningModule):
         )
         self._answers: list[Answers] = []
         self.confusion: Tensor | None = None
-        # What a micro-batch's summed loss is divided by, so that all images of a global batch weigh
-        # the same however they are divided; set with the micro-batches, else each batch's own size.
-        self.images_per_backward: float | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)

@@ -33,6 +33,7 @@ def build_trainer(
     *,
     callbacks: list[Callback],
     loggers: list[Any] | None = None,
+    micro_batches: int = 1,
 ) -> lightning.Trainer:
     """Lightning's Trainer with `cfg.trainer`, `auto` settings resolved, everything in `folder`.
 
@@ -42,12 +43,21 @@ def build_trainer(
         devices: to run on.
         callbacks: of this task.
         loggers: beside metrics.csv; None logs nothing at all.
+        micro_batches: of a rank's share of a global batch.
+
+    Raises:
+        ValueError: for options that can't be, or that mean something else here.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # our own lines say what matters
         logging.getLogger(name).handlers.clear()
     for message in _EXPECTED:
         warnings.filterwarnings("ignore", message)
+    if (given := cfg.trainer.accumulate_grad_batches) != 1:
+        raise ValueError(
+            f"trainer.accumulate_grad_batches={given}: a step has data.batch_size images for each device; "
+            "give a larger data.batch_size for more, or micro_batches to divide them"
+        )
     if cfg.trainer.sync_batchnorm and devices.accelerator == "cpu":
         raise ValueError(
             "trainer.sync_batchnorm=true needs GPUs: PyTorch's SyncBatchNorm does not run on the CPU; "
@@ -65,7 +75,7 @@ def build_trainer(
         devices=devices.devices,
         num_nodes=devices.num_nodes,
         precision=resolve_precision(cfg.trainer.precision, devices.accelerator),
-        accumulate_grad_batches=1,  # the MicroBatches callback decides
+        accumulate_grad_batches=micro_batches,  # the data module divides global batches into so many
         callbacks=callbacks,
         logger=False if loggers is None else [MetricsCSV(folder), *loggers],
         default_root_dir=str(folder),

@@ -44,9 +44,9 @@ def one_process(cli, tmp_path_factory):
     "options",
     [
         ("trainer.devices=2", "data.batch_size=4"),
-        ("data.batch_size=8", "trainer.accumulate_grad_batches=3"),
+        ("data.batch_size=8", "micro_batches=3"),
         pytest.param(
-            ("trainer.devices=2", "data.batch_size=4", "trainer.accumulate_grad_batches=3"),
+            ("trainer.devices=2", "data.batch_size=4", "micro_batches=3"),
             marks=pytest.mark.slow,
         ),
     ],
@@ -82,7 +82,7 @@ def test_resumed_on_another_number_of_ranks_the_global_batches_are_the_same(envi
     child.kill()
     child.wait()
     assert load_checkpoint(last)["global_step"] < 10
-    options = ("trainer.devices=1", "trainer.accumulate_grad_batches=3")
+    options = ("trainer.devices=1", "micro_batches=3")
     done = cli(f"run={run}", *options, cwd=tmp_path)
     assert "global batch of 8, and keeps it" in done.stderr
     assert load_checkpoint(last)["global_step"] == 10

@@ -9,15 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from hct_lightning.models import HCT, FromPixels
-from hct_lightning.training.memory import (
-    Memory,
-    MemoryPlan,
-    StepMemory,
-    available_bytes,
-    choose_memory,
-    fewest_micro_batches,
-    step_memory,
-)
+from hct_lightning.training.memory import Memory, StepMemory, step_memory
+from hct_lightning.training.memory_plan import MemoryPlan, available_bytes, choose_memory, fewest_micro_batches
 
 
 def build() -> FromPixels:
@@ -70,11 +63,12 @@ def plan(share: int, images: float, monkeypatch, **options) -> MemoryPlan:
     options = {"memory": "auto", "micro_batches": "auto", "batch_size": share} | options
     one, two = step(1).resident, step(2).resident
     available = int((one + (images - 1) * (two - one)) / 0.8)
-    monkeypatch.setattr("hct_lightning.training.memory.available_bytes", lambda *_: available)
-    monkeypatch.setattr("hct_lightning.training.memory.step_memory", remembered)
+    monkeypatch.setattr("hct_lightning.training.memory_plan.available_bytes", lambda *_: available)
+    monkeypatch.setattr("hct_lightning.training.memory_plan.step_memory", remembered)
     return choose_memory(
         torch.device("cpu"),
-        share,
+        global_batch=share,
+        ranks=1,
         build=build,
         channels=3,
         size=(1024, 1024),
@@ -104,7 +98,7 @@ def test_what_is_asked_for_is_done(monkeypatch):
     assert plan(8, 1.5, monkeypatch, micro_batches=1, memory="speed") == (1, "speed")
     with pytest.raises(ValueError, match="memory=slow: choose speed, auto or low"):
         plan(8, 9, monkeypatch, memory="slow")
-    with pytest.raises(ValueError, match=r"accumulate_grad_batches=0: give at least 1"):
+    with pytest.raises(ValueError, match="micro_batches=0: give at least 1"):
         plan(8, 9, monkeypatch, micro_batches=0)
     with pytest.raises(ValueError, match=r"one image takes about .* memory=low"):
         plan(8, 0.2, monkeypatch)

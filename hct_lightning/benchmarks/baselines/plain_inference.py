@@ -1,27 +1,22 @@
 """The baselines of inference: HCT written plainly, served by plain PyTorch, with nothing of ours.
 
-python -m hct_lightning.benchmarks.baselines.plain_inference FORM HEIGHT WIDTH [--traced] [--tuned] ...
-
-Contiguous tensors, fp32, pixels made float and normalised, torch's default allocator. `--tuned` is the best
+Contiguous tensors, fp32, pixels made float and normalised, torch's default allocator. `tuned` is the best
 that settings alone make of it: channels_last, memory that glibc keeps, and bf16 autocast for `eager`.
 
-Forms: `eager`; `static`, int8 by torch.ao's post-training quantization as the paper's; `dynamic`, int8 linear
-layers. With `--image` the work is a file to its answer: Pillow, torchvision's crop and resize, the network.
+Forms: `eager`; `static`, int8 by torch.ao's post-training quantization as the paper's; `dynamic`, int8 linear layers.
 """
 
-import argparse
 import ctypes
 import io
 import time
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from hct_lightning.benchmarks.baselines.plain_hct import Attention, PlainHCT
 from hct_lightning.benchmarks.harness.side import serve
-
-FORMS = ("eager", "static", "dynamic")
 
 
 class Plain(nn.Module):
@@ -80,55 +75,48 @@ def size_bytes(model: nn.Module) -> int:
     return buffer.tell()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("form", choices=FORMS)
-    parser.add_argument("height", type=int)
-    parser.add_argument("width", type=int)
-    parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--traced", action="store_true")
-    parser.add_argument("--tuned", action="store_true")
-    parser.add_argument("--image")
-    given = parser.parse_args()
+def file_reader(size: tuple[int, int]) -> Callable[[str], Tensor]:
+    """From a file of twice `size` (height, width) to pixels, 1 3 h w uint8: Pillow, torchvision's crop and resize."""
+    from PIL import Image
+    from torchvision.transforms import v2
+
+    Image.MAX_IMAGE_PIXELS = None
+    twice = tuple(2 * side for side in size)
+    prepare = v2.Compose([v2.PILToTensor(), v2.CenterCrop(twice), v2.Resize(size, v2.InterpolationMode.BICUBIC)])
+    return lambda path: prepare(Image.open(path).convert("RGB"))[None]
+
+
+def inference(
+    form: str,
+    height: int,
+    width: int,
+    batch_size: int,
+    device: str,
+    traced: bool = False,
+    tuned: bool = False,
+    image: str | None = None,
+) -> None:
+    """A side; with `image` its work is a file to its answer."""
     warnings.simplefilter("ignore")  # torch.jit and torch.ao.quantization are deprecated
-    if given.tuned and given.device == "cpu":
+    if tuned and device == "cpu":
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-4, 0)  # M_MMAP_MAX
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-    autocast = given.tuned and given.form == "eager"
+    autocast = tuned and form == "eager"
     started = time.perf_counter()
     with torch.no_grad():
-        model = build(given.form, traced=given.traced, tuned=given.tuned, device=given.device)
+        model = build(form, traced=traced, tuned=tuned, device=device)
     load_s = time.perf_counter() - started
-    size = (given.height, given.width)
-    shape = (given.batch_size, 3, *size)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8)
-    if given.tuned:
+    images = torch.randint(0, 256, (batch_size, 3, height, width), dtype=torch.uint8)
+    if tuned:
         images = images.contiguous(memory_format=torch.channels_last)
-    if given.image:
-        from PIL import Image
-        from torchvision.transforms import v2
-
-        Image.MAX_IMAGE_PIXELS = None
-        twice = tuple(2 * side for side in size)
-        bicubic = v2.InterpolationMode.BICUBIC
-        prepare = v2.Compose([v2.PILToTensor(), v2.CenterCrop(twice), v2.Resize(size, bicubic)])
+    read = file_reader((height, width)) if image else lambda _: images
 
     def work() -> None:
-        pixels = prepare(Image.open(given.image).convert("RGB"))[None] if given.image else images
-        with torch.inference_mode(), torch.autocast(given.device, torch.bfloat16, enabled=autocast):
-            model(pixels.to(given.device)).float().softmax(dim=1).cpu()
+        pixels = read(image)
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=autocast):
+            model(pixels.to(device)).float().softmax(dim=1).cpu()
 
-    precision = {"eager": "bf16" if autocast else "fp32"}.get(given.form, "int8")
-    serve(
-        work,
-        precision=precision,
-        load_s=load_s,
-        size_bytes=size_bytes(model),
-        threads=torch.get_num_threads(),
-    )
-
-
-if __name__ == "__main__":
-    main()
+    precision = {"eager": "bf16" if autocast else "fp32"}.get(form, "int8")
+    threads = torch.get_num_threads()
+    serve(work, precision=precision, load_s=load_s, size_bytes=size_bytes(model), threads=threads)

@@ -7,8 +7,15 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from hct_lightning.machine.high_water import peak_gib
+
+
+def process(side: Callable[..., None], **arguments: Any) -> list[str]:
+    """The command of a process that calls `side`, a function of a module, with these arguments; it must `serve`."""
+    where = f"{side.__module__}:{side.__name__}"
+    return [sys.executable, "-m", "hct_lightning.benchmarks.harness", where, json.dumps(arguments, default=str)]
 
 
 def serve(work: Callable[[], object], **facts: object) -> None:

@@ -5,9 +5,9 @@ rounds. With a GPU what runs eagerly runs there, too.
 """
 
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hct_lightning.benchmarks.baselines import plain_inference
 from hct_lightning.benchmarks.harness.interleave import Measured, interleave, paired_ratio
+from hct_lightning.benchmarks.harness.side import process
 from hct_lightning.benchmarks.inference.accuracy import judge
 from hct_lightning.benchmarks.inference.fresh import make_run
 from hct_lightning.benchmarks.inference.paper import (
@@ -27,6 +29,7 @@ from hct_lightning.benchmarks.inference.paper import (
     TUNED_INT8,
     paper_rows,
 )
+from hct_lightning.benchmarks.inference.side import serving
 from hct_lightning.benchmarks.inference.subjects import Model, find
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.data.reading.geometry import Size, as_size
@@ -48,35 +51,26 @@ class Shape(NamedTuple):
     size: Size
     batch: int
 
-    def plain(self, form: Sequence[str]) -> list[str]:
+    def plain(self, form: Mapping[str, Any], image: Path | None = None) -> list[str]:
         """The command of a side of plain PyTorch."""
-        return self._command("baselines.plain_inference", *form)
+        return process(plain_inference.inference, **self._arguments(image), **form)
 
-    def ours(self, model: Model) -> list[str]:
+    def ours(self, model: Model, image: Path | None = None) -> list[str]:
         """The command of a side of ours."""
-        return self._command("inference.side", model.where)
+        return process(serving, model=model.where, **self._arguments(image))
 
-    def _command(self, module: str, *args: str) -> list[str]:
+    def _arguments(self, image: Path | None) -> dict[str, Any]:
         height, width = self.size
-        return [
-            sys.executable,
-            "-m",
-            f"hct_lightning.benchmarks.{module}",
-            *args,
-            str(height),
-            str(width),
-            f"--batch-size={self.batch}",
-            f"--device={self.device}",
-        ]
+        return {"height": height, "width": width, "batch_size": self.batch, "device": self.device, "image": image}
 
-    def sides(self, models: Mapping[str, Model], plain: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    def sides(self, models: Mapping[str, Model], plain: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
         """The commands of all that can be measured at this shape, by name."""
         gpu = self.device != "cpu"  # artifacts and torch.ao's int8 are the CPU's
         sides = {}
         for name, form in plain.items():
-            if form[0] == "static" and max(self.size) <= 128:
+            if form["form"] == "static" and max(self.size) <= 128:
                 log.warning("%s: torch's own int8 fails at 128 px: left out", name)
-            elif form[0] == "eager" or not gpu:
+            elif form["form"] == "eager" or not gpu:
                 sides[name] = self.plain(form)
         for name, model in models.items():
             if gpu and model.kind == "artifact":
@@ -86,6 +80,17 @@ class Shape(NamedTuple):
             else:
                 log.warning("%s does not take images of %dx%d: left out", name, *self.size)
         return sides
+
+
+class Turns(NamedTuple):
+    """How often each side is called, and how many are there at a time."""
+
+    warmup: int
+    rounds: int
+    together: int
+
+    def measure(self, sides: Mapping[str, Sequence[str]]) -> tuple[dict[str, Measured], dict[str, float]]:
+        return in_groups(sides, warmup=self.warmup, rounds=self.rounds, together=self.together)
 
 
 def benchmark(
@@ -118,68 +123,31 @@ def benchmark(
     """
     if together < 2:
         raise ValueError(f"benchmark.together={together}: the baseline and a side are two processes")
+    turns = Turns(warmup, rounds, together)
     program = build_cpp.build(Path(cpp).resolve()) if cpp else None  # what is missing is said at once
     out = Path(output)
     out.mkdir(parents=True, exist_ok=True)
-    sizes = [as_size(resolution) for resolution in resolutions or ()]
-    if models is None:
-        home = Path(run) if run else make_run(out / "fresh", (sizes or [FRESH])[0], artifacts)
-        models = [home / "checkpoints" / "best.ckpt", *sorted((home / "artifacts").glob("*/"))]
-    ours = named([find(model) for model in models])
-    if not sizes:
-        made_for = (model.decoding.size for model in ours.values())
-        sizes = [as_size(next(filter(None, made_for), FRESH))]
+    ours, sizes = find_models(run, models, artifacts, [as_size(size) for size in resolutions or ()], out)
     served = {name: model for name, model in ours.items() if model.takes(sizes[0])}
     if not served:
         raise ValueError(
             f"none of the models takes images of {sizes[0][0]}x{sizes[0][1]}; "
             "give benchmark.resolutions, or artifacts made for it (export.dynamic=true opens the size)"
         )
+    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     plain = (PLAIN | PLAIN_PAPER if paper else PLAIN) if baselines else {}
-
-    def measure(sides: Mapping[str, Sequence[str]]) -> tuple[dict[str, Measured], dict[str, float]]:
-        return in_groups(sides, warmup=warmup, rounds=rounds, together=together)
-
-    rows, speeds = [], {}
-    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        for size in sizes:
-            for batch in batch_sizes:
-                shape = Shape(device, size, batch)
-                log.info("%dx%d, batch %d, %s", *size, batch, device)
-                if sides := shape.sides(ours, plain):
-                    measured, speeds[shape] = measure(sides)
-                    rows += table(measured, speeds[shape], shape)
+    rows, speeds = at_each([Shape(*shape) for shape in product(devices, sizes, batch_sizes)], ours, plain, turns)
     first = next(iter(speeds))
     best = max(served, key=speeds[first].__getitem__)
     ratios = compare_speeds(speeds[first], best)
-
     one = first._replace(batch=1)  # the C++ program and a file are an image at a time
-
     if program:
-        image = random_png(one.size, out / "random.png")
-        for name in dict.fromkeys(("torchscript", best)):
-            if name not in served or served[name].about.get("runtime") not in CPP_RUNTIMES:
-                continue
-            there = f"C++ {name}"
-            command = [str(program), "--wait", served[name].where, str(image)]
-            measured, speed = measure({name: one.ours(served[name]), there: command})
-            ratios["cpp_vs_python"] = 1 / speed[there]
-            about = {key: served[name].about[key] for key in ("precision", "size_bytes")}
-            measured[there].facts.update(about)
-            relative = {there: speeds[one][name] * speed[there] if one in speeds else None}
-            rows += table({there: measured[there]}, relative, one)
-        image.unlink()
-
+        cpp_rows, cpp_ratio = in_cpp(program, served, best, one, speeds.get(one), turns, out)
+        rows, ratios = rows + cpp_rows, ratios | cpp_ratio
     more = []
     if baselines:
-        file = enlarged(photo, one.size, out / "enlarged.jpg")
-        sides = {name: one.plain(PLAIN[name]) for name in (EAGER, TUNED_EAGER)}
-        sides[best] = one.ours(served[best])
-        measured, speed = measure({n: [*side, f"--image={file}"] for n, side in sides.items()})
-        ratios["file_to_answer"] = speed[best]
-        title = f"From a JPEG of {2 * one.size[1]}x{2 * one.size[0]} pixels to the answer"
-        more.append({"title": title, "rows": table(measured, speed, one)})
-        file.unlink()
+        table_of_files, ratios["file_to_answer"] = from_file(photo, served[best], best, one, turns, out)
+        more.append(table_of_files)
     judged = judge(served, data, accuracy) if accuracy else None
     if judged:
         more.append(judged)
@@ -196,6 +164,77 @@ def benchmark(
         "models": {name: model.where for name, model in ours.items()},
         "versions": {package: version(package) for package in PACKAGES if installed(package)},
     }
+
+
+def find_models(
+    run: str | None, models: Sequence[str] | None, artifacts: Sequence[str], sizes: list[Size], out: Path
+) -> tuple[dict[str, Model], list[Size]]:
+    """The models to measure, by short names: those listed, else of the run, else made below `out`; and the sizes.
+
+    Where no sizes are given, the one that the first model is for.
+    """
+    if models is None:
+        home = Path(run) if run else make_run(out / "fresh", (sizes or [FRESH])[0], artifacts)
+        models = [home / "checkpoints" / "best.ckpt", *sorted((home / "artifacts").glob("*/"))]
+    ours = named([find(model) for model in models])
+    if not sizes:
+        made_for = (model.decoding.size for model in ours.values())
+        sizes = [as_size(next(filter(None, made_for), FRESH))]
+    return ours, sizes
+
+
+def at_each(
+    shapes: Sequence[Shape], ours: Mapping[str, Model], plain: Mapping[str, Mapping[str, Any]], turns: Turns
+) -> tuple[list[dict[str, Any]], dict[Shape, dict[str, float]]]:
+    """A row per side and shape, and how many times as fast as its first side each is, by shape."""
+    rows, speeds = [], {}
+    for shape in shapes:
+        log.info("%dx%d, batch %d, %s", *shape.size, shape.batch, shape.device)
+        if sides := shape.sides(ours, plain):
+            measured, speeds[shape] = turns.measure(sides)
+            rows += table(measured, speeds[shape], shape)
+    return rows, speeds
+
+
+def in_cpp(
+    program: Path,
+    served: Mapping[str, Model],
+    best: str,
+    one: Shape,
+    speeds: Mapping[str, float] | None,
+    turns: Turns,
+    out: Path,
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """The TorchScript artifact and the best one in C++, where it serves them: rows, and `cpp_vs_python` of the last.
+
+    `speeds` are those of the Python sides at the same shape, where it was measured.
+    """
+    rows, ratio = [], {}
+    image = random_png(one.size, out / "random.png")
+    for name in dict.fromkeys(("torchscript", best)):
+        if name not in served or served[name].about.get("runtime") not in CPP_RUNTIMES:
+            continue
+        there = f"C++ {name}"
+        command = [str(program), "--wait", served[name].where, str(image)]
+        measured, speed = turns.measure({name: one.ours(served[name]), there: command})
+        ratio["cpp_vs_python"] = 1 / speed[there]
+        measured[there].facts.update({key: served[name].about[key] for key in ("precision", "size_bytes")})
+        relative = {there: speeds[name] * speed[there] if speeds else None}
+        rows += table({there: measured[there]}, relative, one)
+    image.unlink()
+    return rows, ratio
+
+
+def from_file(
+    photo: str | None, model: Model, name: str, one: Shape, turns: Turns, out: Path
+) -> tuple[dict[str, Any], float]:
+    """From a file of twice the size to the answer: a table, and how many times as fast as plain eager a model is."""
+    file = enlarged(photo, one.size, out / "enlarged.jpg")
+    sides = {side: one.plain(PLAIN[side], file) for side in (EAGER, TUNED_EAGER)}
+    measured, speed = turns.measure(sides | {name: one.ours(model, file)})
+    file.unlink()
+    title = f"From a JPEG of {2 * one.size[1]}x{2 * one.size[0]} pixels to the answer"
+    return {"title": title, "rows": table(measured, speed, one)}, speed[name]
 
 
 def named(models: Sequence[Model]) -> dict[str, Model]:

@@ -6,17 +6,17 @@ from typing import Any, NamedTuple
 EAGER, TUNED_EAGER = "plain eager", "tuned eager"
 INT8, TUNED_INT8 = "plain int8 TorchScript", "tuned int8 TorchScript"
 PLAIN = {
-    EAGER: ["eager"],
-    TUNED_EAGER: ["eager", "--tuned"],
-    INT8: ["static", "--traced"],
-    TUNED_INT8: ["static", "--traced", "--tuned"],
+    EAGER: {"form": "eager"},
+    TUNED_EAGER: {"form": "eager", "tuned": True},
+    INT8: {"form": "static", "traced": True},
+    TUNED_INT8: {"form": "static", "traced": True, "tuned": True},
 }
 TRACED, DYNAMIC_TRACED = "plain TorchScript", "plain dynamic int8 TorchScript"
 PLAIN_PAPER = {
-    "plain static int8": ["static"],
-    "plain dynamic int8": ["dynamic"],
-    TRACED: ["eager", "--traced"],
-    DYNAMIC_TRACED: ["dynamic", "--traced"],
+    "plain static int8": {"form": "static"},
+    "plain dynamic int8": {"form": "dynamic"},
+    TRACED: {"form": "eager", "traced": True},
+    DYNAMIC_TRACED: {"form": "dynamic", "traced": True},
 }
 
 

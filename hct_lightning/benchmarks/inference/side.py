@@ -1,11 +1,5 @@
-"""A side of the inference benchmark that is ours: an artifact, a checkpoint or a network of timm.
+"""A side of the inference benchmark that is ours: an artifact, a checkpoint or a network of timm."""
 
-python -m hct_lightning.benchmarks.inference.side MODEL HEIGHT WIDTH [--batch-size=1] [--device=cpu] [--image=FILE]
-
-With `--image` the work is a file to its answer, read as the data engine reads it.
-"""
-
-import argparse
 import time
 from dataclasses import replace
 
@@ -17,31 +11,20 @@ from hct_lightning.data.reading.readers import FileReader
 from hct_lightning.machine import runtime
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("model")
-    parser.add_argument("height", type=int)
-    parser.add_argument("width", type=int)
-    parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--image")
-    given = parser.parse_args()
+def serving(model: str, height: int, width: int, batch_size: int, device: str, image: str | None = None) -> None:
+    """With `image` its work is a file to its answer, read as the data engine reads it."""
     runtime.keep_memory()
     started = time.perf_counter()
-    model = find(given.model)
-    probabilities, facts = load(model, given.device)
+    found = find(model)
+    probabilities, facts = load(found, device)
     load_s = time.perf_counter() - started
-    size = (given.height, given.width)
-    if given.image:
-        read = FileReader(replace(model.decoding, size=size))
-    shape = (given.batch_size, *size, model.decoding.channels)
+    size = (height, width)
+    shape = (batch_size, *size, found.decoding.channels)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8).permute(0, 3, 1, 2)  # as read
+    if image:
+        read = FileReader(replace(found.decoding, size=size))
 
     def work() -> None:
-        probabilities(read(given.image)[None] if given.image else pixels)
+        probabilities(read(image)[None] if image else pixels)
 
     serve(work, load_s=load_s, threads=torch.get_num_threads(), **facts)
-
-
-if __name__ == "__main__":
-    main()

@@ -14,6 +14,7 @@ from hct_lightning.deploy.artifact import load_artifact, read_description
 from hct_lightning.machine import runtime
 from hct_lightning.training.checkpoints import load_checkpoint, load_network
 from hct_lightning.training.spec import NetworkSpec
+from hct_lightning.training.step import AUTOCAST
 
 Probabilities = Callable[[Tensor], Tensor]
 
@@ -90,7 +91,7 @@ def load(model: Model, device: str = "cpu", precision: str = "auto") -> tuple[Pr
         network = model.spec.build().eval()
     network.to(device)
     precision = runtime.resolve_precision(precision, device)
-    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    dtype = AUTOCAST.get(precision)
 
     def probabilities(images: Tensor) -> Tensor:
         with torch.inference_mode(), torch.autocast(device, dtype, enabled=dtype is not None):

@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -30,7 +30,7 @@ from hct_lightning.data.reading import geometry as geo
 from hct_lightning.data.reading.image import UnreadableImageError, probe, read_image
 from hct_lightning.data.store.format import SUFFIX, VERSION, Item, Recipe, read_manifest
 from hct_lightning.machine.pool import mapped
-from hct_lightning.runs.files import write_whole
+from hct_lightning.runs.files import open_whole, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -241,15 +241,12 @@ def _convert(job: tuple) -> Item | str:
         return f"{path}: {error.strerror or error}"
     target = root / file
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
     try:
-        write_item(image, temporary, recipe)
-        temporary.replace(target)
+        with open_whole(target) as place:
+            write_item(image, place, recipe)
     except OSError as error:
         reason = error.strerror or error
         raise OSError(f"{target}: {reason}; mend that and run it again: it goes on") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return Item(
         file,
         split,
@@ -263,22 +260,19 @@ def _convert(job: tuple) -> Item | str:
     )
 
 
-def write_item(image: Tensor, path: Path, recipe: Recipe) -> None:
-    """Writes c h w uint8 in the recipe's format, and waits until it is on the disk."""
+def write_item(image: Tensor, file: BinaryIO, recipe: Recipe) -> None:
+    """Writes c h w uint8 in the recipe's format."""
     pixels = image.permute(1, 2, 0).contiguous().numpy()
-    with path.open("wb") as file:
-        if recipe.format == "raw":
-            header = np.lib.format.header_data_from_array_1_0(pixels)
-            np.lib.format.write_array_header_1_0(file, header)
-            file.write(pixels.data)
-        else:
-            picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-            if recipe.format == "png":
-                picture.save(file, "png", compress_level=1)
-            else:
-                picture.save(file, "jpeg", quality=recipe.quality, subsampling=0)
-        file.flush()
-        os.fsync(file.fileno())
+    if recipe.format == "raw":
+        header = np.lib.format.header_data_from_array_1_0(pixels)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(pixels.data)
+        return
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    if recipe.format == "png":
+        picture.save(file, "png", compress_level=1)
+    else:
+        picture.save(file, "jpeg", quality=recipe.quality, subsampling=0)
 
 
 def _folder(label: str) -> str:

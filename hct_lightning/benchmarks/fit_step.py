@@ -1,0 +1,53 @@
+"""The training step of `task=fit` without its trainer, for the sides that are ours."""
+
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
+from torch import Tensor
+
+from hct_lightning.data.dataset import IMAGENET_MEAN, IMAGENET_STD
+from hct_lightning.machine import runtime
+from hct_lightning.models import FromPixels
+from hct_lightning.training.memory import Memory
+from hct_lightning.training.spec import build_network
+from hct_lightning.training.step import TrainingStep
+
+
+def network_of_fit(memory: Memory = "speed", classes: int = 4) -> FromPixels:
+    """The network of the default configuration."""
+    network = build_network(_defaults().model, channels=3, classes=classes, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    if memory == "low":
+        network.set_grad_checkpointing()
+    return network
+
+
+def step_of_fit(
+    memory: Memory = "speed", *, classes: int = 4, precision: str | None = None
+) -> tuple[TrainingStep, dict[str, Any]]:
+    """A step with the network, optimiser, precision and settings of the process that `task=fit` has on the CPU.
+
+    Returns:
+        The step, and facts about it.
+    """
+    cfg = _defaults()
+    runtime.configure(cfg.runtime)
+    torch.manual_seed(0)
+    network = network_of_fit(memory, classes)
+    optimizer = instantiate(cfg.optim.optimizer)(network.parameters(), lr=cfg.optim.lr)
+    precision = runtime.resolve_precision(precision or cfg.trainer.precision, "cpu")
+    facts = {"precision": precision, "threads": torch.get_num_threads()}
+    return TrainingStep(network, optimizer, precision=precision), facts
+
+
+def random_batch(batch_size: int, resolution: int) -> tuple[Tensor, Tensor]:
+    """Images, b 3 h w uint8 as they are read, and labels."""
+    shape = (batch_size, 3, resolution, resolution)
+    images = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last).random_(256)
+    return images, torch.zeros(batch_size, dtype=torch.long)
+
+
+def _defaults() -> Any:
+    with initialize_config_module("hct_lightning.conf", version_base="1.3"):
+        return compose("config")
