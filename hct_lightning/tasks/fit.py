@@ -16,9 +16,9 @@ from hct_lightning.data.datamodule import ImageData
 from hct_lightning.machine import slurm as job
 from hct_lightning.machine.devices import choose_devices
 from hct_lightning.machine.facts import machine_facts
+from hct_lightning.machine.ranks import is_rank_zero
 from hct_lightning.machine.runtime import resolve_precision
 from hct_lightning.report.tables import describe, say_speed_up, show_results
-from hct_lightning.runs.endings import is_rank_zero
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import build_network, load_weights
 from hct_lightning.training.memory import choose_memory

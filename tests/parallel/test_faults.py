@@ -112,8 +112,8 @@ def test_a_rank_is_killed(environment, tiny, tmp_path):
     assert child.returncode == 1
     assert time.monotonic() - began < 15
     assert record["status"] == "failed"
-    assert "a rank has died" in record["reason"]
-    assert "a rank has died" in "".join(err.splitlines()[-2:])
+    assert "rank 1 has died: it was ended by SIGKILL" in record["reason"]
+    assert "rank 1 has died: it was ended by SIGKILL" in "".join(err.splitlines()[-2:])
 
 
 def test_the_first_rank_is_killed_and_no_rank_is_left(environment, tiny, tmp_path):
