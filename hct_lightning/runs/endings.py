@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 FAILED, INTERRUPTED, TERMINATED = 1, 128 + signal.SIGINT, signals.STATUS  # exit codes
 PATIENCE_S = 5.0  # how long a rank looks for the cause of an error that may be a consequence
 GRACE_S = 1.0  # how long a rank may take to end by itself when another one has said why
-_LINGER_S = 10.0
+_LINGER_S = 10.0  # how long a rank that rank 0 started leaves it to rank 0 to say why, and to end it
 
 
 class Ending(NamedTuple):
@@ -83,8 +83,23 @@ def begin(folder: Path) -> None:
 def leave(error: BaseException, folder: Path) -> Ending:
     """Says to the other ranks, if there are any, that and why this one ends; what it said first counts."""
     _ending.set()
-    mine = _read(folder).get(ranks.rank())
-    return mine or _write(_ending_of_this_rank(error), folder)
+    if said := _read(folder).get(ranks.rank()):
+        return said
+    mine = _ending_of_this_rank(error)
+    if ranks.is_child():
+        threading.Thread(target=_end_after, args=(os.getppid(), mine, folder), daemon=True).start()
+        signals.outlive_parent()
+    return _write(mine, folder)
+
+
+def _end_after(parent: int, mine: Ending, folder: Path) -> None:
+    """Ends a rank after rank 0, which started it. It has the last word where rank 0 was aborted."""
+    while os.getppid() == parent:
+        time.sleep(0.05)
+    time.sleep(GRACE_S)  # for its main thread to write the record
+    if _first(mine, folder).rank == mine.rank:
+        say(mine, folder, go_on=None)
+    os._exit(mine.code)
 
 
 def leave_for(rank: str, returncode: int, folder: Path) -> Ending:
@@ -110,13 +125,18 @@ def of_run(folder: Path, error: BaseException | None = None) -> Ending:
         error: what ends this rank; None when it would go on, but another rank has left an ending.
     """
     mine = leave(error, folder) if error else None
+    looks_until = mine.time + PATIENCE_S if mine and mine.code == FAILED else 0
     while True:
-        endings = _read(folder) | ({mine.rank: mine} if mine else {})
-        first = min(endings.values(), key=lambda ending: (not ending.certain, ending.time))
-        looks = mine and mine.code == FAILED and time.time() < mine.time + PATIENCE_S
-        if first.certain or len(endings) >= ranks.world() or not looks:
+        first = _first(mine, folder)
+        if first.certain or len(_read(folder)) >= ranks.world() or time.time() > looks_until:
             return first
         time.sleep(0.1)
+
+
+def _first(mine: Ending | None, folder: Path) -> Ending:
+    """Of all endings the earliest that is certainly a cause, else the earliest."""
+    endings = _read(folder) | ({mine.rank: mine} if mine else {})
+    return min(endings.values(), key=lambda ending: (not ending.certain, ending.time))
 
 
 def _ending_of_this_rank(error: BaseException) -> Ending:
@@ -187,7 +207,7 @@ def in_order(folder: Path, *, go_on: Path | None) -> Iterator[None]:
             raise  # it has said itself why
         mine = ending.rank == ranks.rank()
         if ranks.is_child():
-            _linger()
+            time.sleep(_LINGER_S)  # if it went first, NCCL would abort rank 0
         if ranks.is_rank_zero() or mine or job.is_rank():
             say(ending, folder, go_on=go_on)
         if ending.code == TERMINATED and job.inside():
@@ -238,17 +258,6 @@ def ends_by_itself(within_s: float) -> bool:
 def completed() -> None:
     """From here on the end of another rank is no reason to end this one."""
     _ending.set()
-
-
-def _linger() -> None:
-    """A rank that rank 0 started leaves it to rank 0 to say why it ends, and to end it.
-
-    If it went first NCCL would abort rank 0, without a word. Is rank 0 gone, or busy for long, it says it itself.
-    """
-    signals.outlive_parent()
-    parent, deadline = os.getppid(), time.monotonic() + _LINGER_S
-    while os.getppid() == parent and time.monotonic() < deadline:
-        time.sleep(0.05)
 
 
 def _requeue(*, noticed: bool) -> None:
