@@ -178,7 +178,7 @@ def settle(points: Iterable[Point]) -> None:
     """Writes into `run.json` what a run that Slurm ended could not say itself."""
     for point in points:
         if point.run and Run(point.run).record.get("status") == "running" and point.state in OVER:
-            Run(point.run).update(status=point.status, reason=point.reason)
+            Run(point.run).end(point.status, point.reason)
 
 
 def show(points: Sequence[Point]) -> None:
