@@ -4,6 +4,7 @@ Commands compose by default and really run, small, with the slow tests. One that
 apt-get, a compiler) is checked in the way that is possible here; one that no check knows fails.
 """
 
+import ast
 import importlib.metadata
 import os
 import re
@@ -104,13 +105,19 @@ def test_every_page_is_linked_from_the_readme():
 def test_the_design_shows_every_room():
     tree = re.search(r"```text\n(conf/.*?)```", (ROOT / "docs" / "design.md").read_text(), re.DOTALL)[1]
     shown = set(re.findall(r"^ *([\w.]+/?)(?: |$)", tree, re.MULTILINE))
-    folders = [p for p in (ROOT / "hct_lightning").rglob("*") if p.is_dir() and next(p.glob("*.[pc]*"), None)]
-    depth = len(ROOT.parts)
-    there = {f"{p.name}/" for p in folders if p.name != "__pycache__" and len(p.parts) <= depth + 3}
-    missing = there - shown - {"inference/"}  # a benchmark in several files
-    assert not missing
+    package = ROOT / "hct_lightning"
+    rooms = {file.parent.relative_to(package) for file in package.rglob("*.py")} - {Path()}
+    # A benchmark of several files is no room.
+    assert {f"{room.name}/" for room in rooms if room.parent.name != "benchmarks"} <= shown
     for name in shown:
-        assert [*ROOT.glob(name), *(ROOT / "hct_lightning").rglob(name)], name
+        assert [*ROOT.glob(name), *package.rglob(name)], name
+
+
+def test_the_design_shows_the_floors_that_are_guarded():
+    block = re.search(r"## Floors.*?```text\n(.*?)```", (ROOT / "docs" / "design.md").read_text(), re.DOTALL)[1]
+    guarded = ast.parse((ROOT / "tests" / "test_architecture.py").read_text()).body
+    floors = next(n.value for n in guarded if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "FLOORS")
+    assert [set(line.split()) for line in reversed(block.splitlines())] == list(ast.literal_eval(floors))
 
 
 # --- Options
