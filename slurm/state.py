@@ -61,7 +61,7 @@ def remember(folder: Path, jobs: Sequence[str], overrides: Sequence[Sequence[str
 
 
 def check_same(folder: Path, overrides: Sequence[Sequence[str]]) -> None:
-    """Points of an earlier submission to the same folder go on in it, so they must be the same.
+    """Refuses other options than those of an earlier submission to the folder, whose points go on there.
 
     Raises:
         ValueError: when an option other than Slurm's differs.

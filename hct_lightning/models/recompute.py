@@ -1,4 +1,4 @@
-"""What the backward pass needs is computed again there, not kept: the two parts that torch lacks.
+"""Recomputing activations in the backward pass instead of keeping them: the two parts that torch lacks.
 
 `torch.utils.checkpoint` recomputes a stage. `count_batches_once` keeps BatchNorm from counting the
 second run, and `stem_in_strips` computes HCT's stem from uint8 pixels, in both passes.
@@ -18,7 +18,7 @@ STRIP_ROWS = 128  # of the output; a strip's convolution takes 16 MB in bf16 at 
 
 
 def count_batches_once(network: nn.Module) -> None:
-    """Running statistics are left alone by what the backward pass computes again."""
+    """Keeps BatchNorm from updating its running statistics again when its stage is recomputed."""
     for module in network.modules():
         is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
         if is_norm and _freeze not in module._forward_pre_hooks.values():
@@ -27,7 +27,7 @@ def count_batches_once(network: nn.Module) -> None:
 
 
 def _freeze(norm: Any, inputs: Any) -> None:
-    if torch._C._current_graph_task_id() != -1:  # inside backward, as torch's checkpoint asks
+    if torch._C._current_graph_task_id() != -1:  # a backward pass runs; torch's checkpoint tests it so
         norm.counting = (norm.momentum, norm.num_batches_tracked)
         norm.momentum, norm.num_batches_tracked = 0.0, None
 
