@@ -10,7 +10,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEn
 from torch.distributed import Store, rendezvous
 
 from hct_lightning.machine import slurm as job
-from hct_lightning.runs.endings import is_rank_zero
+from hct_lightning.machine.ranks import is_rank_zero
 
 
 def from_rank_zero(name: str, decide: Callable[[], dict[str, Any]], *, num_nodes: int) -> dict[str, Any]:
