@@ -105,11 +105,15 @@ def _end_after(parent: int, mine: Ending, folder: Path) -> None:
 def leave_for(rank: str, returncode: int, folder: Path) -> Ending:
     """Says it for a rank that has died, unless it has said so itself.
 
-    One that aborted may have been told to: NCCL's watchdog does that when another rank is gone.
+    One that aborted may not be the cause: NCCL's watchdog does that when another rank is gone.
+
+    Returns:
+        The ending of the run, as far as it is known.
     """
     message = f"rank {rank} has died: {signals.in_words(returncode)}"
     certain = returncode != -signal.SIGABRT
-    return _read(folder).get(rank) or _write(Ending(rank, FAILED, "", message, certain, True, time.time()), folder)
+    its = _read(folder).get(rank) or _write(Ending(rank, FAILED, "", message, certain, True, time.time()), folder)
+    return _first(its, folder)
 
 
 def told(folder: Path) -> bool:
@@ -211,7 +215,8 @@ def in_order(folder: Path, *, go_on: Path | None) -> Iterator[None]:
         if ranks.is_rank_zero() or mine or job.is_rank():
             say(ending, folder, go_on=go_on)
         if ending.code == TERMINATED and job.inside():
-            _requeue(noticed=isinstance(error, signals.Preempted) or ending.kind == "Preempted")
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            _requeue(ending, noticed=isinstance(error, signals.Preempted))
         _exit(ending.code)
 
 
@@ -231,7 +236,8 @@ def say(ending: Ending, folder: Path, *, go_on: Path | None) -> None:
     lines = [f"error: {ending.message if ending.mendable and ending.message else ending.reason}"]
     if ending.traceback:
         log.debug("rank %s: %s", ending.rank, ending.traceback)
-        whole = not ending.mendable or os.environ.get("HYDRA_FULL_ERROR") == "1"
+        logged = log.isEnabledFor(logging.DEBUG)  # on rank 0
+        whole = not (ending.mendable and logged) or os.environ.get("HYDRA_FULL_ERROR") == "1"
         lines.insert(0, ending.traceback.rstrip() if whole else f"(the traceback is in {folder / 'run.log'})")
     print(*lines, sep="\n", file=sys.stderr, flush=True)
 
@@ -242,6 +248,8 @@ def at_once(ending: Ending, folder: Path, *, go_on: Path | None) -> NoReturn:
         with contextlib.suppress(Exception):
             act()
     say(ending, folder, go_on=go_on)
+    if ending.code == TERMINATED and job.inside():
+        _requeue(ending)
     os._exit(ending.code)
 
 
@@ -260,12 +268,12 @@ def completed() -> None:
     _ending.set()
 
 
-def _requeue(*, noticed: bool) -> None:
+def _requeue(ending: Ending, *, noticed: bool = False) -> None:
     """Puts a job of which Slurm wants the nodes, or whose time is up, back into the queue.
 
     Then Slurm ends all its processes. Returns when there is nothing to put back.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    noticed = noticed or ending.kind == signals.Preempted.__name__
     if not ranks.is_rank_zero():
         time.sleep(20)  # rank 0 does it and ends them all, unless it hangs
     try:
