@@ -161,7 +161,7 @@ def assert_composes(args: list[str]) -> None:
     composed([arg if "[" in arg else arg.split(",")[0] for arg in overrides])
 
 
-@pytest.mark.parametrize("command", RUNS)
+@pytest.mark.parametrize("command", RUNS, ids=str)
 def test_composes(command, tmp_path):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "overrides.yaml").write_text("[]\n")
@@ -256,7 +256,7 @@ def bucket(store) -> Iterator[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [command for command in RUNS if "+slurm=" not in command])
+@pytest.mark.parametrize("command", [command for command in RUNS if "+slurm=" not in command], ids=str)
 def test_runs(command, home, trained, cli, tmp_path, request):
     """As it stands, but small. Submissions to Slurm: `tests/slurm`."""
     args = arguments(command, trained)
@@ -357,7 +357,7 @@ CHECKS = {
 }
 
 
-@pytest.mark.parametrize("command", OTHERS)
+@pytest.mark.parametrize("command", OTHERS, ids=str)
 def test_another_programs_command(command, environment, tmp_path):
     words = shlex.split(command)
     check = CHECKS.get(shlex.join(words[:3]) if words[0] == "python" else words[0])
