@@ -23,8 +23,7 @@ def test_the_mean_over_epochs_and_each_rank():
     text = shown(time_table([epoch(1.0, ranks=2), epoch(3.0, ranks=2)], peak_gib=1.25))
     mean, first, second = (line for line in text.splitlines() if "rank" in line)
     assert "mean of 2 ranks" in mean
-    assert "0.20 s │ 1.80 s   │ 0.00 s  │ 2.00 s" in mean
-    assert "5.3" in mean
+    assert [cell.strip() for cell in mean.split("│")[2:7]] == ["0.20 s", "1.80 s", "0.00 s", "2.00 s", "5.3"]
     assert "1.25 GiB" in mean
     assert "rank 0" in first
     assert "rank 1" in second
