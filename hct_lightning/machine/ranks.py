@@ -7,13 +7,18 @@ user to start rank 0 of each node, with `NODE_RANK`).
 import json
 import os
 import uuid
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hct_lightning.machine import slurm as job
 
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
 _ATTEMPT = "HCT_ATTEMPT"
 _world = 1  # the largest that this process has known
-_store = None  # of torchrun; kept, for where the agent does not serve it rank 0 does
 
 
 def is_rank_zero() -> bool:
@@ -61,23 +66,84 @@ def lead(folder: Path) -> None:
     """On rank 0: begins an attempt, and under torchrun tells the others the run's folder."""
     os.environ[_ATTEMPT] = uuid.uuid4().hex[:8]  # ranks that are started later inherit it
     if is_under_torchrun() and world() > 1:
-        _torchruns_store().set(_key(), json.dumps([str(folder.resolve()), attempt()]))
+        _tell("run", [str(folder.resolve()), attempt()], _meeting_point())
 
 
 def follow() -> Path:
     """On the other ranks of torchrun: the folder of rank 0, whose default has the time in it. Waits for it."""
-    folder, os.environ[_ATTEMPT] = json.loads(_torchruns_store().get(_key()))
+    folder, os.environ[_ATTEMPT] = _ask("run", _meeting_point())
     return Path(folder)
 
 
-def _key() -> str:
-    return f"hct_lightning/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+def from_rank_zero(name: str, decide: Callable[[], dict[str, Any]], *, num_nodes: int = 1) -> dict[str, Any]:
+    """What `decide` returns on rank 0, on every rank.
+
+    Ranks that Lightning starts inherit it in the environment, because rank 0 has decided before it starts them. Ranks
+    that start together (by torchrun, by srun, or by hand, one a node) read it from the store at which they will set up
+    their process group, too. Every launch has its own store, so that no earlier decision is taken for this one.
+
+    Args:
+        name: of what is decided, different from any other.
+        decide: gives what JSON can hold.
+        num_nodes: machines.
+
+    Raises:
+        ValueError: on every rank, when `decide` raises it on rank 0.
+    """
+    store = _meeting_point(num_nodes)
+    if is_rank_zero():
+        try:
+            said = {"decision": decide()}
+        except ValueError as error:
+            said = {"refusal": str(error)}
+        _tell(name, said, store)
+    else:
+        said = _ask(name, store)
+    if "refusal" in said:
+        raise ValueError(said["refusal"])
+    return said["decision"]
 
 
-def _torchruns_store():
-    """The store in which the process group will meet, too."""
-    global _store
-    from torch.distributed.rendezvous import rendezvous
+def _tell(name: str, said: Any, store: "Store | None") -> None:
+    os.environ[_variable(name)] = json.dumps(said)  # for ranks that this one starts
+    if store:
+        store.set(_key(name), json.dumps(said))
 
-    _store, _, _ = next(rendezvous("env://"))
-    return _store
+
+def _ask(name: str, store: "Store | None") -> Any:
+    said = store.get(_key(name)).decode() if store else os.environ[_variable(name)]
+    os.environ[_variable(name)] = said  # the first rank of another node starts some, too
+    return json.loads(said)
+
+
+def _variable(name: str) -> str:
+    return f"HCT_{name.upper()}"
+
+
+def _key(name: str) -> str:
+    return f"{_variable(name)}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+
+
+def _meeting_point(num_nodes: int = 1) -> "Store | None":
+    """The store of ranks that start together; None where Lightning has started this one, or is to start the others."""
+    if is_under_torchrun():
+        number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    elif job.is_rank():
+        from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+        srun = SLURMEnvironment()
+        number, count = srun.global_rank(), srun.world_size()
+        os.environ |= {"MASTER_ADDR": srun.main_address, "MASTER_PORT": str(srun.main_port)}
+    elif "LOCAL_RANK" not in os.environ:  # by hand with NODE_RANK, MASTER_ADDR and MASTER_PORT, as Lightning has it
+        number, count = int(os.environ.get("NODE_RANK", "0")), num_nodes
+    else:
+        return None
+    return None if count == 1 else _connect(number, count)
+
+
+@cache  # rank 0 may serve it, as long as it lives
+def _connect(number: int, count: int) -> "Store":
+    from torch.distributed import rendezvous
+
+    store, _, _ = next(rendezvous(f"env://?rank={number}&world_size={count}"))
+    return store

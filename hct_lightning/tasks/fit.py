@@ -21,7 +21,7 @@ from hct_lightning.deploy.export import choose_exporters
 from hct_lightning.machine import slurm as job
 from hct_lightning.machine.devices import Devices, choose_devices
 from hct_lightning.machine.facts import machine_facts
-from hct_lightning.machine.ranks import is_rank_zero
+from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
 from hct_lightning.machine.runtime import resolve_precision
 from hct_lightning.models import FromPixels
 from hct_lightning.report.tables import describe, say_speed_up, show_results
@@ -30,7 +30,6 @@ from hct_lightning.training.checkpoints import load_weights
 from hct_lightning.training.class_weights import class_weights
 from hct_lightning.training.memory_plan import MemoryPlan, choose_memory
 from hct_lightning.training.module import ImageClassifier
-from hct_lightning.training.ranks import from_rank_zero
 from hct_lightning.training.spec import NetworkSpec
 from hct_lightning.training.trainer import build_trainer
 
