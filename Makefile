@@ -1,25 +1,34 @@
 # make demo   train HCT on drawn scenes        make test      lint and the default tests
-# make install                                  make test-all  the long tests too
+# make install   everything, tests included     make test-all  the long tests too
+# make types  type checking                     make clean     removes what make install made
 # make slurm-test   on a real Slurm of two nodes that the tests start; as root it installs what is missing
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo install lint test test-all slurm-test clean
+.PHONY: demo install lint types test test-all slurm-test clean
 
-demo: install
+demo: $(VENV)/.base
 	$(BIN)/python -m hct_lightning +experiment=demo
 
-install: $(VENV)/.installed
+install: $(VENV)/.dev
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(PIP) install -c constraints.txt -e '.[dev]'
 	touch $@
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -73,7 +73,7 @@ class EpochTime(Callback):
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self._images = 0
-        self._wait: GradientWait | None = None
+        self._wait: GradientWait  # made when training starts, on the module's device
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         self._wait = GradientWait(module.device)
@@ -86,8 +86,15 @@ class EpochTime(Callback):
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
         synchronise(module.device)
         self._images = 0
-        self._waited = trainer.train_dataloader.waited_s
+        self._waited = self._loading_s(trainer)
         self._start = self._end = time.perf_counter()
+
+    @staticmethod
+    def _loading_s(trainer: lightning.Trainer) -> float:
+        """Seconds for which the loop has waited for batches, since the loader was made."""
+        loader: Any = trainer.train_dataloader
+        assert loader is not None
+        return loader.waited_s
 
     def on_after_backward(self, trainer: lightning.Trainer, module: Any) -> None:
         self._wait.backward_ended()
@@ -102,10 +109,10 @@ class EpochTime(Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
         running = self._end - self._start
-        loading = trainer.train_dataloader.waited_s - self._waited
+        loading = self._loading_s(trainer) - self._waited
         waiting = self._wait.take_s()
         mine = [loading, running - loading - waiting, waiting, running, self._images]
-        everyone = [mine]
+        everyone: list[Any] = [mine]
         if trainer.world_size > 1:
             everyone = [None] * trainer.world_size
             torch.distributed.all_gather_object(everyone, mine)

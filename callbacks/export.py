@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
@@ -58,14 +57,14 @@ class ExportAtEnd(Callback):
         self.evaluation = evaluation
         self.allow = allow
 
-    def on_fit_end(self, trainer: lightning.Trainer, module: Any) -> None:
+    def on_fit_end(self, trainer: Any, module: Any) -> None:
         if not self.exporters or trainer.fast_dev_run:
             return
         with _others_waiting():
             if trainer.is_global_zero:
                 self._export(trainer)
 
-    def _export(self, trainer: lightning.Trainer) -> None:
+    def _export(self, trainer: Any) -> None:
         run = Path(trainer.default_root_dir)
         best = run / "checkpoints" / "best.ckpt"
         if not best.exists():
@@ -82,8 +81,9 @@ class ExportAtEnd(Callback):
                 name,
                 exporter,
                 network,
-                spec,
                 run / "artifacts",
+                classes=spec.classes,
+                decoding=spec.decoding.as_json(),
                 dynamic=self.dynamic,
                 calibration=calibration,
                 reference=reference,
@@ -107,6 +107,7 @@ def _others_waiting() -> Iterator[None]:
         yield
         return
     group = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=1))
+    assert isinstance(group, dist.ProcessGroup)  # every rank is a member
     threads = torch.get_num_threads()
     try:
         if dist.get_rank() == 0:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
@@ -13,13 +12,13 @@ from hct_lightning.runs.files import csv_text, write_whole
 class SkippedImages(Callback):
     """Keeps `skipped.csv` in the run's folder: path and reason, of all ranks, after every epoch."""
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        skipped = trainer.datamodule.skipped
-        if trainer.datamodule.on_error != "skip":
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        skipped = trainer.datamodule.dataset.skipped
+        if not trainer.datamodule.dataset.skips:
             return
-        everyone = [skipped]
+        everyone: list[dict[str, str]] = [skipped]
         if trainer.world_size > 1:
-            everyone = [None] * trainer.world_size
+            everyone = [{}] * trainer.world_size
             torch.distributed.all_gather_object(everyone, skipped)
         found = {path: reason for mine in everyone for path, reason in mine.items()}
         if found and trainer.is_global_zero:

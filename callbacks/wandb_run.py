@@ -87,8 +87,8 @@ class WandbRun(Callback):
 
     def _small(self, image: torch.Tensor) -> wandb.Image:
         scale = min(1.0, self.sample_px / max(image.shape[-2:]))
-        size = tuple(max(1, round(side * scale)) for side in image.shape[-2:])
-        pixels = resize(image.cpu(), size).permute(1, 2, 0).numpy()
+        height, width = (max(1, round(side * scale)) for side in image.shape[-2:])
+        pixels = resize(image.cpu(), (height, width)).permute(1, 2, 0).numpy()
         return wandb.Image(pixels if pixels.shape[-1] == 3 else np.ascontiguousarray(pixels[..., 0]))
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
@@ -110,8 +110,8 @@ class WandbRun(Callback):
 
     def on_fit_end(self, trainer: lightning.Trainer, module: Any) -> None:
         if trainer.is_global_zero:
-            columns = ["image", "label", "predicted", "probability"]
-            self._experiment(trainer).log({"val/samples": wandb.Table(columns=columns, data=self._rows)})
+            table = wandb.Table(columns=["image", "label", "predicted", "probability"], data=self._rows)
+            self._experiment(trainer).log({"val/samples": table})
 
     def teardown(self, trainer: lightning.Trainer, module: Any, stage: str) -> None:
         # In one process a second run would otherwise go on in the first one.

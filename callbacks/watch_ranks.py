@@ -1,27 +1,25 @@
 """A rank that dies ends the run, with a word about why."""
 
-import os
 import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback
+from torch import distributed
 
-from hct_lightning.runs import signals
+from hct_lightning.runs import endings
 from hct_lightning.runs.folder import Run
 
 
 class WatchRanks(Callback):
-    """On rank 0 watches the ranks that Lightning started on this machine.
+    """Says for ranks that die what they can't say themselves, and on every rank why it ends, at once.
 
-    When one of them dies, rank 0's next collective usually fails and says so. Where it does not
-    (it computes, or NCCL waits), this ends the run after `patience_s`, with the rank's status in
-    `run.json` and on standard error. Lightning's own observer kills rank 0 without a word, at a
-    moment of its own; it is sent home.
+    The first rank of a machine watches those that Lightning started there. When one dies, the next collective of
+    the others usually fails and the run ends in order. Where it does not (they compute, or wait for ever), this
+    ends it after `patience_s`; with NCCL at once, for its watchdog would abort the process. Lightning's own
+    observer kills the first rank without a word, at a moment of its own; it is sent home.
     """
 
     def __init__(self, *, patience_s: float = 10) -> None:
@@ -35,25 +33,28 @@ class WatchRanks(Callback):
             return
         launcher.procs.clear()  # the list that the observer looks at: none left to watch, it ends
         launcher.procs = ranks
-        folder = Path(trainer.default_root_dir)
-        threading.Thread(target=self._watch, args=(ranks, folder), daemon=True).start()
+        endings.before_at_once(lambda: self._finish(trainer, ranks))
+        threading.Thread(target=self._watch, args=(ranks, Path(trainer.default_root_dir)), daemon=True).start()
 
     def _watch(self, ranks: list[subprocess.Popen], folder: Path) -> None:
         while not any(rank.poll() for rank in ranks):
-            if self._over.wait(0.5):
+            if self._over.wait(0.1):
                 return
-        if self._over.wait(self.patience_s):
-            return
         number, rank = next((i, rank) for i, rank in enumerate(ranks, 1) if rank.poll())
-        reason = f"rank {number} has died: {signals.in_words(rank.returncode)}"
-        for other in ranks:
-            other.kill()
-        Run(folder).update(status="failed", reason=reason, ended=time.strftime("%FT%T%z"))
-        print(f"error: {reason}", file=sys.stderr, flush=True)
-        os._exit(1)  # the main thread waits for a rank that is gone
+        ending = endings.leave_for(str(number), rank.returncode, folder)
+        Run(folder).end(ending.status, ending.reason)
+        aborts = distributed.is_initialized() and distributed.get_backend() == "nccl"
+        if not endings.ends_by_itself(within_s=0 if aborts else self.patience_s):
+            endings.at_once(ending, folder, go_on=folder)
+
+    def _finish(self, trainer: lightning.Trainer, ranks: list[subprocess.Popen]) -> None:
+        for rank in ranks:
+            rank.kill()
+        for logger in getattr(trainer, "loggers", ()):
+            logger.finalize("failed")
 
     def on_exception(self, trainer: lightning.Trainer, module: Any, error: BaseException) -> None:
-        self._over.set()
+        endings.leave(error, Path(trainer.default_root_dir))
 
     def teardown(self, trainer: lightning.Trainer, module: Any, stage: str) -> None:
         self._over.set()

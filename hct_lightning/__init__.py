@@ -3,13 +3,10 @@
 Importing this package imports nothing heavy and changes nothing in the process.
 """
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# A checkout that shadows an installed wheel: callbacks and conf stand beside the package.
-_checkout = Path(__file__).resolve().parent.parent
-if (_checkout / "pyproject.toml").exists():
-    __path__.append(str(_checkout))
+if TYPE_CHECKING:
+    from hct_lightning.deploy import load_artifact
 
 __all__ = ["load_artifact"]
 

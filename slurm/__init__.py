@@ -1,1 +1,1 @@
-"""Runs on Slurm: the config group `slurm`, what submits, and what a rank knows of its job."""
+"""Runs on Slurm: the config group `slurm`, what submits, and the state of what was submitted."""

@@ -61,7 +61,7 @@ def remember(folder: Path, jobs: Sequence[str], overrides: Sequence[Sequence[str
 
 
 def check_same(folder: Path, overrides: Sequence[Sequence[str]]) -> None:
-    """Points of an earlier submission to the same folder go on in it, so they must be the same.
+    """Refuses other options than those of an earlier submission to the folder, whose points go on there.
 
     Raises:
         ValueError: when an option other than Slurm's differs.
@@ -178,7 +178,7 @@ def settle(points: Iterable[Point]) -> None:
     """Writes into `run.json` what a run that Slurm ended could not say itself."""
     for point in points:
         if point.run and Run(point.run).record.get("status") == "running" and point.state in OVER:
-            Run(point.run).update(status=point.status, reason=point.reason)
+            Run(point.run).end(point.status, point.reason)
 
 
 def show(points: Sequence[Point]) -> None:

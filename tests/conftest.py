@@ -1,10 +1,12 @@
 """The command line as users run it, and a small trained run that tests share."""
 
+import json
 import os
+import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,24 +38,32 @@ def environment(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def cli(environment) -> Cli:
-    """Runs `python -m hct_lightning ARGS` in a folder; fails the test unless it exits with `status`."""
+def cli(environment, tmp_path_factory) -> Iterator[Cli]:
+    """Runs `python -m hct_lightning ARGS` in a folder; fails the test unless it exits with `status`.
 
-    def run(*args: str, cwd: Path, status: int | None = 0, **options) -> subprocess.CompletedProcess:
-        done = subprocess.run(
-            [sys.executable, "-m", "hct_lightning", *args],
-            cwd=cwd,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=280,
-            **options,
-        )
-        if status is not None and done.returncode != status:
-            pytest.fail(f"exit {done.returncode}, not {status}\n{done.stdout}\n{done.stderr}")
-        return done
+    Each call is a process of its own, forked from one that has torch and Lightning imported: see warm.py.
+    """
+    files = {name: tmp_path_factory.mktemp("cli") / name for name in ("stdout", "stderr")}
+    command = [sys.executable, Path(__file__).with_name("warm.py")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, env=environment, **pipes) as warm:
 
-    return run
+        def run(*args: str, cwd: Path, status: int | None = 0) -> subprocess.CompletedProcess:
+            for file in files.values():
+                file.write_text("")
+            call = {"args": [str(arg) for arg in args], "cwd": str(cwd)}
+            call |= {name: str(file) for name, file in files.items()}
+            print(json.dumps(call), file=warm.stdin, flush=True)
+            if not select.select([warm.stdout], [], [], 280)[0]:
+                os.killpg(warm.pid, signal.SIGKILL)
+                pytest.fail(f"no end after 280 s: {args}\n{files['stderr'].read_text()}")
+            returned = int(warm.stdout.readline())
+            said = {name: file.read_text() for name, file in files.items()}
+            if status is not None and returned != status:
+                pytest.fail(f"exit {returned}, not {status}\n{said['stdout']}\n{said['stderr']}")
+            return subprocess.CompletedProcess(args, returned, **said)
+
+        yield run
 
 
 @pytest.fixture(scope="session")

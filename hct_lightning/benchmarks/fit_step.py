@@ -7,10 +7,10 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from torch import Tensor
 
-from hct_lightning.data.datamodule import IMAGENET_MEAN, IMAGENET_STD
+from hct_lightning.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from hct_lightning.machine import runtime
-from hct_lightning.training.checkpoints import build_network
 from hct_lightning.training.memory import Memory
+from hct_lightning.training.spec import build_network
 from hct_lightning.training.step import TrainingStep
 
 
@@ -26,10 +26,7 @@ def step_of_fit(
         cfg = compose("config")
     runtime.configure(cfg.runtime)
     torch.manual_seed(0)
-    names = [str(i) for i in range(classes)]
-    network = build_network(
-        {"model": cfg.model, "classes": names, "channels": 3, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    )
+    network = build_network(cfg.model, channels=3, classes=classes, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     if memory == "low":
         network.set_grad_checkpointing()
     optimizer = instantiate(cfg.optim.optimizer)(network.parameters(), lr=cfg.optim.lr)

@@ -23,7 +23,7 @@ from hct_lightning.benchmarks.fit_step import random_batch, step_of_fit
 from hct_lightning.benchmarks.harness.interleave import Measured, interleave, paired_ratio
 from hct_lightning.benchmarks.harness.kept import kept_mib
 from hct_lightning.benchmarks.harness.side import process, serve
-from hct_lightning.data.datamodule import IMAGENET_MEAN, IMAGENET_STD
+from hct_lightning.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from hct_lightning.models import HCT, FromPixels
 from hct_lightning.training.memory import Memory, step_memory
 from hct_lightning.training.step import TrainingStep

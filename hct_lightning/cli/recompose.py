@@ -3,6 +3,7 @@
 from importlib.resources import files
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 MULTIRUN = {"-m", "--multirun"}
@@ -97,3 +98,12 @@ def recompose(argv: list[str]) -> list[str]:
     hydras = [override for key, override in given.items() if key.startswith("hydra.")]
     hydras += [override for override in home if key_of(override) not in given]
     return flags + earlier + mine + hydras
+
+
+def given_options(group: str) -> set[str]:
+    """The options of a group that the command line names, now or when the run that goes on began.
+
+    `data.resolution=512` gives `resolution`. What comes from the configuration's defaults is not among them.
+    """
+    keys = (key_of(override) for override in HydraConfig.get().overrides.task)
+    return {key.split(".")[1] for key in keys if key.startswith(f"{group}.")}

@@ -6,10 +6,8 @@ killed goes on: points that are done are left as they are, one that was interrup
 
 import logging
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,12 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from hct_lightning.runs import signals
+from hct_lightning.runs import endings, signals
 from hct_lightning.runs.folder import Run
 
 log = logging.getLogger(__name__)
 
-_OF_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_OF_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC")
 
 
 def is_point() -> bool:
@@ -32,33 +30,35 @@ def is_point() -> bool:
     return hydra.mode == RunMode.MULTIRUN and hydra.launcher._target_.endswith(".BasicLauncher")
 
 
-def run_point(overrides: Sequence[str], folder: Path, *, new_run: bool) -> float | None:
-    """Runs `python -m hct_lightning <overrides>` and gives the best validation accuracy.
+def run_point(cfg: DictConfig, folder: Path) -> float | None:
+    """Runs `python -m hct_lightning <overrides>` for a point and gives the best validation accuracy.
 
     A point that fails is recorded in its `run.json`; the sweep goes on.
 
     Args:
-        overrides: the point's.
+        cfg: the point's.
         folder: of the point.
-        new_run: whether its results belong there; else `overrides` name an earlier run's folder.
 
     Raises:
         KeyboardInterrupt: when the point was interrupted.
         Terminated: likewise by SIGTERM.
     """
+    overrides = list(HydraConfig.get().overrides.task)
+    # Other tasks put their results into the run that they are about.
+    new_run = cfg.run is None and (cfg.task == "fit" or cfg.ckpt is None)
     run = Run(folder)
-    begun = run.record.get("overrides") == list(overrides)
+    begun = run.record.get("overrides") == overrides
     if begun and run.record.get("status") == "completed":
         log.info("done already: %s", folder)
         return _accuracy(run.record)
     if begun and (folder / "checkpoints" / "last.ckpt").exists():
         command = [f'run="{folder}"']
     else:
-        run.update(overrides=list(overrides), status=None, metrics=None)
+        run.update(overrides=overrides, status=None, metrics=None)
         command = [*overrides, *([f'hydra.run.dir="{folder}"'] if new_run else [])]
     child = subprocess.Popen(
         [sys.executable, "-m", "hct_lightning", *command],
-        env={name: value for name, value in os.environ.items() if name not in _OF_RANKS},
+        env={name: value for name, value in os.environ.items() if not name.startswith(_OF_RANKS)},
         stdout=sys.stderr,  # standard output is for the sweep's own results
         preexec_fn=signals.end_with_parent,
     )
@@ -69,16 +69,16 @@ def run_point(overrides: Sequence[str], folder: Path, *, new_run: bool) -> float
         raise
     finally:
         child.wait()
-    if child.returncode == 128 + signal.SIGINT:
+    if child.returncode == endings.INTERRUPTED:
         raise KeyboardInterrupt
-    if child.returncode == signals.STATUS:
+    if child.returncode == endings.TERMINATED:
         raise signals.Terminated
     if child.returncode:
         reason = run.record.get("reason") or signals.in_words(child.returncode)
-        run.update(status="failed", reason=reason)
+        run.end("failed", reason)
         log.error("failed: %s", reason)
     elif not new_run:
-        run.update(status="completed")
+        run.end("completed", None)
     return _accuracy(run.record)
 
 

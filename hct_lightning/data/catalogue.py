@@ -1,16 +1,15 @@
 """What a source gives: images and labels, divided into a training and a validation split."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from hct_lightning.data.store.store import Store
+from hct_lightning.data.reading.decoding import Decoding
+from hct_lightning.data.reading.geometry import Size
+from hct_lightning.data.reading.readers import Reader
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,39 @@ class Split:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def at_most(self, count: int) -> "Split":
+        """At most `count` images, evenly spaced by class, so that the classes keep their proportions."""
+        if len(self) <= count:
+            return self
+        by_class = np.argsort(self.labels, kind="stable")
+        chosen = by_class[np.linspace(0, len(self) - 1, count).round().astype(int)].tolist()
+        return Split([self.paths[i] for i in chosen], [self.labels[i] for i in chosen])
+
+
+class Original(NamedTuple):
+    """The file that a prepared image was made of: its (height, width), and its SHA-256."""
+
+    size: Size
+    sha256: str
+
+
+class Prepared(Protocol):
+    """Images that were read before and lie ready: what a catalogue knows of a store.
+
+    Attributes:
+        decoding: how they were read.
+    """
+
+    decoding: Decoding
+
+    def reader(self, wanted: Decoding) -> Reader:
+        """Gives the images as `wanted` says, where that can be derived from what lies there."""
+        ...
+
+    def original(self, path: str) -> Original:
+        """What the image at `path` was made of."""
+        ...
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -34,7 +66,7 @@ class Catalogue:
         train: the training split.
         valid: the validation split.
         notes: what a user should know about the split.
-        store: where the images lie prepared.
+        prepared: where the images lie ready to read; None when they are the original files.
     """
 
     source: str
@@ -42,7 +74,11 @@ class Catalogue:
     train: Split
     valid: Split
     notes: tuple[str, ...] = ()
-    store: Store | None = None
+    prepared: Prepared | None = None
+
+    def at_most(self, count: int) -> "Catalogue":
+        """At most `count` images of each split."""
+        return replace(self, train=self.train.at_most(count), valid=self.valid.at_most(count))
 
 
 def resolve_root(root: str | None, option: str = "data.root") -> Path:

@@ -59,9 +59,8 @@ def survey(found: Catalogue, reader: Reader, *, max_pixels: int, workers: int, p
     def look(job: tuple[str, str]) -> Seen | tuple[str, str]:
         split, path = job
         try:
-            if found.store:  # which knows its originals
-                item = found.store.by_path[path]
-                channels, size, digest = reader.shape[2], item.source_size, item.sha256
+            if found.prepared:
+                channels, (size, digest) = reader.shape[2], found.prepared.original(path)
             else:
                 channels, *size = probe(path, max_pixels=max_pixels)
                 with open(path, "rb") as file:

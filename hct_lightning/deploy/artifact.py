@@ -17,7 +17,8 @@ from torch import Tensor
 
 from hct_lightning.machine import runtime
 
-FORMAT = 1
+FORMAT = 2
+MAX_PIXELS_OF_FORMAT_1 = 2**30  # it was the default, and not written down
 
 
 class Exported(NamedTuple):
@@ -114,14 +115,7 @@ def load_artifact(folder: str | Path, *, threads: int | None = None, keep_memory
         ImportError: when the runtime isn't installed.
     """
     folder = Path(folder)
-    if not (folder / "artifact.json").is_file():
-        raise FileNotFoundError(f"{folder} is no artifact: it holds no artifact.json")
-    description = json.loads((folder / "artifact.json").read_text())
-    if description.get("format") != FORMAT:
-        raise ValueError(
-            f"{folder} has format {description.get('format')}, this version reads {FORMAT}; "
-            "export it again with this version"
-        )
+    description = read_description(folder)
     if description["runtime"] not in RUNTIMES:
         raise ValueError(f"{folder}: runtime {description['runtime']!r} is unknown to this version")
     if description["file"] not in description["sha256"]:
@@ -143,10 +137,49 @@ def load_artifact(folder: str | Path, *, threads: int | None = None, keep_memory
     return Artifact(description, server.load(folder / description["file"], description, threads))
 
 
+def read_description(folder: Path) -> dict[str, Any]:
+    """What `artifact.json` says, in the form of this version.
+
+    Raises:
+        FileNotFoundError: when the folder holds none.
+        ValueError: when it is of another format or damaged.
+    """
+    file = folder / "artifact.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} is no artifact: it holds no artifact.json")
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+        made_as = description.get("format")
+        if made_as == 1:
+            description["decoding"] = _decoding_of_format_1(description)
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged: {error!r}; export it again") from error
+    if made_as not in (1, FORMAT):
+        raise ValueError(
+            f"{folder} has format {made_as}, this version reads {FORMAT}; export it again with this version"
+        )
+    return description | {"format": FORMAT}
+
+
+def _decoding_of_format_1(description: Mapping[str, Any]) -> dict[str, Any]:
+    """There some of its parts stood beside the classes, and the others nowhere."""
+    return {
+        "version": 1,
+        "channels": description["input"]["channels"],
+        "size": description["resolution"],
+        "geometry": description["geometry"],
+        "max_pixels": MAX_PIXELS_OF_FORMAT_1,
+        "window": description["window"],
+        "srgb": False,
+        "breast": False,
+        "reduce_to": None,
+    }
+
+
 def read_descriptions(folder: Path) -> dict[str, dict[str, Any]]:
     """`artifact.json` of every artifact under `folder`, by name."""
     found = {}
     for file in sorted(folder.glob("*/artifact.json")):
-        with contextlib.suppress(json.JSONDecodeError):
-            found[file.parent.name] = json.loads(file.read_text())
+        with contextlib.suppress(ValueError):
+            found[file.parent.name] = read_description(file.parent)
     return found

@@ -6,7 +6,7 @@ import logging
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,10 @@ def export_artifact(
     name: str,
     exporter: Exporter,
     network: nn.Module,
-    spec: Mapping[str, Any],
     folder: Path,
     *,
+    classes: Sequence[str],
+    decoding: Mapping[str, Any],
     dynamic: bool = False,
     calibration: Iterable[Tensor] | None = None,
     reference: Reference | None = None,
@@ -84,9 +85,11 @@ def export_artifact(
         name: of the artifact.
         exporter: called with the network, an example batch and the folder to write to.
         network: takes uint8 images, in eval mode, on the CPU.
-        spec: see `hct_lightning.training.checkpoints`; says channels, resolution, classes and geometry.
         folder: where artifacts lie.
-        dynamic: leave height and width open instead of fixing the resolution.
+        classes: names in the order of the logits.
+        decoding: how a file becomes the image that it takes, as `Decoding.as_json` says it; the artifact carries it
+            whole, and takes its `channels` and `size`.
+        dynamic: leave height and width open instead of fixing the size.
         calibration: batches of uint8 training images; exporters to int8 need them.
         reference: to compare the artifact with; its figures are kept beside the model.
 
@@ -99,38 +102,14 @@ def export_artifact(
     making.mkdir()
     started = time.perf_counter()
     try:
-        height, width = spec["resolution"]
-        shape = (1, spec["channels"], height, width)
+        shape = (1, decoding["channels"], *decoding["size"])
         generator = torch.Generator().manual_seed(0)
         example = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         options = {"dynamic": dynamic}
         if "calibration" in options_of(exporter):
             options["calibration"] = calibration
         made = exporter(network, example, making, **options)
-        description = {
-            "format": FORMAT,
-            "name": name,
-            "runtime": made.runtime,
-            "precision": made.precision,
-            "file": made.file,
-            "input": {
-                "batch": made.batch,
-                "channels": spec["channels"],
-                "min": [128, 128] if dynamic else [height, width],
-                "max": None if dynamic else [height, width],
-                "multiple": made.multiple if dynamic else 1,
-                "layout": "NCHW uint8",
-            },
-            "classes": list(spec["classes"]),
-            "geometry": spec["geometry"],
-            "resolution": [height, width],
-            "window": spec.get("window"),
-            "size_bytes": sum(p.stat().st_size for p in making.iterdir()),
-            "sha256": {p.name: digest(p) for p in sorted(making.iterdir())},
-            "versions": {"torch": torch.__version__, "hct-lightning": version("hct-lightning")},
-            "instruction_set": instruction_set(),
-            "metrics": {},
-        }
+        description = describe(name, made, making, classes=classes, decoding=decoding, dynamic=dynamic)
         write(description, making)
         served = load_artifact(making)
         with torch.inference_mode():
@@ -149,14 +128,38 @@ def export_artifact(
         making.replace(target)
     finally:
         shutil.rmtree(making, ignore_errors=True)
-    log.info(
-        "exported %s in %.1f s: %s -> %s",
-        name,
-        time.perf_counter() - started,
-        in_words(description),
-        target,
-    )
+    seconds = time.perf_counter() - started
+    log.info("exported %s in %.1f s: %s -> %s", name, seconds, in_words(description), target)
     return target
+
+
+def describe(
+    name: str, made: Exported, folder: Path, *, classes: Sequence[str], decoding: Mapping[str, Any], dynamic: bool
+) -> dict[str, Any]:
+    """What `artifact.json` says of the files in `folder`, its metrics still empty."""
+    files = sorted(folder.iterdir())
+    return {
+        "format": FORMAT,
+        "name": name,
+        "runtime": made.runtime,
+        "precision": made.precision,
+        "file": made.file,
+        "input": {
+            "batch": made.batch,
+            "channels": decoding["channels"],
+            "min": [128, 128] if dynamic else list(decoding["size"]),
+            "max": None if dynamic else list(decoding["size"]),
+            "multiple": made.multiple if dynamic else 1,
+            "layout": "NCHW uint8",
+        },
+        "classes": list(classes),
+        "decoding": dict(decoding),
+        "size_bytes": sum(file.stat().st_size for file in files),
+        "sha256": {file.name: digest(file) for file in files},
+        "versions": {"torch": torch.__version__, "hct-lightning": version("hct-lightning")},
+        "instruction_set": instruction_set(),
+        "metrics": {},
+    }
 
 
 def write(description: Mapping[str, Any], folder: Path) -> None:

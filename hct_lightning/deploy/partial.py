@@ -18,10 +18,11 @@ def sweep(
     name: str,
     exporter: Exporter,
     network: nn.Module,
-    spec: Mapping[str, Any],
     folder: Path,
     percentages: Sequence[float],
     *,
+    classes: Sequence[str],
+    decoding: Mapping[str, Any],
     dynamic: bool,
     calibration: Iterable[Tensor],
     reference: Reference,
@@ -33,9 +34,10 @@ def sweep(
     Args:
         name: of the artifact.
         exporter: to int8, with the option `percent`.
-        network, spec, dynamic, calibration, reference: see `export_artifact`.
+        network: takes uint8 images, in eval mode, on the CPU.
         folder: where the results go.
         percentages: of int8 layers, 0 to 100.
+        classes, decoding, dynamic, calibration, reference: see `export_artifact`.
 
     Returns:
         `rows`, one a percentage, and `sensitivity`, the SQNR in dB of the logits when one layer
@@ -47,8 +49,9 @@ def sweep(
             str(percent),
             partial(exporter, percent=percent),
             network,
-            spec,
             folder / name,
+            classes=classes,
+            decoding=decoding,
             dynamic=dynamic,
             calibration=calibration,
             reference=reference,

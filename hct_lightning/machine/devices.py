@@ -60,8 +60,8 @@ def choose_devices(accelerator: str, devices: int | str | Sequence[int], num_nod
         batch_size: images per device asked for and optimiser step.
 
     Raises:
-        ValueError: for a number of devices that can't be; for tasks of a Slurm job that srun did not
-            start, or not alike on each node, or that do not see the GPUs of their node.
+        ValueError: for fewer than one device; for tasks of a Slurm job that srun did not start, that are
+            not equally many on each node, or that do not see the GPUs of their node.
     """
     kind = resolve_accelerator(accelerator)
     there = torch.cuda.device_count() if kind == "cuda" else 1

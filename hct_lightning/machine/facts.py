@@ -1,4 +1,4 @@
-"""What this machine is, for whoever reads a result later."""
+"""Facts about this machine, recorded beside results."""
 
 import contextlib
 import platform
@@ -13,7 +13,7 @@ from hct_lightning.machine.runtime import cpu_count
 
 
 def machine_facts() -> dict[str, Any]:
-    """What the run ran on."""
+    """Host, system, CPU, threads, GPUs, and the command that runs."""
     return {
         "host": socket.gethostname(),
         "system": platform.platform(),

@@ -1,4 +1,4 @@
-"""Processes that work through a list, and end as they should: with their parent, and when it is interrupted."""
+"""Processes that work through a list, and end when their parent ends or is interrupted."""
 
 import multiprocessing
 import os
@@ -11,7 +11,8 @@ from multiprocessing.context import BaseContext
 from types import FrameType
 from typing import TypeVar
 
-J, R = TypeVar("J"), TypeVar("R")
+J = TypeVar("J")
+R = TypeVar("R")
 _ENDING = {signal.SIGINT, signal.SIGTERM}
 
 
@@ -48,9 +49,9 @@ def mapped(
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM is felt at once, others after the block.
+    """The first Ctrl-C or SIGTERM is handled at once, further ones after the block.
 
-    One that meets a pool while it ends would leave a lock behind, for which the rest waits for ever.
+    A second one could interrupt the pool's shutdown while it holds a lock, for which the rest would wait for ever.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     handlers = {number: signal.getsignal(number) for number in _ENDING}
@@ -58,7 +59,7 @@ def _one_at_a_time() -> Iterator[None]:
 
     def first(number: int, frame: FrameType | None) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-        replaced[number](number, frame)
+        replaced[signal.Signals(number)](number, frame)
 
     for number in replaced:
         signal.signal(number, first)
@@ -72,7 +73,7 @@ def _one_at_a_time() -> Iterator[None]:
 
 @contextmanager
 def _held_back() -> Iterator[None]:
-    """Ctrl-C and SIGTERM are felt after the block."""
+    """Ctrl-C and SIGTERM are handled after the block."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
         yield
@@ -81,13 +82,16 @@ def _held_back() -> Iterator[None]:
 
 
 def _begin(start: Callable[[], None] | None) -> None:
-    """In a worker: it ends when its parent does, however that ends, and leaves Ctrl-C to it."""
+    """Begins a worker, which ends when its parent ends, in whatever way, and leaves Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
+
     def watch() -> None:
-        multiprocessing.parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

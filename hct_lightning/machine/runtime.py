@@ -1,6 +1,6 @@
-"""What makes a process fast, set in one place by the app.
+"""Settings that make a process fast: allocator, threads, precision.
 
-Never on import: a program that uses our classes keeps its own settings.
+The app sets them, and no import does: a program that uses our classes keeps its own settings.
 """
 
 import ctypes

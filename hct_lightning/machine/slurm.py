@@ -58,22 +58,32 @@ def description() -> dict[str, Any] | None:
 
 
 def is_preempted() -> bool:
-    """Whether Slurm takes the job's nodes away, rather than someone cancelling it."""
-    shown = subprocess.run(
-        ["scontrol", "--oneliner", "show", "job", os.environ["SLURM_JOB_ID"]],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    """Whether Slurm takes the job's nodes away, rather than someone cancelling it.
+
+    Raises:
+        OSError: when there is no scontrol to ask.
+    """
+    shown = _scontrol("--oneliner", "show", "job", os.environ["SLURM_JOB_ID"])
     fields = dict(word.split("=", 1) for word in shown.stdout.split() if "=" in word)
     return fields.get("PreemptTime", "None") not in ("None", "N/A", "Unknown")
 
 
-def requeue() -> str:
+def requeue() -> None:
     """Puts this job back into the queue, which ends this process soon.
 
-    Returns:
-        Why Slurm refuses; empty when it doesn't.
+    Raises:
+        OSError: when Slurm refuses, with its reason, or there is no scontrol to ask.
     """
-    asked = subprocess.run(["scontrol", "requeue", job_id()], capture_output=True, text=True, timeout=60)
-    return asked.stderr.strip() if asked.returncode else ""
+    asked = _scontrol("requeue", job_id())
+    if asked.returncode:
+        raise OSError(f"Slurm refuses: {asked.stderr.strip()}")
+
+
+def _scontrol(*arguments: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(["scontrol", *arguments], capture_output=True, text=True, timeout=60)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            "there is no scontrol here; in a container, bind Slurm's client programs and munge's socket into it, "
+            "or submit the run again"
+        ) from None

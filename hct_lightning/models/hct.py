@@ -8,6 +8,7 @@ Legend: b batch, c channels, h height, w width; stage s works at stride 8 * 2^s 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from timm.layers import DropPath
@@ -175,7 +176,7 @@ class HCT(nn.Module):
     def forward_features(self, x: Tensor, stem: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """b in_chans h w -> b 256 h/128 w/128, normalised and activated.
 
-        `stem` stands in for the network's own, say from uint8 pixels.
+        `stem` replaces the network's own stem, say by one that takes uint8 pixels.
         """
         if not torch.jit.is_tracing() and min(x.shape[-2:]) < 128:
             raise ValueError(f"an image of {x.shape[-2]}x{x.shape[-1]} is too small: HCT needs 128")
@@ -219,7 +220,7 @@ class HCT(nn.Module):
 
 
 @register_model
-def hct(pretrained: bool = False, **kwargs: object) -> HCT:
+def hct(pretrained: bool = False, **kwargs: Any) -> HCT:
     """`timm.create_model("hct", ...)`. No pretrained weights are published."""
     return build_model_with_cfg(
         HCT,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from hct_lightning.models.hct import HCT
+from hct_lightning.models.hct import HCT, ConvBlock
 
 # (ours, published), applied in this order to the part of a key behind "stages.<stage>.<block>."
 _BLOCK_NAMES = (
@@ -48,7 +48,7 @@ def load_original_state_dict(model: HCT, state_dict: Mapping[str, Tensor]) -> No
         ValueError: naming every key that is missing, surplus or of another shape.
     """
     given = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    conv_stages = sum(hasattr(stage[0], "conv1") for stage in model.stages)
+    conv_stages = sum(isinstance(next(stage.children()), ConvBlock) for stage in model.stages)
     wanted = {original_key(key, conv_stages): (key, t) for key, t in model.state_dict().items()}
     problems = [f"missing: {key}" for key in wanted.keys() - given.keys()]
     problems += [f"surplus: {key}" for key in given.keys() - wanted.keys()]

@@ -50,6 +50,8 @@ class PerformerAttention(nn.Module):
     even under autocast; the linear layers follow autocast.
     """
 
+    projection: Tensor  # random features, m d
+
     def __init__(self, dim: int, *, heads: int = 8, kernel: Kernel = "relu", drop_rate: float = 0.0) -> None:
         super().__init__()
         if dim % heads:
@@ -71,7 +73,8 @@ class PerformerAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.q(x), self.k(x), self.v(x)
-        if torch.is_autocast_enabled(x.device.type):  # not entered otherwise: exports stay flat
+        # Entered only when needed: torch.export makes an opaque call of an autocast block.
+        if torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
                 out = self._attend(q, k, v)
         else:
@@ -79,22 +82,22 @@ class PerformerAttention(nn.Module):
         return self.drop(self.proj(out))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """b n (h d) three times -> b n (h d), in their precision."""
+        """q, k and v, each b n (h d) -> b n (h d), in the precision of q."""
         dtype = q.dtype
         q = self._features(self._split_heads(q), is_query=True)  # b h n m
         k = self._features(self._split_heads(k), is_query=False)  # b h n m
         context = k.transpose(-1, -2) @ self._split_heads(v)  # b h m d
         total = k.sum(dim=-2)[..., None]  # b h m 1
-        # The normaliser rides along as one more column: a single pass over phi(q).
+        # The normaliser is one more column of the context, so that phi(q) is read once.
         out = q @ torch.cat([context, total], dim=-1)  # b h n (d + 1)
         out = out[..., :-1] / out[..., -1:]
         return out.transpose(1, 2).to(dtype, memory_format=torch.contiguous_format).flatten(2)
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        """b n (h d) -> b h n d in fp32: the one copy casts and moves the heads to the front.
+        """b n (h d) -> b h n d in fp32: one copy casts and moves the heads to the front.
 
-        The features are a few times larger than x; this way they and their gradients lie in memory
-        as the matrix products take them.
+        The features are a few times larger than x. After this copy they and their gradients lie in memory
+        as the matrix products take them, and need no copy of their own.
         """
         x = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return x.to(torch.float32, memory_format=torch.contiguous_format)
@@ -104,11 +107,12 @@ class PerformerAttention(nn.Module):
         m, d = self.projection.shape
         # The scale is folded into the small matrix, not applied to every token.
         projection = (self.projection.float() * d**-0.25).T
-        # One product over all heads: as a batch of them, exports would hold a copy for each.
+        # One product over all heads. In a product for each head, exports would hold a projection for each.
         projected = (x.flatten(0, -2) @ projection).unflatten(0, x.shape[:-1])
         if self.kernel == "relu":
             return projected.relu() + 1e-3
         norm = x.square().sum(dim=-1, keepdim=True) * (0.5 * d**-0.5)
-        # Stabilises exp. Constant over a key's features and positions, it cancels in the ratio.
+        # Keeps exp within range. It is one number a token for queries and one a head for keys, so it cancels in
+        # the ratio of `_attend`.
         peak = projected.detach().amax(dim=-1 if is_query else (-1, -2), keepdim=True)
         return (torch.exp(projected - norm - peak) + 1e-4) * m**-0.5

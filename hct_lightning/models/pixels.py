@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ class FromPixels(nn.Module):
         std: likewise.
     """
 
+    scale: Tensor
+    offset: Tensor
+
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if len(mean) != len(std):
@@ -30,7 +34,7 @@ class FromPixels(nn.Module):
             raise ValueError(f"std={list(std)}: every channel's deviation must be above 0")
         self.network = network
         self.grad_checkpointing = False
-        # One multiply-add on pixels of 0..255, in double so that it rounds once.
+        # Normalising is one multiply-add on pixels of 0..255. Its factors are computed in double and rounded once.
         std64 = torch.tensor(std, dtype=torch.float64)
         scale = (1 / (255 * std64)).float()
         offset = (-torch.tensor(mean, dtype=torch.float64) / std64).float()
@@ -38,16 +42,16 @@ class FromPixels(nn.Module):
         self.register_buffer("offset", offset)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keeps less for the backward pass and computes it again there; the results are the same.
+        """Recomputes activations in the backward pass instead of keeping them; the results are the same.
 
-        The stages of the network, by its own method of this name, and HCT's stem.
+        This applies to the stages of the network, by its own method of this name, and to HCT's stem.
 
         Raises:
-            ValueError: when the network can't.
+            ValueError: when the network can't recompute its stages.
         """
         try:
-            self.network.set_grad_checkpointing(enable)
-        except (AttributeError, AssertionError) as error:  # as timm's networks say it
+            cast(HCT, self.network).set_grad_checkpointing(enable)  # the name that timm gives it too
+        except (AttributeError, AssertionError) as error:  # which timm's networks raise
             raise ValueError(
                 f"{type(self.network).__name__} can't recompute its stages in the backward pass (it "
                 "has no set_grad_checkpointing, or refuses it); use memory=speed"
@@ -56,15 +60,15 @@ class FromPixels(nn.Module):
         self.grad_checkpointing = enable
 
     def precision(self, device_type: str) -> torch.dtype:
-        """In which the network takes its input: autocast's, or that of the weights."""
+        """The precision in which the network takes its input: autocast's, or that of the weights."""
         if torch.is_autocast_enabled(device_type):
             return torch.get_autocast_dtype(device_type)
         return self.scale.dtype
 
     def normalise(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
         """b c h w uint8 -> floats, channels_last."""
-        # Over whole rows of interleaved pixels: broadcasting over three channels innermost, as
-        # channels_last would have it, can't be vectorised and takes ten times as long.
+        # Scale and offset are repeated for a whole row of interleaved pixels. Broadcasting them over the channels,
+        # which are the innermost dimension in channels_last, can't be vectorised and takes ten times as long.
         b, c, h, w = pixels.shape
         rows = pixels.permute(0, 2, 3, 1).reshape(b, h, w * c).to(dtype)
         scale, offset = self.scale.to(dtype).repeat(w), self.offset.to(dtype).repeat(w)

@@ -1,4 +1,4 @@
-"""What the backward pass needs is computed again there, not kept: the two parts that torch lacks.
+"""Recomputing activations in the backward pass instead of keeping them: the two parts that torch lacks.
 
 `torch.utils.checkpoint` recomputes a stage. `count_batches_once` keeps BatchNorm from counting the
 second run, and `stem_in_strips` computes HCT's stem from uint8 pixels, in both passes.
@@ -18,7 +18,7 @@ STRIP_ROWS = 128  # of the output; a strip's convolution takes 16 MB in bf16 at 
 
 
 def count_batches_once(network: nn.Module) -> None:
-    """Running statistics are left alone by what the backward pass computes again."""
+    """Keeps BatchNorm from updating its running statistics again when its stage is recomputed."""
     for module in network.modules():
         is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
         if is_norm and _freeze not in module._forward_pre_hooks.values():
@@ -26,13 +26,13 @@ def count_batches_once(network: nn.Module) -> None:
             module.register_forward_hook(_thaw, always_call=True)
 
 
-def _freeze(norm: nn.Module, inputs: Any) -> None:
-    if torch._C._current_graph_task_id() != -1:  # inside backward, as torch's checkpoint asks
+def _freeze(norm: Any, inputs: Any) -> None:
+    if torch._C._current_graph_task_id() != -1:  # a backward pass runs; torch's checkpoint tests it so
         norm.counting = (norm.momentum, norm.num_batches_tracked)
         norm.momentum, norm.num_batches_tracked = 0.0, None
 
 
-def _thaw(norm: nn.Module, inputs: Any, output: Any) -> None:
+def _thaw(norm: Any, inputs: Any, output: Any) -> None:
     if hasattr(norm, "counting"):
         norm.momentum, norm.num_batches_tracked = norm.counting
         del norm.counting
@@ -67,6 +67,7 @@ class _StemInStrips(torch.autograd.Function):
                 size = (len(pixels), len(weight), _pooled(pixels.shape[2]), strip.shape[3])
                 out = torch.empty(size, dtype=strip.dtype, device=strip.device, memory_format=torch.channels_last)
             out[sample, :, rows] = strip
+        assert out is not None  # an image has at least one strip
         return out
 
     @staticmethod

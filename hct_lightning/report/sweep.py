@@ -84,9 +84,11 @@ def read_points(folder: Path) -> list[dict[str, Any]]:
 
 
 def _number(text: str | None) -> Any:
+    if text is None:
+        return None
     try:
         return json.loads(text)
-    except (TypeError, ValueError):
+    except ValueError:
         return text
 
 

@@ -1,4 +1,4 @@
-"""What a run says at its beginning and its end, as lines and tables."""
+"""What a run shows at its beginning and its end: lines in the log, and tables."""
 
 import logging
 from pathlib import Path
@@ -16,21 +16,22 @@ PARTS_SHOWN = {"loading": "load_s", "training": "train_s", "waiting": "wait_s", 
 
 
 def describe(summary: dict[str, Any]) -> None:
-    """Says in a few lines which data this is and what will be made of it."""
+    """Logs which data a run uses: source, counts by class, sizes before and after cropping, notes."""
     counts = summary["counts"]
     log.info("data: %s", summary["source"])
     for name, number in summary["images"].items():
         each = ", ".join(f"{cls} {count}" for cls, count in counts[name].items())
         log.info("  %s: %d images (%s)", name, number, each)
     small, large = (f"{h}x{w}" for h, w in summary["source_size"].values())
-    height, width = summary["resolution"]
+    decoding = summary["decoding"]
+    height, width = decoding["size"]
     log.info(
         "  %d channel(s), %s -> %dx%d (%s)",
-        summary["channels"],
+        decoding["channels"],
         small if small == large else f"{small} to {large}",
         height,
         width,
-        summary["geometry"],
+        decoding["geometry"],
     )
     for note in summary["notes"]:
         log.info("  note: %s", note)
@@ -63,7 +64,7 @@ def show_results(run: Run, trainer: Any, times: list[dict[str, float]]) -> None:
 
 
 def time_table(times: list[dict[str, Any]], peak_gib: float | None) -> Table:
-    """Seconds per epoch, the mean over epochs: over the ranks, and of each where there are some."""
+    """Seconds per epoch, averaged over epochs: the mean of the ranks, and each rank's where there are several."""
     table = Table("per epoch", *PARTS_SHOWN, "images/s", "peak memory", title="Time")
     table.title_justify = "left"
     if not times:
@@ -83,7 +84,7 @@ def time_table(times: list[dict[str, Any]], peak_gib: float | None) -> Table:
 
 
 def say_speed_up(times: list[dict[str, Any]], against: str) -> None:
-    """A line: how much faster an epoch's parts are than those of an earlier run, per image.
+    """Logs how much faster an epoch's parts are, per image, than those of an earlier run.
 
     Raises:
         ValueError: when the earlier run has no times.

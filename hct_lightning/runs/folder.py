@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hct_lightning.machine import ranks
 from hct_lightning.machine import slurm as job
-from hct_lightning.runs.endings import RankError, has_lost_another, is_interrupt, is_termination
+from hct_lightning.runs import endings
 from hct_lightning.runs.files import write_whole
 
 _PACKAGES = ("hct-lightning", "torch", "lightning", "timm", "torchmetrics", "hydra-core", "pillow")
@@ -66,9 +68,13 @@ class Run:
     def recording(self, **fields: Any) -> Iterator[None]:
         """Records status, reason, times, versions and machine of what runs inside.
 
-        The status is `running`, then `completed`, `failed` or `interrupted`.
+        The status is `running`, then `completed`, `failed` or `interrupted`. Rank 0 keeps the record; a rank
+        whose end is the run's writes that itself, for rank 0 may be gone before it can.
         """
         started = time.time()
+        if self.writes:
+            endings.begin(self.folder)
+            threading.Thread(target=self._end_with_the_others, daemon=True).start()
         self.update(
             **{"id": uuid.uuid4().hex[:8], "created": _now()} | self.record,
         )
@@ -82,66 +88,38 @@ class Run:
             versions={"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
             **fields,
         )
-        status, reason = "completed", None
         try:
             yield
         except BaseException as error:
-            status = "failed"
-            if is_interrupt(error) or is_termination(error):
-                status = "interrupted"
-            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            if not self.writes and job.is_rank():
-                self._say_for_all(reason, status, error)
-            elif not self.writes:
-                with contextlib.suppress(OSError):
-                    write_whole(self.folder / f".{os.getpid()}.rank-error", reason)
-            elif other := self._what_another_rank_said(error):
-                reason = other
-                raise RankError(other) from error
+            ending = endings.of_run(self.folder, error)
+            if self.writes or ending.rank == ranks.rank():
+                self.end(ending.status, ending.reason, since=started)
             raise
         finally:
-            # A full disk must not hide the error that led here.
-            with contextlib.suppress(OSError) if status != "completed" else contextlib.nullcontext():
-                seconds = round(time.time() - started, 1)
-                self.update(status=status, reason=reason, ended=_now(), seconds=seconds)
+            endings.completed()
+        if self.writes:
+            self.end("completed", None, since=started)
 
-    def _say_for_all(self, reason: str, status: str, error: BaseException) -> None:
-        """Under srun: records why this rank ends, for its end kills rank 0 too, before a word.
+    def end(self, status: str, reason: str | None, *, since: float | None = None) -> None:
+        """Records how the run has ended; any rank may, also one that does not keep the record.
 
-        Unless rank 0 or another rank says why, first or, where this rank is not the cause, soon.
+        Args:
+            status: `completed`, `failed` or `interrupted`.
+            reason: why, unless it is completed.
+            since: when it began, in seconds since the epoch.
         """
-        waits = has_lost_another(error) or status == "interrupted"
-        deadline = time.monotonic() + (20 if waits else 0)
-        while not self._has_ended():
-            if time.monotonic() >= deadline:
-                with contextlib.suppress(OSError):
-                    Run(self.folder).update(status=status, reason=reason, ended=_now())
-                return
-            time.sleep(0.2)
+        seconds = {"seconds": round(time.time() - since, 1)} if since else {}
+        # A full disk must not hide the error that led here.
+        with contextlib.suppress(OSError) if status != "completed" else contextlib.nullcontext():
+            Run(self.folder).update(status=status, reason=reason, ended=_now(), **seconds)
 
-    def _has_ended(self) -> bool:
-        """Whether another rank of this Slurm job has recorded the end, not one before a restart."""
-        record = self.record
-        return record.get("slurm") == job.description() and record["status"] != "running"
-
-    def _what_another_rank_said(self, error: BaseException) -> str | None:
-        """The cause on another rank, where this one only lost its connection to it."""
-        if not has_lost_another(error):
-            return None
-        if self.record["status"] == "failed":  # another rank that srun started has said so
-            return self.record["reason"]
-        died = f"a rank has died without a word ({error})"
-        # At once: Lightning may kill this process, too, when it sees that another is gone.
-        self.update(status="failed", reason=died, ended=_now())
-        for _ in range(10):  # the other rank may still be saying it
-            files = list(self.folder.glob(".*.rank-error"))
-            if files:
-                break
-            time.sleep(0.1)
-        said = [file.read_text() for file in sorted(files, key=lambda file: file.stat().st_mtime)]
-        for file in files:
-            file.unlink()
-        return said[0] if said else died
+    def _end_with_the_others(self) -> None:
+        """Ends this process when another rank has ended, and the main thread waits for it for ever."""
+        while not endings.ends_by_itself(within_s=0.2):
+            if endings.told(self.folder) and not endings.ends_by_itself(within_s=endings.GRACE_S):
+                ending = endings.of_run(self.folder)
+                self.end(ending.status, ending.reason)
+                endings.at_once(ending, self.folder, go_on=self.folder)
 
 
 def _now() -> str:

@@ -48,9 +48,18 @@ def end_with_parent() -> None:
     A rank that waits for the others in a collective would otherwise outlive a first rank that was
     killed, for up to half an hour.
     """
+    _on_end_of_parent(signal.SIGKILL)
+
+
+def outlive_parent() -> None:
+    """Undoes `end_with_parent`."""
+    _on_end_of_parent(0)
+
+
+def _on_end_of_parent(number: int) -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, number)
 
 
 def in_words(status: int) -> str:

@@ -12,7 +12,6 @@ from hct_lightning.deploy.artifact import read_descriptions
 from hct_lightning.deploy.export import Reference, choose_exporters, export_artifact, options_of
 from hct_lightning.runs.console import results
 from hct_lightning.runs.folder import Run
-from hct_lightning.tasks.validate import check_classes
 from hct_lightning.training.checkpoints import load_network
 
 log = logging.getLogger(__name__)
@@ -33,23 +32,21 @@ def main(cfg: DictConfig, folder: Path) -> None:
     if percentages and not cfg.export.evaluation:
         raise ValueError("export.percentages measures accuracy; give export.evaluation=200, say")
 
-    options = {"dynamic": cfg.export.dynamic, "calibration": None, "reference": None}
+    options = {"classes": spec.classes, "decoding": spec.decoding.as_json(), "dynamic": cfg.export.dynamic}
     calibrated = any("calibration" in options_of(exporter) for exporter in exporters.values())
     if calibrated or cfg.export.evaluation:
-        fed = {key: spec[key] for key in ("resolution", "geometry", "channels", "mean", "std")}
-        data: ImageData = instantiate(cfg.data, **fed, _convert_="all")
-        data.prepare()
-        check_classes(spec["classes"], data.classes)
+        data: ImageData = instantiate(cfg.data, **spec.options(), _convert_="all")
+        spec.check_classes(data.dataset.classes)
         options["calibration"] = data.calibration(cfg.export.calibration)
         if cfg.export.evaluation:
             options["reference"] = Reference(network, data.evaluation(cfg.export.evaluation))
     for name, exporter in exporters.items():
         if not percentages:
-            export_artifact(name, exporter, network, spec, folder / "artifacts", **options)
+            export_artifact(name, exporter, network, folder / "artifacts", **options)
         elif "percent" in options_of(exporter):
             from hct_lightning.deploy.partial import sweep
 
-            sweep(name, exporter, network, spec, folder / "export", percentages, **options)
+            sweep(name, exporter, network, folder / "export", percentages, **options)
             show(folder / "export" / name, [str(percent) for percent in percentages])
             print(folder / "export" / f"{name}.png")
         else:

@@ -21,16 +21,16 @@ from hct_lightning.deploy.export import choose_exporters
 from hct_lightning.machine import slurm as job
 from hct_lightning.machine.devices import Devices, choose_devices
 from hct_lightning.machine.facts import machine_facts
+from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
 from hct_lightning.machine.runtime import resolve_precision
 from hct_lightning.models import FromPixels
 from hct_lightning.report.tables import describe, say_speed_up, show_results
-from hct_lightning.runs.endings import is_rank_zero
 from hct_lightning.runs.folder import Run
-from hct_lightning.training.checkpoints import build_network, load_weights
+from hct_lightning.training.checkpoints import load_weights
 from hct_lightning.training.class_weights import class_weights
 from hct_lightning.training.memory_plan import MemoryPlan, choose_memory
 from hct_lightning.training.module import ImageClassifier
-from hct_lightning.training.ranks import from_rank_zero
+from hct_lightning.training.spec import NetworkSpec
 from hct_lightning.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
@@ -45,21 +45,18 @@ def main(cfg: DictConfig, folder: Path) -> None:
     with run.recording(task="fit", machine=machine_facts()):
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)
         data: ImageData = instantiate(cfg.data, _convert_="all")
-        data.prepare()
-        describe(data.summary())
-        run.update(classes=data.classes, data=data.summary())
+        dataset = data.dataset
+        describe(dataset.summary())
+        run.update(classes=dataset.classes, data=dataset.summary())
 
-        spec = {
-            "model": OmegaConf.to_container(cfg.model, resolve=True),
-            "classes": list(data.classes),
-            "channels": data.channels,
-            "resolution": list(data.size),
-            "geometry": data.geometry,
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "window": list(data.window) if data.window else None,
-        }
-        network = build_network(spec)
+        spec = NetworkSpec(
+            model=OmegaConf.to_container(cfg.model, resolve=True),
+            classes=dataset.classes,
+            decoding=dataset.decoding,
+            mean=dataset.mean,
+            std=dataset.std,
+        )
+        network = spec.build()
         resume = checkpoint_to_resume(cfg, run)
         if cfg.ckpt and not resume:
             load_weights(network, run.checkpoint(cfg.ckpt), cfg.safety.allow)
@@ -69,7 +66,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         callbacks = build_callbacks(cfg, timer, devices.global_batch)
         loggers = build_loggers(cfg, run)
 
-        plan = plan_memory(cfg, data, devices, partial(build_network, spec), earlier.get("memory_plan"))
+        plan = plan_memory(cfg, data, devices, spec.build, earlier.get("memory_plan"))
         run.update(global_batch=devices.global_batch, memory_plan={"ranks": devices.world, **plan._asdict()})
         if plan.memory == "low":
             network.set_grad_checkpointing()
@@ -112,9 +109,9 @@ def devices_of(cfg: DictConfig, data: ImageData, global_batch: int | None) -> De
     if global_batch not in (None, devices.global_batch):
         log.info("this run has a global batch of %d, and keeps it", global_batch)
         devices = devices._replace(global_batch=global_batch)
-    if len(data.catalogue.train) < devices.global_batch:
+    if len(data.dataset.catalogue.train) < devices.global_batch:
         raise ValueError(
-            f"{len(data.catalogue.train)} training images are fewer than one global batch of "
+            f"{len(data.dataset.catalogue.train)} training images are fewer than one global batch of "
             f"{devices.global_batch}; use a smaller data.batch_size or fewer trainer.devices"
         )
     return devices
@@ -163,7 +160,7 @@ def plan_memory(
 
     Args:
         cfg: the whole configuration.
-        data: prepared.
+        data: what is trained on.
         devices: to run on.
         build: gives the network.
         earlier: the plan of the run that is resumed. On as many ranks it holds, whatever memory there is
@@ -183,8 +180,8 @@ def plan_memory(
             memory=memory,
             micro_batches=micro_batches,
             build=build,
-            channels=data.channels,
-            size=data.size,
+            channels=data.dataset.decoding.channels,
+            size=data.dataset.size,
             batch_size=data.batch_size,
             precision=resolve_precision(cfg.trainer.precision, devices.accelerator),
         )
@@ -194,20 +191,20 @@ def plan_memory(
 
 
 def build_module(
-    cfg: DictConfig, network: FromPixels, spec: dict[str, Any], data: ImageData, devices: Devices, plan: MemoryPlan
+    cfg: DictConfig, network: FromPixels, spec: NetworkSpec, data: ImageData, devices: Devices, plan: MemoryPlan
 ) -> ImageClassifier:
     """The network with loss, optimiser and schedule."""
-    counts = Counter(data.catalogue.train.labels)
+    counts = Counter(data.dataset.catalogue.train.labels)
     return ImageClassifier(
         network,
-        classes=data.classes,
+        classes=spec.classes,
         optimizer=instantiate(cfg.optim.optimizer, _convert_="all"),
         schedule=instantiate(cfg.schedule, _convert_="all"),
         lr=cfg.optim.lr,
         reference_batch=cfg.optim.reference_batch,
         global_batch=devices.global_batch,
         images_per_backward=devices.global_batch / (devices.world * plan.micro_batches),
-        class_weights=class_weights(cfg.loss.class_weights, [counts[i] for i in range(len(data.classes))]),
+        class_weights=class_weights(cfg.loss.class_weights, [counts[i] for i in range(len(spec.classes))]),
         label_smoothing=cfg.loss.label_smoothing,
         spec=spec,
     )

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from rich.table import Table
 
 from hct_lightning.data.datamodule import ImageData
+from hct_lightning.data.dataset import Dataset
 from hct_lightning.data.reading.geometry import resize
 from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.data.survey import Survey, survey
@@ -21,7 +22,7 @@ from hct_lightning.machine.runtime import cpu_count, resolve_precision
 from hct_lightning.report.tables import describe
 from hct_lightning.runs.console import results, track
 from hct_lightning.runs.files import write_whole
-from hct_lightning.training.checkpoints import build_network
+from hct_lightning.training.spec import build_network
 from hct_lightning.training.step import step_seconds
 
 log = logging.getLogger(__name__)
@@ -30,27 +31,27 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig, folder: Path) -> None:
     """`task=inspect data=<set>`: `inspect/contact_sheet.png` and `inspect.json`, tables, and a command."""
     data: ImageData = instantiate(cfg.data, on_error="skip", _convert_="all")
-    data.prepare()
-    describe(data.summary())
+    dataset = data.dataset
+    describe(dataset.summary())
     found = survey(
-        data.catalogue,
-        data.reader,
-        max_pixels=data.max_pixels,
+        dataset.catalogue,
+        dataset.reader,
+        max_pixels=dataset.decoding.max_pixels,
         workers=cpu_count(),
         progress=partial(track, "looking"),
     )
     out = folder / "inspect"
     out.mkdir(parents=True, exist_ok=True)
-    contact_sheet(data, cfg.inspect.samples, cfg.inspect.thumbnail).save(out / "contact_sheet.png")
-    beginning = suggest(cfg, data, found)
-    result = {"data": data.summary(), **found._asdict(), **beginning}
+    contact_sheet(dataset, cfg.inspect.samples, cfg.inspect.thumbnail).save(out / "contact_sheet.png")
+    beginning = suggest(cfg, dataset, found)
+    result = {"data": dataset.summary(), **found._asdict(), **beginning}
     write_whole(out / "inspect.json", json.dumps(result, indent=1) + "\n")
     show(found, beginning)
     log.info("-> %s", out)
     print(beginning["command"])
 
 
-def contact_sheet(data: ImageData, samples: int, side: int) -> Image.Image:
+def contact_sheet(data: Dataset, samples: int, side: int) -> Image.Image:
     """Training images, evenly spaced over the classes, as the network sees them, with their class."""
     paths, labels = data.catalogue.train.paths, data.catalogue.train.labels
     count = min(samples, len(paths))
@@ -71,19 +72,19 @@ def contact_sheet(data: ImageData, samples: int, side: int) -> Image.Image:
         except UnreadableImageError:
             draw.text((left, top + line), "can't be read", "red")
             continue
-        small = small[:3] if data.channels >= 3 else small[:1].expand(3, -1, -1)
+        small = small[:3] if data.decoding.channels >= 3 else small[:1].expand(3, -1, -1)
         sheet.paste(Image.fromarray(small.permute(1, 2, 0).numpy()), (left, top + line))
     return sheet
 
 
-def suggest(cfg: DictConfig, data: ImageData, found: Survey) -> dict[str, Any]:
+def suggest(cfg: DictConfig, data: Dataset, found: Survey) -> dict[str, Any]:
     """A command to begin with, the size of a raw store, and hours of training on this CPU.
 
     The resolution keeps the detail of half the images: the median of the shorter sides. A store has its
     own, with the geometry and the channels.
     """
     shorter = sorted(min(size) for size in found.sizes)
-    prepared = data.catalogue.store is not None
+    prepared = data.catalogue.prepared is not None
     resolution = max(data.size) if prepared else max(32, shorter[len(shorter) // 2] // 32 * 32)
     images = len(data.catalogue.train) + len(data.catalogue.valid) - len(found.unreadable)
     options = (
@@ -91,8 +92,8 @@ def suggest(cfg: DictConfig, data: ImageData, found: Survey) -> dict[str, Any]:
         if prepared
         else [
             f"data.resolution={resolution}",
-            f"data.geometry={data.geometry}",
-            f"data.channels={data.channels}",
+            f"data.geometry={data.decoding.geometry}",
+            f"data.channels={data.decoding.channels}",
         ]
     )
     options.append(f"data.batch_size={max(1, min(8, len(data.catalogue.train) // 4))}")
@@ -108,16 +109,16 @@ def suggest(cfg: DictConfig, data: ImageData, found: Survey) -> dict[str, Any]:
     hours = None
     if not torch.cuda.is_available():
         side = min(resolution, 1024)
-        spec = {
-            "model": OmegaConf.to_container(cfg.model, resolve=True),
-            "classes": data.classes,
-            "channels": data.channels,
-            "mean": data.mean,
-            "std": data.std,
-        }
+        network = build_network(
+            OmegaConf.to_container(cfg.model, resolve=True),
+            channels=data.decoding.channels,
+            classes=len(data.classes),
+            mean=data.mean,
+            std=data.std,
+        )
         step_s = step_seconds(
-            build_network(spec),
-            channels=data.channels,
+            network,
+            channels=data.decoding.channels,
             side=side,
             device=torch.device("cpu"),
             precision=resolve_precision(cfg.trainer.precision, "cpu"),
@@ -126,7 +127,7 @@ def suggest(cfg: DictConfig, data: ImageData, found: Survey) -> dict[str, Any]:
         hours = step_s * steps * (resolution / side) ** 2 / 3600
     return {
         "command": command,
-        "store_gb": images * resolution**2 * data.channels / 1e9,
+        "store_gb": images * resolution**2 * data.decoding.channels / 1e9,
         "hours_on_this_cpu": hours,
     }
 

@@ -17,9 +17,9 @@ from hct_lightning.machine.runtime import resolve_accelerator, resolve_precision
 from hct_lightning.models import FromPixels
 from hct_lightning.runs.console import results, track
 from hct_lightning.runs.files import write_whole
-from hct_lightning.training.checkpoints import build_network
 from hct_lightning.training.memory import Memory, step_memory
 from hct_lightning.training.memory_plan import available_bytes
+from hct_lightning.training.spec import build_network
 from hct_lightning.training.step import AUTOCAST, step_seconds
 
 log = logging.getLogger(__name__)
@@ -36,14 +36,14 @@ def main(cfg: DictConfig, folder: Path) -> None:
     options["precision"] = [resolve_precision(p, kind) for p in options["precision"]]
     check(options)
     channels = cfg.data.channels or 3
-    spec = {
-        "model": OmegaConf.to_container(cfg.model, resolve=True),
-        "classes": ["a", "b"],  # their number hardly matters
-        "channels": channels,
-        "mean": [0.5] * channels,
-        "std": [0.25] * channels,
-    }
-    build = partial(build_network, spec)
+    build = partial(
+        build_network,
+        OmegaConf.to_container(cfg.model, resolve=True),
+        channels=channels,
+        classes=2,  # their number hardly matters
+        mean=[0.5] * channels,
+        std=[0.25] * channels,
+    )
     device = torch.device(kind)
     here = available_bytes(device, 1)
 

@@ -3,6 +3,7 @@
 import glob
 import logging
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,9 @@ from rich.table import Table
 from torch.utils.data import BatchSampler
 
 from hct_lightning.callbacks.progress import progress_bar
+from hct_lightning.cli.recompose import given_options
 from hct_lightning.data.feeding.loader import Images, Loader, auto_workers
+from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.geometry import as_size
 from hct_lightning.data.reading.image import is_image
 from hct_lightning.data.reading.readers import FileReader
@@ -36,40 +39,41 @@ def main(cfg: DictConfig, folder: Path) -> None:
     run = Run(folder)
     network, spec = load_network(run.checkpoint(cfg.ckpt or "best"), cfg.safety.allow)
     paths = find_images(str(cfg.predict.input))
-    options = OmegaConf.to_container(cfg.predict)
-    size = as_size(options["resolution"] or spec["resolution"])
-    reader = FileReader(
-        channels=spec["channels"],
-        size=size,
-        geometry=spec["geometry"],
-        max_pixels=cfg.data.max_pixels,
-        window=spec["window"],
-        srgb=cfg.data.srgb,
-        breast=cfg.data.breast,
-    )
-    log.info("%d image(s) at %dx%d (%s)", len(paths), *size, spec["geometry"])
+    decoding = chosen_decoding(cfg, spec.decoding)
+    reader = FileReader(decoding)
+    log.info("%d image(s) at %dx%d (%s)", len(paths), *decoding.size, decoding.geometry)
     loader = Loader(
         Images(paths, [0] * len(paths), reader),
         BatchSampler(range(len(paths)), cfg.predict.batch_size, drop_last=False),
         num_workers=min(auto_workers(cfg.data.num_workers), len(paths)),
     )
-    module = ImageClassifier(network, classes=spec["classes"], optimizer=None, schedule=None, lr=1.0)
+    module = ImageClassifier(network, classes=spec.classes, optimizer=None, schedule=None, lr=1.0)
     trainer = build_trainer(cfg, folder, choose_devices(cfg.trainer.accelerator, 1, 1, 1), callbacks=[progress_bar()])
     probabilities = torch.cat(trainer.predict(module, loader))
 
-    rows = [["path", "class", *(f"p_{name}" for name in spec["classes"])]]
+    rows = [["path", "class", *(f"p_{name}" for name in spec.classes)]]
     for path, row in zip(paths, probabilities.tolist(), strict=True):
-        winner = spec["classes"][max(range(len(row)), key=row.__getitem__)]
+        winner = spec.classes[max(range(len(row)), key=row.__getitem__)]
         rows.append([path, winner, *(f"{p:.6f}" for p in row)])
     text = csv_text(rows)
     out = Path(cfg.predict.output or folder / "predict" / "predictions.csv").expanduser()
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, text)
     if on_terminal(sys.stdout):
-        show(paths, probabilities, spec["classes"])
+        show(paths, probabilities, spec.classes)
     else:
         sys.stdout.write(text)
     log.info("-> %s", out)
+
+
+def chosen_decoding(cfg: DictConfig, trained: Decoding) -> Decoding:
+    """What the network was trained on, with what the command line says of `data` and `predict.resolution` on top."""
+    options = OmegaConf.to_container(cfg.data, resolve=True)
+    given = {name: options[name] for name in given_options("data") if options.get(name) is not None}
+    size = OmegaConf.to_container(cfg.predict)["resolution"] or given.get("resolution")
+    known = {field.name for field in fields(Decoding)}
+    changes = {name: value for name, value in given.items() if name in known}
+    return replace(trained, **changes, size=as_size(size) if size else trained.size)
 
 
 def find_images(pattern: str) -> list[str]:

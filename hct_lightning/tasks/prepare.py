@@ -8,9 +8,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from hct_lightning.data.datamodule import ImageData
+from hct_lightning.data.store.format import SUFFIX, Recipe
 from hct_lightning.data.store.prepare import prepare
 from hct_lightning.data.store.remote import is_url
-from hct_lightning.data.store.store import SUFFIX, Recipe, Store
+from hct_lightning.data.store.store import Store
 from hct_lightning.machine.runtime import cpu_count
 from hct_lightning.report.tables import describe
 from hct_lightning.runs.console import track
@@ -32,28 +33,24 @@ def main(cfg: DictConfig, folder: Path) -> None:
     if options.format not in SUFFIX:
         raise ValueError(f"prepare.format={options.format}: choose {', '.join(SUFFIX)}")
     data: ImageData = instantiate(cfg.data, _convert_="all")
-    data.prepare()
-    if data.catalogue.store:
+    dataset = data.dataset
+    if dataset.catalogue.prepared:
         raise ValueError("data=store is prepared already; give the data set that it came from")
-    if options.format != "raw" and data.channels not in (1, 3):
-        raise ValueError(f"prepare.format=raw is the one for {data.channels} channels")
-    describe(data.summary())
-    recipe = Recipe(
-        size=data.size,
-        geometry=data.geometry,
-        channels=data.channels,
-        window=data.window,
-        srgb=data.srgb,
-        breast=data.breast,
-        format=options.format,
-        quality=options.quality if options.format == "jpeg" else None,
-    )
+    if options.format != "raw" and dataset.decoding.channels not in (1, 3):
+        raise ValueError(f"prepare.format=raw is the one for {dataset.decoding.channels} channels")
+    if dataset.decoding.reduce_to:
+        raise ValueError(
+            f"data.reduce_to={dataset.decoding.reduce_to}: a store holds what is there; leave it out, and give it "
+            "when training from the store"
+        )
+    describe(dataset.summary())
+    quality = options.quality if options.format == "jpeg" else None
+    recipe = Recipe(dataset.decoding, options.format, quality)
     root = Path(options.output).expanduser().resolve()
     unreadable = prepare(
-        data.catalogue,
+        dataset.catalogue,
         recipe,
         root,
-        max_pixels=data.max_pixels,
         workers=options.workers or cpu_count(),
         skip_unreadable=data.on_error == "skip",
         progress=partial(track, "preparing"),

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from hct_lightning.callbacks.progress import progress_bar
+from hct_lightning.cli.recompose import given_options
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.machine.devices import choose_devices
 from hct_lightning.runs.console import results
@@ -26,25 +27,26 @@ def main(cfg: DictConfig, folder: Path) -> None:
     run = Run(folder)
     checkpoint = run.checkpoint(cfg.ckpt or "best")
     network, spec = load_network(checkpoint, cfg.safety.allow)
-    options = {"channels": spec["channels"], "mean": spec["mean"], "std": spec["std"]}
-    data: ImageData = instantiate(cfg.data, **options, _convert_="all")
-    data.prepare()
-    check_classes(spec["classes"], data.classes)
-    log.info("%s on %s, %dx%d", checkpoint, data.catalogue.source, *data.size)
+    given = given_options("data")
+    fed = {name: value for name, value in spec.options().items() if name not in given}
+    data: ImageData = instantiate(cfg.data, **fed, _convert_="all")
+    dataset = data.dataset
+    spec.check_classes(dataset.classes)
+    log.info("%s on %s, %dx%d", checkpoint, dataset.catalogue.source, *dataset.size)
 
     # No optimiser is asked for in validation.
-    module = ImageClassifier(network, classes=data.classes, optimizer=None, schedule=None, lr=1.0)
+    module = ImageClassifier(network, classes=dataset.classes, optimizer=None, schedule=None, lr=1.0)
     trainer = build_trainer(cfg, folder, choose_devices(cfg.trainer.accelerator, 1, 1, 1), callbacks=[progress_bar()])
     trainer.validate(module, datamodule=data, verbose=False)
 
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     result = {
         "checkpoint": str(checkpoint),
-        "source": data.catalogue.source,
-        "images": len(data.catalogue.valid),
-        "resolution": data.size,
+        "source": dataset.catalogue.source,
+        "images": len(dataset.catalogue.valid),
+        "resolution": dataset.size,
         "metrics": metrics,
-        "classes": data.classes,
+        "classes": dataset.classes,
         "confusion": module.confusion.tolist(),
     }
     if trainer.is_global_zero:
@@ -53,15 +55,6 @@ def main(cfg: DictConfig, folder: Path) -> None:
         out = folder / "validate" / f"{name}.json"
         write_whole(out, json.dumps(result, indent=2) + "\n")
         show(result, out)
-
-
-def check_classes(trained: list[str], found: tuple[str, ...]) -> None:
-    """Raises ValueError when the data has other classes than the network was trained on."""
-    if list(trained) != list(found):
-        raise ValueError(
-            f"the data has the classes {', '.join(found)}, the checkpoint was trained on "
-            f"{', '.join(trained)}; give the data it was made for"
-        )
 
 
 def show(result: dict, out: Path) -> None:

@@ -1,41 +1,18 @@
-"""From a configuration, or from a checkpoint, to a network that takes pixels.
-
-A `spec` is a plain dict that rebuilds the network and says what to feed it; checkpoints carry it:
-
-    model       its configuration, with `_target_`
-    classes     names, sorted
-    channels    1 or 3
-    resolution  [height, width] that it was trained on
-    geometry    `cover` or `paper`
-    mean, std   per channel, of pixels in 0..1
-    window      [low, high] of 16-bit and float sources, or null
-"""
+"""Checkpoints: read as data, never run; and the trained networks in them."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 
-from hct_lightning.cli import allowed as safety
+from hct_lightning.cli.allowed import check_targets
 from hct_lightning.models import HCT, FromPixels, load_original_state_dict
+from hct_lightning.training.spec import NetworkSpec
 
 
-def build_network(spec: dict[str, Any]) -> FromPixels:
-    """The untrained network of a spec, channels_last."""
-    network = instantiate(
-        spec["model"],
-        in_chans=spec["channels"],
-        num_classes=len(spec["classes"]),
-        _convert_="all",
-    )
-    network = FromPixels(network, spec["mean"], spec["std"])
-    return network.to(memory_format=torch.channels_last)
-
-
-def load_checkpoint(path: Path, allow: Iterable[str] = ()) -> dict[str, Any]:
-    """Reads a checkpoint of ours: tensors and plain containers only.
+def load_checkpoint(path: Path, allow: Iterable[str] = ()) -> tuple[dict[str, Any], NetworkSpec]:
+    """Reads a checkpoint of ours, tensors and plain containers only, and the description in it.
 
     Args:
         path: the file.
@@ -46,20 +23,19 @@ def load_checkpoint(path: Path, allow: Iterable[str] = ()) -> dict[str, Any]:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        spec = checkpoint["hyper_parameters"]["spec"]
+        spec = NetworkSpec.from_json(checkpoint["hyper_parameters"]["spec"])
     except (OSError, FileNotFoundError):
         raise
     except Exception as error:
         raise ValueError(f"{path} is not a checkpoint written by hct_lightning, or it is damaged: {error}") from error
-    safety.check_targets(spec["model"], allow, f"{path}: model")
-    return checkpoint
+    check_targets(dict(spec.model), allow, f"{path}: model")
+    return checkpoint, spec
 
 
-def load_network(path: Path, allow: Iterable[str] = ()) -> tuple[FromPixels, dict[str, Any]]:
-    """The trained network of a checkpoint, in eval mode, and its spec."""
-    checkpoint = load_checkpoint(path, allow)
-    spec = checkpoint["hyper_parameters"]["spec"]
-    network = build_network(spec)
+def load_network(path: Path, allow: Iterable[str] = ()) -> tuple[FromPixels, NetworkSpec]:
+    """The trained network of a checkpoint, in eval mode, and its description."""
+    checkpoint, spec = load_checkpoint(path, allow)
+    network = spec.build()
     prefix = "network."
     weights = {
         key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)

@@ -19,6 +19,7 @@ from torchmetrics.classification import (
 )
 
 from hct_lightning.data.feeding.loader import Batch
+from hct_lightning.training.spec import NetworkSpec
 
 
 class Answers(NamedTuple):
@@ -49,8 +50,7 @@ class ImageClassifier(lightning.LightningModule):
             batch weigh the same however they are divided; by default each micro-batch's own size.
         class_weights: one weight per class in the loss, 1 on average over the training images.
         label_smoothing: of the cross-entropy.
-        spec: what rebuilds the network and feeds it (see `hct_lightning.training.checkpoints`), saved in
-            checkpoints.
+        spec: saved in checkpoints; without it they can't be used apart from their run.
 
     Logs `train/loss`, `val/loss`, `val/accuracy`, `val/balanced_accuracy`, `val/f1` (macro) and
     `val/auroc` (macro, one against the rest); all but the losses are fractions.
@@ -69,7 +69,7 @@ class ImageClassifier(lightning.LightningModule):
         images_per_backward: float | None = None,
         class_weights: Sequence[float] | None = None,
         label_smoothing: float = 0.0,
-        spec: dict[str, Any] | None = None,
+        spec: NetworkSpec | None = None,
     ) -> None:
         super().__init__()
         if not lr > 0:
@@ -87,7 +87,7 @@ class ImageClassifier(lightning.LightningModule):
             torch.tensor(class_weights, dtype=torch.float32) if class_weights else None,
             persistent=False,
         )
-        self.save_hyperparameters({"spec": spec or {}})
+        self.save_hyperparameters({"spec": spec.as_json() if spec else {}})
         n = len(self.classes)
         # Computed of all ranks' answers at once, on every rank: see on_validation_epoch_end.
         self.val_metrics = MetricCollection(

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from hct_lightning.data.datamodule import IMAGENET_MEAN, IMAGENET_STD, ImageData
+from hct_lightning.data.datamodule import ImageData
+from hct_lightning.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.data.sources.csv import table
 from hct_lightning.data.sources.folder import folder
@@ -46,7 +47,7 @@ def image_data(root: Path, **options) -> ImageData:
 
 def prepared(root: Path, **options) -> ImageData:
     data = image_data(root, **options)
-    data.prepare()
+    data.setup()
     return data
 
 
@@ -91,20 +92,20 @@ def fit(data: ImageData, module: lightning.LightningModule | None = None, epochs
 def test_all_grey_is_one_channel_and_one_in_colour_makes_three(root):
     for path in root.rglob("*.png"):
         save(path, "L")
-    grey = prepared(root)
-    assert grey.channels == 1
+    grey = prepared(root).dataset
+    assert grey.decoding.channels == 1
     assert grey.mean == pytest.approx([sum(IMAGENET_MEAN) / 3])
     assert grey.images(grey.catalogue.train)[0][0].shape == (1, 32, 32)
     save(root / "b" / "3.png", "RGB")
-    mixed = prepared(root)
-    assert mixed.channels == 3
+    mixed = prepared(root).dataset
+    assert mixed.decoding.channels == 3
     assert (mixed.mean, mixed.std) == (IMAGENET_MEAN, IMAGENET_STD)
     assert {mixed.images(mixed.catalogue.train)[i][0].shape for i in range(16)} == {(3, 32, 32)}
 
 
 def test_channels_and_statistics_are_options(root):
     data = prepared(root, channels=1, mean=[0.5], std=[0.25])
-    assert (data.channels, data.mean, data.std) == (1, (0.5,), (0.25,))
+    assert (data.dataset.decoding.channels, data.dataset.mean, data.dataset.std) == (1, (0.5,), (0.25,))
     with pytest.raises(ValueError, match=r"data\.mean has 1 values for 3 channels"):
         prepared(root, mean=[0.5])
     with pytest.raises(ValueError, match=r"data\.std has 3 values for 1 channels"):
@@ -137,17 +138,17 @@ def test_the_source_gets_its_options_and_is_asked_once(root):
         return folder(**options)
 
     data = ImageData(source, resolution=32, root=str(root), valid_fraction=0.5)
-    data.prepare()
+    data.setup()
     data.setup("fit")
     assert asked == [{"root": str(root), "valid_fraction": 0.5}]
-    assert Counter(data.catalogue.valid.labels) == {0: 5, 1: 5}
-    assert data.classes == ("a", "b")
+    assert Counter(data.dataset.catalogue.valid.labels) == {0: 5, 1: 5}
+    assert data.dataset.classes == ("a", "b")
 
 
 @pytest.mark.parametrize("limit", [2, 3, 4, 7])
 def test_limit_keeps_the_classes_balanced(root, limit):
     data = prepared(root, limit=limit)
-    for split, whole in ((data.catalogue.train, 16), (data.catalogue.valid, 4)):
+    for split, whole in ((data.dataset.catalogue.train, 16), (data.dataset.catalogue.valid, 4)):
         assert len(split) == len(set(split.paths)) == min(limit, whole)
         counts = Counter(split.labels)
         assert abs(counts[0] - counts[1]) <= 1
@@ -157,7 +158,7 @@ def test_limit_keeps_the_classes_balanced(root, limit):
 def test_the_summary_says_what_there_is(root):
     save(root / "a" / "0.png", size=(64, 100))
     save(root / "c" / "0.png")
-    summary = prepared(root, resolution=[48, 32], reduce_to=8).summary()
+    summary = prepared(root, resolution=[48, 32], reduce_to=8).dataset.summary()
     assert summary["source"] == f"folder {root}"
     assert summary["counts"] == {
         "train": {"a": 8, "b": 8, "c": 1},
@@ -165,8 +166,17 @@ def test_the_summary_says_what_there_is(root):
     }
     assert summary["images"] == {"train": 17, "valid": 4}
     assert summary["source_size"] == {"smallest": (40, 40), "largest": (64, 100)}
-    assert (summary["resolution"], summary["geometry"]) == ((48, 32), "cover")
-    assert summary["reduce_to"] == 8
+    assert summary["decoding"] == {
+        "version": 1,
+        "channels": 3,
+        "size": [48, 32],
+        "geometry": "cover",
+        "max_pixels": 2**30,
+        "window": None,
+        "srgb": False,
+        "breast": False,
+        "reduce_to": 8,
+    }
     assert "c has one image" in summary["notes"][0]
     json.dumps(summary)
 
@@ -180,7 +190,7 @@ def test_too_few_classes_or_images_are_refused(root):
     lines = ["path,label,split", "a/0.png,x,train", "a/1.png,y,train"]
     (root / "data.csv").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=r"table .*data\.csv has no validation images; add some"):
-        ImageData(table, resolution=32, root=str(root / "data.csv")).prepare()
+        ImageData(table, resolution=32, root=str(root / "data.csv")).setup()
     save(root / "b" / "0.png")
     with pytest.raises(ValueError, match=r"9 training images are fewer than one global batch of 16"):
         fit(image_data(root, batch_size=16))
@@ -198,7 +208,7 @@ def test_training_and_validation_see_what_they_should(root):
         assert [len(batch.index) for batch in batches] == [3] * 5  # 16 images: the last is dropped
         assert len(set(index.tolist())) == 15
         assert index.tolist() == data.order.order(epoch)[:15].tolist()
-        labels = torch.tensor(data.catalogue.train.labels)
+        labels = torch.tensor(data.dataset.catalogue.train.labels)
         assert torch.equal(torch.cat([batch.labels for batch in batches]), labels[index])
     for batch in seen.validated:
         assert batch.images.shape[1:] == (3, 32, 32)
@@ -258,10 +268,10 @@ def test_a_file_that_is_no_image_is_named_before_training(root):
 @pytest.mark.filterwarnings("ignore:No (positive|negative) samples")  # one validates, a Building
 def test_hct_trains_on_photographs(photos):
     data = image_data(photos, resolution=[128, 160], batch_size=2, max_pixels=2**24)
-    data.prepare()
+    data.setup()
     module = ImageClassifier(
-        FromPixels(HCT(num_classes=4), data.mean, data.std),
-        classes=data.classes,
+        FromPixels(HCT(num_classes=4), data.dataset.mean, data.dataset.std),
+        classes=data.dataset.classes,
         optimizer=torch.optim.SGD,
         schedule=lambda step, **_: 1.0,
         lr=1e-3,

@@ -8,26 +8,23 @@ import sys
 import pytest
 import torch
 
+from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.deploy import export_artifact, load_artifact
 from hct_lightning.deploy.runtimes import torchscript
-from hct_lightning.training.checkpoints import build_network
+from hct_lightning.models import HCT, FromPixels
 
-SPEC = {
-    "model": {"_target_": "hct_lightning.models.HCT"},
-    "classes": ["a", "b", "c", "d"],
-    "channels": 3,
-    "resolution": [192, 256],
-    "geometry": "cover",
-    "mean": [0.485, 0.456, 0.406],
-    "std": [0.229, 0.224, 0.225],
-    "window": None,
-}
+DECODING = Decoding(channels=3, size=(192, 256), geometry="cover", max_pixels=2**30)
+ABOUT = {"classes": ["a", "b", "c", "d"], "decoding": DECODING.as_json()}
+
+
+def untrained() -> FromPixels:
+    return FromPixels(HCT(), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    network = build_network(SPEC)
+    network = untrained()
     network(torch.randint(0, 256, (4, 3, 192, 256), dtype=torch.uint8))  # running statistics
     return network.eval()
 
@@ -35,13 +32,13 @@ def network():
 @pytest.fixture(scope="module")
 def folder(network, tmp_path_factory):
     place = tmp_path_factory.mktemp("artifacts")
-    return export_artifact("torchscript", torchscript.export, network, SPEC, place)
+    return export_artifact("torchscript", torchscript.export, network, place, **ABOUT)
 
 
 @pytest.fixture(scope="module")
 def open_folder(network, tmp_path_factory):
     place = tmp_path_factory.mktemp("open")
-    return export_artifact("torchscript", torchscript.export, network, SPEC, place, dynamic=True)
+    return export_artifact("torchscript", torchscript.export, network, place, **ABOUT, dynamic=True)
 
 
 def images(*shape: int) -> torch.Tensor:
@@ -118,7 +115,7 @@ def test_a_changed_byte_is_noticed(folder, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("format", 99, "this version reads 1"),
+        ("format", 99, "this version reads 2"),
         ("runtime", "abacus", "'abacus' is unknown"),
         ("file", "../model.ts", "gives no digest"),
         ("sha256", {"../model.ts": "", "model.ts": ""}, "outside its folder"),
@@ -145,7 +142,7 @@ def test_a_failed_export_leaves_the_earlier_artifact(network, folder, tmp_path):
     place = tmp_path / "artifacts"
     shutil.copytree(folder, place / "torchscript")
     with pytest.raises(RuntimeError, match="on fire"):
-        export_artifact("torchscript", broken, network, SPEC, place)
+        export_artifact("torchscript", broken, network, place, **ABOUT)
     assert [p.name for p in place.iterdir()] == ["torchscript"]
     load_artifact(place / "torchscript")
 
@@ -153,8 +150,8 @@ def test_a_failed_export_leaves_the_earlier_artifact(network, folder, tmp_path):
 def test_an_export_that_gives_other_answers_is_refused(network, tmp_path):
     def other(network, example, making, *, dynamic):
         torch.manual_seed(1)
-        return torchscript.export(build_network(SPEC), example, making, dynamic=dynamic)
+        return torchscript.export(untrained(), example, making, dynamic=dynamic)
 
     with pytest.raises(RuntimeError, match="differs from the network"):
-        export_artifact("torchscript", other, network, SPEC, tmp_path)
+        export_artifact("torchscript", other, network, tmp_path, **ABOUT)
     assert not list(tmp_path.iterdir())

@@ -1,35 +1,35 @@
 """The C++ program reads, cuts, resizes and answers as Python does, and says what is wrong in one line."""
 
+import csv
 import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from hct_lightning import load_artifact
 from hct_lightning.data.reading import geometry
+from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import read_image
 from hct_lightning.deploy import export_artifact
 from hct_lightning.deploy.build_cpp import build
 from hct_lightning.deploy.runtimes import aoti, openvino, torchscript
-from hct_lightning.training.checkpoints import build_network
+from hct_lightning.models import HCT, FromPixels
 
-SPEC = {
-    "model": {"_target_": "hct_lightning.models.HCT"},
-    "classes": ["a", "b", "c", "d"],
-    "channels": 3,
-    "resolution": [192, 256],
-    "geometry": "cover",
-    "mean": [0.485, 0.456, 0.406],
-    "std": [0.229, 0.224, 0.225],
-    "window": None,
-}
+CLASSES = ["a", "b", "c", "d"]
+
+
+def decoding(size: tuple[int, int] = (192, 256), **other: object) -> Decoding:
+    return Decoding(**{"channels": 3, "size": size, "geometry": "cover", "max_pixels": 2**30} | other)
+
+
 EXPORTERS = {
     "torchscript": torchscript.export,
     "openvino": partial(openvino.export, precision="fp32"),
@@ -57,7 +57,7 @@ def picture(photos) -> Image.Image:
 def export(tmp_path_factory):
     """Makes the artifact of a runtime from one network, once."""
     torch.manual_seed(0)
-    network = build_network(SPEC)
+    network = FromPixels(HCT(), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0  # one batch sets the statistics, so that the answers are mixed
@@ -68,7 +68,7 @@ def export(tmp_path_factory):
     def make(name: str) -> Path:
         if (place / name).exists():
             return place / name
-        return export_artifact(name, EXPORTERS[name], network, SPEC, place)
+        return export_artifact(name, EXPORTERS[name], network, place, classes=CLASSES, decoding=decoding().as_json())
 
     return make
 
@@ -81,10 +81,9 @@ class Pixels(torch.nn.Module):
 
 
 def pixels_artifact(place: Path, size: tuple[int, int], **other: object) -> Path:
-    spec = SPEC | {"resolution": list(size)} | other
-    classes = [f"{i:05d}" for i in range(spec["channels"] * size[0] * size[1])]
-    spec["classes"] = classes
-    return export_artifact("pixels", torchscript.export, Pixels(), spec, place)
+    how = decoding(size, **other)
+    classes = [f"{i:05d}" for i in range(how.channels * size[0] * size[1])]
+    return export_artifact("pixels", torchscript.export, Pixels(), place, classes=classes, decoding=how.as_json())
 
 
 def run(program: Path, *args: object, **options: object) -> subprocess.CompletedProcess:
@@ -104,9 +103,12 @@ def seen(program: Path, artifact: Path, image: Path) -> torch.Tensor:
     return (torch.tensor(list(found["probabilities"].values())).log() * 50).round()
 
 
-def expected(image: Path, size: tuple[int, int], rule: str, channels: int = 3, **options):
-    whole = read_image(image, channels, max_pixels=2**30, **options)
-    return geometry.apply(whole, size, rule).flatten().float()
+def expected(image: Path, size: tuple[int, int], **other: object) -> torch.Tensor:
+    """The pixels as Python reads them: whole, then brought to size, so that nothing is reduced while it is decoded."""
+    how = decoding(size, **other)
+    whole = read_image(image, replace(how, size=None, reduce_to=None))
+    sized = geometry.apply(whole, size, how.geometry)
+    return geometry.coarsen(sized, how.reduce_to).flatten().float()
 
 
 def assert_same_pixels(found: torch.Tensor, wanted: torch.Tensor, atol: int = 0) -> None:
@@ -119,11 +121,11 @@ def test_same_probabilities_as_python(program, export, runtime, picture, tmp_pat
     artifact = export(runtime)
     picture.save(tmp_path / "x.png")
     found = answer(program, artifact, tmp_path / "x.png")
-    image = read_image(tmp_path / "x.png", 3, max_pixels=2**30)
+    image = read_image(tmp_path / "x.png", decoding(None))
     python = load_artifact(artifact)(geometry.apply(image, (192, 256), "cover")[None])[0]
-    assert list(found["probabilities"]) == SPEC["classes"]
+    assert list(found["probabilities"]) == CLASSES
     assert list(found["probabilities"].values()) == pytest.approx(python.tolist(), abs=1e-4)
-    assert found["class"] == SPEC["classes"][python.argmax()]
+    assert found["class"] == CLASSES[python.argmax()]
     assert python.max() < 0.99  # else every program would be right
 
 
@@ -141,7 +143,7 @@ def test_geometry_vectors(program, picture, tmp_path, rule):
     for image, line in zip(images, lines, strict=True):
         probabilities = json.loads(line)["probabilities"].values()
         found = (torch.tensor(list(probabilities)).log() * 50).round()
-        assert_same_pixels(found, expected(image, (20, 14), rule))
+        assert_same_pixels(found, expected(image, (20, 14), geometry=rule))
 
 
 def sixteen_bit(picture: Image.Image) -> Image.Image:
@@ -168,15 +170,71 @@ def test_every_kind_of_png(program, picture, tmp_path, channels):
         image = tmp_path / f"{name}.png"
         kind(picture.resize((18, 24))).save(image)
         found = seen(program, artifact, image)
-        assert_same_pixels(found, expected(image, (18, 12), "cover", channels))
+        assert_same_pixels(found, expected(image, (18, 12), channels=channels))
 
 
 def test_window_of_16_bit(program, picture, tmp_path):
     artifact = pixels_artifact(tmp_path, (18, 12), channels=1, window=[1000.5, 40000])
     image = tmp_path / "x.png"
     sixteen_bit(picture.resize((18, 24))).save(image)
-    wanted = expected(image, (18, 12), "cover", 1, window=(1000.5, 40000))
+    wanted = expected(image, (18, 12), channels=1, window=(1000.5, 40000))
     assert_same_pixels(seen(program, artifact, image), wanted)
+
+
+def test_a_window_for_each_band_is_for_one_band_here(program, picture, tmp_path):
+    """What has eight bits is read; 16-bit grey has one band."""
+    artifact = pixels_artifact(tmp_path, (18, 12), window=[[0, 9], [0, 9], [0, 9]])
+    picture.resize((18, 24)).save(tmp_path / "8.png")
+    sixteen_bit(picture.resize((18, 24))).save(tmp_path / "16.png")
+    assert_same_pixels(seen(program, artifact, tmp_path / "8.png"), expected(tmp_path / "8.png", (18, 12)))
+    refused = run(program, artifact, tmp_path / "16.png")
+    assert refused.returncode == 4
+    assert "data.window is for 3 bands, the image has 1" in refused.stderr
+
+
+def test_the_control_that_takes_the_detail(program, picture, tmp_path):
+    artifact = pixels_artifact(tmp_path, (18, 12), reduce_to=5)
+    image = tmp_path / "x.png"
+    picture.resize((18, 24)).save(image)
+    wanted = expected(image, (18, 12), reduce_to=5)
+    assert not torch.equal(wanted, expected(image, (18, 12)))
+    assert_same_pixels(seen(program, artifact, image), wanted)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_profile_is_refused_where_it_counts(program, picture, tmp_path, suffix):
+    """Converting colours takes a library for it; other colours than in training would be a wrong answer."""
+    plain, embedded = tmp_path / f"plain.{suffix}", tmp_path / f"embedded.{suffix}"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture.resize((24, 18)).save(plain)
+    picture.resize((24, 18)).save(embedded, icc_profile=profile)
+    counts = pixels_artifact(tmp_path / "counts", (18, 12), srgb=True)
+    ignored = pixels_artifact(tmp_path / "ignored", (18, 12))
+    assert_same_pixels(seen(program, counts, plain), expected(plain, (18, 12)), atol=2)
+    assert_same_pixels(seen(program, ignored, embedded), expected(embedded, (18, 12)), atol=2)
+    refused = run(program, counts, embedded)
+    assert refused.returncode == 4
+    assert "it embeds an ICC profile" in refused.stderr
+
+
+def test_an_artifact_of_format_1(program):
+    """As it was written before the decoding was carried whole."""
+    before = Path(__file__).parents[1] / "formats" / "2026-11"
+    with (before / "run" / "predictions.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    found = answer(program, before / "run" / "artifacts" / "torchscript", before / row["path"])
+    assert list(found["probabilities"].values()) == pytest.approx(
+        [float(row[f"p_{name}"]) for name in found["probabilities"]], abs=1e-3
+    )  # another build of libjpeg may round otherwise
+
+
+def test_the_limit_on_pixels_is_the_artifacts(program, picture, tmp_path):
+    artifact = pixels_artifact(tmp_path, (18, 12), max_pixels=400)
+    for side, status in ((20, 0), (21, 4)):
+        picture.resize((20, side)).save(tmp_path / f"{side}.png")
+        done = run(program, artifact, tmp_path / f"{side}.png")
+        assert done.returncode == status
+    assert "20x21 pixels are more than data.max_pixels=400" in done.stderr
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
@@ -188,7 +246,7 @@ def test_exif_orientation(program, picture, tmp_path, suffix):
         image = tmp_path / f"{orientation}.{suffix}"
         picture.resize((24, 18)).save(image, exif=exif)
         # Another build of libjpeg may round otherwise.
-        assert_same_pixels(seen(program, artifact, image), expected(image, (18, 12), "cover"), atol=2)
+        assert_same_pixels(seen(program, artifact, image), expected(image, (18, 12)), atol=2)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -197,7 +255,7 @@ def test_jpeg(program, picture, tmp_path, mode, channels):
     artifact = pixels_artifact(tmp_path, (18, 12), channels=channels)
     image = tmp_path / "x.jpg"
     picture.resize((36, 24)).convert(mode).save(image, quality=90)
-    wanted = expected(image, (18, 12), "cover", channels)
+    wanted = expected(image, (18, 12), channels=channels)
     assert_same_pixels(seen(program, artifact, image), wanted, atol=2)
 
 

@@ -1,4 +1,4 @@
-"""The figures of the README: int8 artifacts of a model trained on scenes at 512 px."""
+"""The figures of docs/deploying.md: int8 artifacts of a model trained on scenes at 512 px."""
 
 import json
 import subprocess

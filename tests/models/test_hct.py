@@ -72,37 +72,6 @@ def test_golden(case, memory):
     torch.testing.assert_close(logits, torch.tensor(case["logits"]), rtol=1e-3, atol=1e-4)
 
 
-def test_original_keys_and_shapes_are_the_published_ones():
-    published = json.loads((GOLDEN / "hct_state_dict_keys.json").read_text())
-    ours = {original_key(key, 3): list(value.shape) for key, value in HCT().state_dict().items()}
-    assert ours == published
-
-
-def test_original_checkpoint_that_does_not_fit_names_every_key():
-    model = HCT()
-    state = original_state_dict(model, 3)
-    del state["final_bn.weight"]
-    state["extra.weight"] = torch.zeros(1)
-    state["classifier.weight"] = torch.zeros(7, 256)
-    before = model.head.weight.clone()
-    with pytest.raises(ValueError, match="does not fit") as error:
-        load_original_state_dict(model, state)
-    for part in (
-        "missing: final_bn.weight",
-        "surplus: extra.weight",
-        "classifier.weight is (7, 256)",
-    ):
-        assert part in str(error.value)
-    assert torch.equal(model.head.weight, before)
-
-
-def test_original_checkpoint_saved_under_ddp_loads():
-    model = HCT()
-    state = {f"module.{k}": v for k, v in original_state_dict(model, 3).items()}
-    load_original_state_dict(model, state)
-    assert torch.equal(model.norm.weight, state["module.final_bn.weight"])
-
-
 def plain_forward(model: HCT, x: torch.Tensor) -> torch.Tensor:
     """The network in the words of its paper, from the weights alone (eval, no dropout)."""
     w = model.state_dict()

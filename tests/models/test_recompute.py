@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from hct_lightning.benchmarks.memory import kept_bytes
+from hct_lightning.benchmarks.harness.kept import kept_bytes
 from hct_lightning.models import HCT, FromPixels
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -123,23 +124,39 @@ def test_ddp4_validates_every_image_once(cli, tmp_path, images):
         assert record["metrics"][name] == pytest.approx(value, rel=1e-4), name
 
 
+def torchrun(*args: str, cwd: Path, environment: dict[str, str]) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "hct_lightning", *args]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280)
+
+
 @pytest.mark.slow
-def test_runs_under_torchrun(environment, tiny, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "hct_lightning",
-        *tiny,
-        "trainer.devices=2",
-        "export=[]",
-        f"hydra.run.dir={tmp_path}/run",
-    ]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=280)
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "completed"
+def test_runs_under_torchrun_in_one_folder(environment, tiny, tmp_path):
+    """The default, with the time in its name."""
+    done = torchrun(*tiny, "trainer.devices=2", "export=[]", cwd=tmp_path, environment=environment)
+    assert done.returncode == 0, done.stderr
+    (run,) = tmp_path.glob("outputs/*/*")
+    assert json.loads((run / "run.json").read_text())["status"] == "completed"
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert len(list(tmp_path.glob("outputs/*/*/.hydra/overrides.yaml"))) == 1
+
+
+@pytest.mark.slow
+def test_a_failure_under_torchrun_is_said_once_and_recorded(environment, tiny, tmp_path):
+    options = (*tiny, "trainer.devices=2", "data.batch_size=400")
+    done = torchrun(*options, cwd=tmp_path, environment=environment)
+    assert done.returncode == 1
+    assert done.stderr.count("error: 24 training images are fewer than one global batch of 800") == 1
+    (run,) = tmp_path.glob("outputs/*/*")
+    record = json.loads((run / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert record["reason"].startswith("ValueError: 24 training images")
+
+
+def test_torchruns_other_ranks_leave_questions_to_the_first(environment, tmp_path):
+    done = torchrun("--cfg", "job", cwd=tmp_path, environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ckpt: null") == 1
 
 
 def test_synchronised_batch_norm_is_refused_on_the_cpu(cli, tiny, tmp_path):

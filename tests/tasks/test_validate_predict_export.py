@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hct_lightning import load_artifact
+from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.geometry import apply
 from hct_lightning.data.reading.image import read_image
 from hct_lightning.tasks.predict import find_images
@@ -60,10 +61,10 @@ def test_predict_gives_the_networks_probabilities(cli, trained, photos, tmp_path
 
     network, spec = load_network(trained / "checkpoints" / "best.ckpt")
     for row in rows:
-        p = [float(row[f"p_{name}"]) for name in spec["classes"]]
+        p = [float(row[f"p_{name}"]) for name in spec.classes]
         assert sum(p) == pytest.approx(1, abs=1e-4)
-        assert row["class"] == spec["classes"][p.index(max(p))]
-    image = read_image(files[-1], 3, max_pixels=2**30)
+        assert row["class"] == spec.classes[p.index(max(p))]
+    image = read_image(files[-1], Decoding(channels=3, size=None, geometry="cover", max_pixels=2**30))
     with torch.inference_mode():
         direct = network(apply(image, (128, 128), "cover")[None]).softmax(1)[0]
     assert p == pytest.approx(direct.tolist(), abs=0.03)  # trained and run in bf16 where there is

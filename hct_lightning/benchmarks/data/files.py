@@ -5,8 +5,9 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from hct_lightning.data.catalogue import Catalogue, Split
+from hct_lightning.data.reading.decoding import Decoding
+from hct_lightning.data.store.format import Recipe
 from hct_lightning.data.store.prepare import prepare
-from hct_lightning.data.store.store import Recipe
 
 FORMATS = ("raw", "png", "jpeg")
 
@@ -39,21 +40,12 @@ def make_store(home: Path, root: Path, *, resolution: int, workers: int, form: s
     """A store at `root` of the JPEG files in `home`."""
     paths = sorted(str(path) for path in (home / "images").rglob("*.jpg"))
     split = Split(paths, ["ab".index(Path(path).parent.name) for path in paths])
-    recipe = Recipe(
-        size=(resolution, resolution),
-        geometry="cover",
-        channels=3,
-        window=None,
-        srgb=False,
-        breast=False,
-        format=form,
-        quality=95 if form == "jpeg" else None,
-    )
+    decoding = Decoding(channels=3, size=(resolution, resolution), geometry="cover", max_pixels=2**30)
+    recipe = Recipe(decoding, form, 95 if form == "jpeg" else None)
     prepare(
         Catalogue("photographs", ("a", "b"), split, Split()),
         recipe,
         root,
-        max_pixels=2**30,
         workers=workers,
         skip_unreadable=False,
         progress=lambda items, total: items,

@@ -10,6 +10,7 @@ from hct_lightning.benchmarks.data.files import make_store
 from hct_lightning.benchmarks.fit_step import step_of_fit
 from hct_lightning.benchmarks.harness.side import serve
 from hct_lightning.data.feeding.loader import Images, Loader
+from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import read_image
 from hct_lightning.data.store.store import Store
 from hct_lightning.machine import runtime
@@ -18,10 +19,10 @@ from hct_lightning.machine import runtime
 def direct(path: str, resolution: int) -> None:
     """Our reader, from a file to uint8."""
     runtime.keep_memory()
-    size = (resolution, resolution)
+    decoding = Decoding(channels=3, size=(resolution, resolution), geometry="cover", max_pixels=2**30)
 
     def read() -> None:
-        read_image(path, 3, max_pixels=2**30, size=size)
+        read_image(path, decoding)
 
     serve(read)
 
@@ -30,7 +31,7 @@ def stored(root: str, cold: bool = False) -> None:
     """An item of a store, every byte; `cold`: dropped from the page cache before."""
     items = Store(Path(root))
     recipe = items.recipe
-    reader = items.reader(recipe.size, recipe.geometry)
+    reader = items.reader(items.decoding)
     item = items.items[0]
     path = str(items.root / item.file)
     place = np.empty(reader.shape, np.uint8)
@@ -92,6 +93,6 @@ def preparing(home: str, resolution: int, workers: int) -> None:
 def _one_by_one(root: str, workers: int) -> Loader:
     items = Store(Path(root))
     split = items.catalogue().train
-    reader = items.reader(items.recipe.size, items.recipe.geometry)
+    reader = items.reader(items.decoding)
     images = Images(split.paths, split.labels, reader)
     return Loader(images, [[i] for i in range(len(split))], num_workers=workers)

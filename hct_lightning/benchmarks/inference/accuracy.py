@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from hct_lightning.benchmarks.inference.subjects import Model, load
+from hct_lightning.data.catalogue import Split
 from hct_lightning.data.datamodule import ImageData
-from hct_lightning.data.feeding.loader import Images, Loader, auto_workers
-from hct_lightning.data.reading.readers import FileReader
+from hct_lightning.data.feeding.loader import Loader, auto_workers
 
 
 def wilson(right: int, images: int, z: float = 1.96) -> tuple[float, float]:
@@ -69,27 +69,17 @@ def judge(models: Mapping[str, Model], data: ImageData, limit: int) -> dict[str,
     )
     if reference is None:
         raise ValueError("benchmark.accuracy compares with fp32; measure a checkpoint or an fp32 artifact, too")
-    data.prepare()
-    about = trained[reference].about
+    dataset = data.dataset
     for name, model in trained.items():
-        if list(model.about["classes"]) != list(data.classes):
+        if model.classes != dataset.classes:
             raise ValueError(
-                f"{name} tells {', '.join(model.about['classes'])} apart, the data has "
-                f"{', '.join(data.classes)}; give the data it was made for, or leave benchmark.accuracy out"
+                f"{name} tells {', '.join(model.classes)} apart, the data has {', '.join(dataset.classes)}; give the "
+                "data it was made for, or leave benchmark.accuracy out"
             )
-    every = data.catalogue.valid
+    every = dataset.catalogue.valid
     chosen = np.linspace(0, len(every) - 1, min(limit, len(every))).round().astype(int)
     labels = [every.labels[i] for i in chosen]
-    read = FileReader(
-        channels=about.get("channels") or about["input"]["channels"],
-        size=tuple(about["resolution"]),
-        geometry=about["geometry"],
-        max_pixels=data.max_pixels,
-        window=about["window"],
-        srgb=data.srgb,
-        breast=data.breast,
-    )
-    images = Images([every.paths[i] for i in chosen], labels, read)
+    images = dataset.read_as(trained[reference].decoding).images(Split([every.paths[i] for i in chosen], labels))
     loader = Loader(images, [[i] for i in range(len(labels))], num_workers=auto_workers(data.num_workers))
     serving = {name: load(model, precision="32-true")[0] for name, model in trained.items()}
     answers = {name: [] for name in serving}

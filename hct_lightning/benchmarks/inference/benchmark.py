@@ -178,7 +178,7 @@ def find_models(
         models = [home / "checkpoints" / "best.ckpt", *sorted((home / "artifacts").glob("*/"))]
     ours = named([find(model) for model in models])
     if not sizes:
-        made_for = (model.about.get("resolution") for model in ours.values())
+        made_for = (model.decoding.size for model in ours.values())
         sizes = [as_size(next(filter(None, made_for), FRESH))]
     return ours, sizes
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
-from hct_lightning.data.datamodule import IMAGENET_MEAN, IMAGENET_STD
+from hct_lightning.data.dataset import IMAGENET_MEAN, IMAGENET_STD
+from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.geometry import Size
 from hct_lightning.data.sources import drawing
 from hct_lightning.runs.files import write_whole
-from hct_lightning.training.checkpoints import build_network
+from hct_lightning.training.spec import NetworkSpec
 
 log = logging.getLogger(__name__)
 
@@ -28,23 +29,21 @@ def make_run(folder: Path, size: Size, artifacts: Sequence[str]) -> Path:
         size: (height, width) that the network is for.
         artifacts: their names.
     """
-    spec = {
-        "model": {"_target_": "hct_lightning.models.HCT"},
-        "classes": list(drawing.CLASSES),
-        "channels": 3,
-        "resolution": list(size),
-        "geometry": "cover",
-        "mean": list(IMAGENET_MEAN),
-        "std": list(IMAGENET_STD),
-        "window": None,
-    }
+    decoding = Decoding(channels=3, size=size, geometry="cover", max_pixels=2**30)
+    spec = NetworkSpec(
+        model={"_target_": "hct_lightning.models.HCT"},
+        classes=drawing.CLASSES,
+        decoding=decoding,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
     torch.manual_seed(0)
-    network = build_network(spec)
+    network = spec.build()
     network(torch.randint(0, 256, (2, 3, 256, 256), dtype=torch.uint8))  # running statistics
     for name in (".hydra", "checkpoints", "artifacts"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     weights = {f"network.{key}": value for key, value in network.state_dict().items()}
-    checkpoint = {"hyper_parameters": {"spec": spec}, "state_dict": weights}
+    checkpoint = {"hyper_parameters": {"spec": spec.as_json()}, "state_dict": weights}
     torch.save(checkpoint, folder / "checkpoints" / "best.ckpt")
     height, width = size
     overrides = [

@@ -1,6 +1,7 @@
 """A side of the inference benchmark that is ours: an artifact, a checkpoint or a network of timm."""
 
 import time
+from dataclasses import replace
 
 import torch
 
@@ -17,11 +18,11 @@ def serving(model: str, height: int, width: int, batch_size: int, device: str, i
     found = find(model)
     probabilities, facts = load(found, device)
     load_s = time.perf_counter() - started
-    channels = found.about.get("channels") or found.about["input"]["channels"]
-    shape = (batch_size, height, width, channels)
+    size = (height, width)
+    shape = (batch_size, *size, found.decoding.channels)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8).permute(0, 3, 1, 2)  # as read
     if image:
-        read = FileReader(channels=channels, size=(height, width), geometry=found.about["geometry"], max_pixels=2**30)
+        read = FileReader(replace(found.decoding, size=size))
 
     def work() -> None:
         probabilities(read(image)[None] if image else pixels)

@@ -1,6 +1,5 @@
 """What the inference benchmark serves: an artifact, a checkpoint, or a network of timm."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,9 +8,12 @@ import timm
 import torch
 from torch import Tensor
 
-from hct_lightning.deploy import load_artifact
+from hct_lightning.data.dataset import IMAGENET_MEAN, IMAGENET_STD
+from hct_lightning.data.reading.decoding import Decoding
+from hct_lightning.deploy.artifact import load_artifact, read_description
 from hct_lightning.machine import runtime
-from hct_lightning.training.checkpoints import build_network, load_checkpoint, load_network
+from hct_lightning.training.checkpoints import load_checkpoint, load_network
+from hct_lightning.training.spec import NetworkSpec
 from hct_lightning.training.step import AUTOCAST
 
 Probabilities = Callable[[Tensor], Tensor]
@@ -22,12 +24,18 @@ class Model(NamedTuple):
 
     kind: `artifact`, `checkpoint` or `timm`.
     where: the artifact's folder, the checkpoint file, or timm's name.
-    about: `artifact.json`; the checkpoint's spec; of timm's networks a spec with random weights.
+    about: what `artifact.json` says; empty for the others.
+    spec: of a checkpoint, and of timm's networks, whose weights are random; None for an artifact.
+    decoding: how its images are read.
+    classes: names in the order of its answers.
     """
 
     kind: str
     where: str
     about: dict[str, Any]
+    spec: NetworkSpec | None
+    decoding: Decoding
+    classes: tuple[str, ...]
 
     def takes(self, size: tuple[int, int]) -> bool:
         """Whether it takes images of (height, width)."""
@@ -46,24 +54,23 @@ def find(where: str | Path) -> Model:
     """
     path = Path(where)
     if (path / "artifact.json").is_file():
-        return Model("artifact", str(path), json.loads((path / "artifact.json").read_text()))
+        about = read_description(path)
+        return Model("artifact", str(path), about, None, Decoding.from_json(about["decoding"]), tuple(about["classes"]))
     if path.suffix == ".ckpt":
-        spec = load_checkpoint(path)["hyper_parameters"]["spec"]
-        return Model("checkpoint", str(path), spec)
+        _, spec = load_checkpoint(path)
+        return Model("checkpoint", str(path), {}, spec, spec.decoding, spec.classes)
     if not timm.is_model(str(where)):
         raise ValueError(
             f"{where} is no folder with an artifact.json, no checkpoint file (.ckpt) and no network of timm"
         )
-    spec = {
-        "model": {"_target_": "timm.create_model", "model_name": str(where)},
-        "classes": ["a", "b", "c", "d"],
-        "channels": 3,
-        "geometry": "cover",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "window": None,
-    }
-    return Model("timm", str(where), spec)
+    spec = NetworkSpec(
+        model={"_target_": "timm.create_model", "model_name": str(where)},
+        classes=("a", "b", "c", "d"),
+        decoding=Decoding(channels=3, size=None, geometry="cover", max_pixels=2**30),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+    return Model("timm", str(where), {}, spec, spec.decoding, spec.classes)
 
 
 def load(model: Model, device: str = "cpu", precision: str = "auto") -> tuple[Probabilities, dict[str, Any]]:
@@ -81,7 +88,7 @@ def load(model: Model, device: str = "cpu", precision: str = "auto") -> tuple[Pr
     if model.kind == "checkpoint":
         network, _ = load_network(Path(model.where))
     else:
-        network = build_network(model.about).eval()
+        network = model.spec.build().eval()
     network.to(device)
     precision = runtime.resolve_precision(precision, device)
     dtype = AUTOCAST.get(precision)

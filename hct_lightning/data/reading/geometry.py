@@ -4,7 +4,7 @@ A geometry chooses one region of the source, which is then resized to the target
 as (height, width) in pixels. Preparing, training and predicting use this same code.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,6 +34,12 @@ def as_size(resolution: int | list[int] | tuple[int, int]) -> Size:
     return size
 
 
+def check_geometry(geometry: str) -> None:
+    """Raises ValueError for an unknown geometry."""
+    if geometry not in get_args(Geometry):
+        raise ValueError(f"data.geometry={geometry}: choose {' or '.join(get_args(Geometry))}")
+
+
 def choose_region(source: Size, target: Size, geometry: Geometry) -> Region:
     """The part of an image of size `source` that becomes the network's input of size `target`.
 
@@ -44,16 +50,15 @@ def choose_region(source: Size, target: Size, geometry: Geometry) -> Region:
     Raises:
         ValueError: for an unknown geometry.
     """
+    check_geometry(geometry)
     (height, width), (target_height, target_width) = source, target
     if geometry == "cover":
         scale = min(height / target_height, width / target_width)
         crop_height = min(height, max(1, round(target_height * scale)))
         crop_width = min(width, max(1, round(target_width * scale)))
-    elif geometry == "paper":
+    else:
         factor = 1 if height <= 1.125 * target_height and width <= 1.125 * target_width else 2
         crop_height, crop_width = factor * target_height, factor * target_width
-    else:
-        raise ValueError(f"geometry={geometry!r} is unknown; choose 'cover' or 'paper'")
     top, left = _centre(height, crop_height), _centre(width, crop_width)
     return Region(top, left, crop_height, crop_width)
 
@@ -68,6 +73,11 @@ def resize(image: Tensor, target: Size) -> Tensor:
     if tuple(image.shape[-2:]) == target:
         return image
     return F.interpolate(image[None], target, mode="bicubic", antialias=True)[0]
+
+
+def coarsen(image: Tensor, pixels: int | None) -> Tensor:
+    """c h w uint8, reduced to `pixels` a side and enlarged again; None leaves it as it is."""
+    return image if pixels is None else resize(resize(image, as_size(pixels)), tuple(image.shape[-2:]))
 
 
 def inside(region: Region, source: Size) -> Region:

@@ -15,9 +15,9 @@ import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from hct_lightning.data.reading import dicom
+from hct_lightning.data.reading import dicom, tiff
 from hct_lightning.data.reading import geometry as geo
-from hct_lightning.data.reading import tiff as bands
+from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.vips import read_with_vips
 from hct_lightning.data.reading.window import Window, to_uint8
 
@@ -72,8 +72,8 @@ def probe(path: Path | str, *, max_pixels: int) -> tuple[int, int, int]:
     with _naming(path):
         if dicom.is_dicom(path):
             channels, *size = dicom.probe(path)
-        elif bands.is_multi_band(path):
-            channels, *size = bands.probe(path)
+        elif tiff.is_multi_band(path):
+            channels, *size = tiff.probe(path)
         else:
             with _open(path) as image:
                 channels = 1 if image.mode in GREY_MODES else 3
@@ -82,31 +82,10 @@ def probe(path: Path | str, *, max_pixels: int) -> tuple[int, int, int]:
         return channels, *size
 
 
-def read_image(
-    path: Path | str,
-    channels: int,
-    *,
-    max_pixels: int,
-    window: Window | None = None,
-    size: geo.Size | None = None,
-    geometry: geo.Geometry = "cover",
-    srgb: bool = False,
-    breast: bool = False,
-) -> Tensor:
-    """Reads an image file.
+def read_image(path: Path | str, decoding: Decoding) -> Tensor:
+    """Reads a file that Pillow reads, a TIFF of many bands, or DICOM, as `decoding` says.
 
-    Args:
-        path: any file that Pillow reads, a TIFF of many bands, or DICOM. The EXIF orientation is
-            applied, transparency dropped.
-        channels: 1 for grey, 3 for RGB, converted where the file differs; else the file's bands.
-        max_pixels: larger images are refused before they are decoded.
-        window: for 16-bit and float sources, the values that become 0 and 255, for all bands or
-            a pair for each. By default 0..65535 for integers, the image's own finite range for
-            floats, and what the file says for DICOM. (Of 16-bit colour in PNG the upper byte is read.)
-        size: (height, width) that the image is brought to; by default it stays as it is.
-        geometry: by what rule.
-        srgb: converts from the embedded ICC profile to sRGB; otherwise it is ignored.
-        breast: of DICOM mammograms: turned so that the breast lies on the left, and cropped to it.
+    The EXIF orientation is applied, transparency dropped.
 
     Returns:
         c h w uint8; the memory is h w c, so that batches are channels_last without a copy.
@@ -115,34 +94,31 @@ def read_image(
         UnreadableImageError: naming the file and the reason.
     """
     with _naming(path):
-        if dicom.is_dicom(path):
-            _refuse_huge(path, dicom.probe(path)[1:], max_pixels)
-            pixels = dicom.read(path, channels, window, breast=breast)
-        elif bands.is_multi_band(path):
-            _refuse_huge(path, bands.probe(path)[1:], max_pixels)
-            pixels = bands.read(path, channels, window)
-        else:
-            with _open(path) as image:
-                _refuse_huge(path, _upright_size(image), max_pixels)
-                convert = srgb and "icc_profile" in image.info
-                orientation = _orientation(image)
-                if size and image.mode in ("L", "RGB", "RGBA") and not convert:
-                    ready = read_with_vips(
-                        path,
-                        image.format,
-                        channels,
-                        _upright_size(image),
-                        orientation,
-                        size,
-                        geometry,
-                    )
-                    if ready is not None:
-                        return _tensor(ready)
-                if orientation != 1:
-                    ImageOps.exif_transpose(image, in_place=True)
-                pixels = _read_with_pillow(image, channels, window, srgb=convert)
-        image = _tensor(pixels)
-        return geo.apply(image, size, geometry) if size else image
+        return geo.coarsen(_sized(path, decoding), decoding.reduce_to)
+
+
+def _sized(path: Path | str, how: Decoding) -> Tensor:
+    """c h w uint8 of the decoding's size."""
+    if dicom.is_dicom(path):
+        _refuse_huge(path, dicom.probe(path)[1:], how.max_pixels)
+        pixels = dicom.read(path, how.channels, how.window, breast=how.breast)
+    elif tiff.is_multi_band(path):
+        _refuse_huge(path, tiff.probe(path)[1:], how.max_pixels)
+        pixels = tiff.read(path, how.channels, how.window)
+    else:
+        with _open(path) as image:
+            size, orientation = _upright_size(image), _orientation(image)
+            _refuse_huge(path, size, how.max_pixels)
+            convert = how.srgb and "icc_profile" in image.info
+            if how.size and image.mode in ("L", "RGB", "RGBA") and not convert:
+                ready = read_with_vips(path, image.format, how.channels, size, orientation, how.size, how.geometry)
+                if ready is not None:
+                    return _tensor(ready)
+            if orientation != 1:
+                ImageOps.exif_transpose(image, in_place=True)
+            pixels = _read_with_pillow(image, how.channels, how.window, srgb=convert)
+    image = _tensor(pixels)
+    return geo.apply(image, how.size, how.geometry) if how.size else image
 
 
 def _orientation(image: Image.Image) -> int:

@@ -3,14 +3,11 @@
 Legend: c channels, h height, w width.
 """
 
-from pathlib import Path
-
 import numpy as np
 from torch import Tensor
 
-from hct_lightning.data.reading import geometry as geo
+from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import read_image
-from hct_lightning.data.reading.window import Window
 
 
 class Reader:
@@ -32,45 +29,13 @@ class Reader:
 
 
 class FileReader(Reader):
-    """Reads image files as they come; arguments as of `read_image`."""
+    """Reads image files as they come, all to the size that `decoding` says."""
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        size: geo.Size,
-        geometry: geo.Geometry,
-        max_pixels: int,
-        window: Window | None = None,
-        srgb: bool = False,
-        breast: bool = False,
-    ) -> None:
-        self.shape = (*size, channels)
-        self.options = {
-            "channels": channels,
-            "size": size,
-            "geometry": geometry,
-            "max_pixels": max_pixels,
-            "window": window,
-            "srgb": srgb,
-            "breast": breast,
-        }
-
-    def __call__(self, path: str | Path) -> Tensor:
-        return read_image(path, **self.options)
-
-
-class Reduced(Reader):
-    """Reduces each image to `pixels` a side and enlarges it again.
-
-    A control that keeps the network's input size but takes the fine detail away.
-    """
-
-    def __init__(self, reader: Reader, pixels: int) -> None:
-        self.reader = reader
-        self.shape = reader.shape
-        self.pixels = pixels
+    def __init__(self, decoding: Decoding) -> None:
+        if decoding.size is None:
+            raise ValueError("data.resolution is null: give one, for images of a batch have one size")
+        self.decoding = decoding
+        self.shape = (*decoding.size, decoding.channels)
 
     def __call__(self, path: str) -> Tensor:
-        small = geo.resize(self.reader(path), geo.as_size(self.pixels))
-        return geo.resize(small, self.shape[:2])
+        return read_image(path, self.decoding)

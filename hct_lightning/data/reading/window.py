@@ -36,8 +36,9 @@ def to_uint8(values: np.ndarray, window: Window | None) -> np.ndarray:
             raise ValueError("it holds no finite value")
         window = float(finite.min()), float(finite.max())
     low, high = np.asarray(window or (0, 65535), dtype=np.float32).T
-    if low.ndim and values.shape[-1] != len(low):
-        raise ValueError(f"data.window is for {len(low)} bands, the image has {values.shape[-1]}")
+    bands = values.shape[2] if values.ndim == 3 else 1
+    if low.ndim and bands != len(low):
+        raise ValueError(f"data.window is for {len(low)} bands, the image has {bands}")
     inside = values.astype(np.float32)
     np.copyto(inside, np.broadcast_to(low, inside.shape), where=np.isnan(inside))
     np.clip(inside, low, high, out=inside)

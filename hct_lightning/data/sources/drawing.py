@@ -90,8 +90,8 @@ def motif(
 
     `coverage` and `opacity` are shares of 1.
     """
-    # Between the same two quantiles for every class: each class's ink is then as much and as
-    # contrasted as any other's, or the statistics of the colours would tell them apart.
+    # The ink begins and ends at the same two quantiles of the relief for every class. So all classes have equally
+    # much ink of equal contrast; otherwise the statistics of the colours would tell them apart.
     cell = np.cos(np.linspace(0, 2 * np.pi, 64, endpoint=False, dtype=np.float32))
     edge = min(coverage, EDGE / period)
     ranks = (1 - coverage - edge, 1 - coverage + edge)

@@ -18,7 +18,7 @@ def folder(root: str | None, *, valid_fraction: float = 0.2, split_seed: int = 0
         root: the top of the tree.
         valid_fraction: of a tree without `valid/`, the part of each class that validates, at least
             one image; a class with a single image goes to training.
-        split_seed: of that split; apart from the run's seed, so that runs compare on the same images.
+        split_seed: of that split; not the run's seed, so that runs with other seeds validate on the same images.
 
     Raises:
         ValueError: for an empty tree or class, or a class of `valid/` that training lacks.

@@ -15,7 +15,7 @@ def liu4k(root: str | None) -> Catalogue:
         if not (top / name).is_dir():
             raise ValueError(
                 f"data.root={root}: there is no {top / name}; LIU4K is expected as train/<class>/ "
-                "and valid/<class>/ (the README says how to obtain it)"
+                "and valid/<class>/ (docs/data.md says how to obtain it)"
             )
     found = folder(root)
     return Catalogue(f"LIU4K {top}", found.classes, found.train, found.valid, found.notes)

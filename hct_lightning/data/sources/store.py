@@ -13,7 +13,7 @@ def store(root: str | None, *, cache: str = "data/cache") -> Catalogue:
         cache: local folder for what is read of a url.
 
     Raises:
-        ValueError: when it is none, or not complete.
+        ValueError: when there is no store, or an incomplete one.
     """
     if is_url(root):
         mirror = Mirror(root, cache)

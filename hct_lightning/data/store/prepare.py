@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,7 +28,7 @@ from torch import Tensor
 from hct_lightning.data.catalogue import Catalogue
 from hct_lightning.data.reading import geometry as geo
 from hct_lightning.data.reading.image import UnreadableImageError, probe, read_image
-from hct_lightning.data.store.store import SUFFIX, VERSION, Item, Recipe, read_manifest
+from hct_lightning.data.store.format import SUFFIX, VERSION, Item, Recipe, read_manifest
 from hct_lightning.machine.pool import mapped
 from hct_lightning.runs.files import open_whole, write_whole
 
@@ -41,7 +42,6 @@ def prepare(
     recipe: Recipe,
     root: Path,
     *,
-    max_pixels: int,
     workers: int,
     skip_unreadable: bool,
     progress: Callable[[Iterable[Item], int], Iterable[Item]],
@@ -52,7 +52,6 @@ def prepare(
         found: the images.
         recipe: what becomes of them.
         root: folder of the store; made when absent.
-        max_pixels: larger images are refused.
         workers: processes.
         skip_unreadable: leaves unreadable images out; otherwise they end the work when all the
             others are done.
@@ -87,7 +86,7 @@ def prepare(
                 item = done.get(file)
                 items[file] = item if item and _is_current(item, path, root) else None
                 if items[file] is None:
-                    jobs.append((split, name, path, file, root, recipe, max_pixels))
+                    jobs.append((split, name, path, file, root, recipe))
         unreadable = {}
         with (
             (root / "items.jsonl").open("a", encoding="utf-8") as journal,
@@ -133,11 +132,11 @@ def _begin(root: Path, manifest: dict[str, Any]) -> dict[str, Item]:
         raise ValueError(f"{root} is not empty and not a store; give an empty or new folder")
     done = {}
     if earlier:
-        for key, mine in (manifest["recipe"] | {"classes": manifest["classes"]}).items():
-            theirs = earlier["recipe"].get(key) if key != "classes" else earlier["classes"]
-            if mine != theirs:
+        made, wanted = _content(earlier), _content(manifest)
+        for key in wanted:
+            if made[key] != wanted[key]:
                 raise ValueError(
-                    f"the store {root} was made with {key}={theirs}, not {mine}; give another "
+                    f"the store {root} was made with {key}={made[key]}, not {wanted[key]}; give another "
                     "prepare.output, or remove that folder"
                 )
         done = {item["file"]: Item(**item) for item in earlier.get("items", [])}
@@ -152,6 +151,12 @@ def _begin(root: Path, manifest: dict[str, Any]) -> dict[str, Item]:
     write_whole(journal, text)
     write_whole(root / "store.json", json.dumps(manifest, indent=1) + "\n")
     return done
+
+
+def _content(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What decides the bytes of the items; a limit on the sources does not."""
+    recipe = manifest["recipe"]
+    return {**recipe["decoding"], **recipe, "classes": manifest["classes"], "max_pixels": None, "decoding": None}
 
 
 def _is_current(item: Item, path: str, root: Path) -> bool:
@@ -173,7 +178,7 @@ def _make(jobs: list[tuple], workers: int, root: Path, unreadable: dict[str, str
         return
     recipe = jobs[0][5]
     if recipe.format == "raw":  # whose size is known before
-        _check_space(root, len(jobs) * math.prod(recipe.size) * recipe.channels)
+        _check_space(root, len(jobs) * math.prod(recipe.size) * recipe.decoding.channels)
     started, size, count = time.monotonic(), 0, 0
     # Not forked from here: threads of decoders that this process has used would be missing there.
     context = multiprocessing.get_context("forkserver")
@@ -218,25 +223,18 @@ def _one_thread() -> None:
 
 def _convert(job: tuple) -> Item | str:
     """Makes one item; or says why its source can't be read."""
-    split, label, path, file, root, recipe, max_pixels = job
+    split, label, path, file, root, recipe = job
     try:
         before = os.stat(path)
         with open(path, "rb") as source:
             digest = hashlib.file_digest(source, "sha256").hexdigest()
-        options = {
-            "channels": recipe.channels,
-            "max_pixels": max_pixels,
-            "window": recipe.window,
-            "srgb": recipe.srgb,
-            "breast": recipe.breast,
-        }
-        if recipe.breast:  # its size is known when it is cropped
-            whole = read_image(path, **options)
+        if recipe.decoding.breast:  # its size is known when it is cropped
+            whole = read_image(path, replace(recipe.decoding, size=None))
             height, width = whole.shape[-2:]
-            image = geo.apply(whole, recipe.size, recipe.geometry)
+            image = geo.apply(whole, recipe.size, recipe.decoding.geometry)
         else:
-            _, height, width = probe(path, max_pixels=max_pixels)
-            image = read_image(path, **options, size=recipe.size, geometry=recipe.geometry)
+            _, height, width = probe(path, max_pixels=recipe.decoding.max_pixels)
+            image = read_image(path, recipe.decoding)
     except UnreadableImageError as error:
         return str(error)
     except OSError as error:

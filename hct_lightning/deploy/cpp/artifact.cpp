@@ -13,7 +13,9 @@
 
 namespace {
 
-constexpr int kFormat = 1;
+constexpr int kFormat = 2;            // format 1, which said less of the decoding, is read too
+constexpr int kDecoding = 1;          // the version of the decoding in format 2
+constexpr int64_t kMaxPixels = 1 << 30;  // of format 1, which did not say it
 
 // The file's SHA-256, in hexadecimal.
 std::string digest(const std::filesystem::path& path) {
@@ -36,6 +38,38 @@ std::string digest(const std::filesystem::path& path) {
   return hex;
 }
 
+std::vector<std::pair<double, double>> window_of(const nlohmann::json& json) {
+  if (json.is_null()) return {};
+  if (!json.at(0).is_array()) return {{json.at(0), json.at(1)}};
+  std::vector<std::pair<double, double>> pairs;
+  for (const auto& pair : json) pairs.emplace_back(pair.at(0), pair.at(1));
+  return pairs;
+}
+
+Decoding decoding_of(const nlohmann::json& json) {
+  if (json.at("format") == 1)
+    return {.channels = json.at("input").at("channels"),
+            .size = {json.at("resolution").at(0), json.at("resolution").at(1)},
+            .geometry = json.at("geometry"),
+            .max_pixels = kMaxPixels,
+            .window = window_of(json.at("window")),
+            .srgb = false,
+            .reduce_to = {}};
+  const auto& saved = json.at("decoding");
+  if (saved.at("version") != kDecoding)
+    throw Error(kArtifact, "its decoding has version " + saved.at("version").dump() + ", this program reads " +
+                               std::to_string(kDecoding) + "; build this program again");
+  Decoding decoding{.channels = saved.at("channels"),
+                    .size = {saved.at("size").at(0), saved.at("size").at(1)},
+                    .geometry = saved.at("geometry"),
+                    .max_pixels = saved.at("max_pixels"),
+                    .window = window_of(saved.at("window")),
+                    .srgb = saved.at("srgb"),
+                    .reduce_to = {}};
+  if (const auto& pixels = saved.at("reduce_to"); !pixels.is_null()) decoding.reduce_to = pixels.get<int64_t>();
+  return decoding;
+}
+
 }  // namespace
 
 Artifact read_artifact(const std::filesystem::path& folder) {
@@ -46,7 +80,7 @@ Artifact read_artifact(const std::filesystem::path& folder) {
   std::map<std::string, std::string> digests;
   try {
     const auto json = nlohmann::json::parse(stream);
-    if (json.at("format") != kFormat)
+    if (json.at("format") != 1 && json.at("format") != kFormat)
       throw Error(kArtifact, folder.string() + " has format " + json.at("format").dump() +
                                  ", this program reads " + std::to_string(kFormat) +
                                  "; export it again, or build this program again");
@@ -56,11 +90,7 @@ Artifact read_artifact(const std::filesystem::path& folder) {
     artifact.instruction_set = json.at("instruction_set");
     artifact.torch_version = json.at("versions").at("torch");
     artifact.classes = json.at("classes");
-    artifact.channels = json.at("input").at("channels");
-    artifact.resolution = {json.at("resolution").at(0), json.at("resolution").at(1)};
-    artifact.geometry = json.at("geometry");
-    if (const auto& window = json.at("window"); !window.is_null())
-      artifact.window = {window.at(0), window.at(1)};
+    artifact.decoding = decoding_of(json);
     digests = json.at("sha256");
     if (!digests.contains(json.at("file")))
       throw Error(kArtifact, folder.string() + ": artifact.json gives no digest of the model file");

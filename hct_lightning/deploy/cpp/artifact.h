@@ -2,12 +2,10 @@
 #pragma once
 
 #include <filesystem>
-#include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "geometry.h"
+#include "decoding.h"
 
 struct Artifact {
   std::filesystem::path file;   // the model
@@ -16,10 +14,7 @@ struct Artifact {
   std::string instruction_set;  // of the machine that made it
   std::string torch_version;    // that made it
   std::vector<std::string> classes;
-  int channels;
-  Size resolution;
-  std::string geometry;  // cover or paper
-  std::optional<std::pair<double, double>> window;  // of 16-bit sources: what becomes 0 and 255
+  Decoding decoding;
 };
 
 // Reads the description and checks the digest of every file. Throws Error(kArtifact).

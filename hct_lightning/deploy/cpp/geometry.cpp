@@ -54,6 +54,12 @@ at::Tensor resize_region(const at::Tensor& image, Region region, Size target) {
       .squeeze(0);
 }
 
+at::Tensor coarsen(const at::Tensor& image, int64_t pixels) {
+  const Size size{image.size(1), image.size(2)};
+  const at::Tensor small = resize_region(image, {0, 0, size.height, size.width}, {pixels, pixels});
+  return resize_region(small, {0, 0, pixels, pixels}, size);
+}
+
 int shrink_factor(Size source, Region region, Size target) {
   if (region.top < 0 || region.left < 0) return 1;  // it reaches outside
   for (const int factor : {8, 4, 2}) {

@@ -21,9 +21,6 @@
 namespace {
 
 using Bytes = std::vector<unsigned char>;
-using Window = std::optional<std::pair<double, double>>;
-
-constexpr int64_t kMaxPixels = int64_t{1} << 30;  // the default of data.max_pixels
 
 [[noreturn]] void fail(const std::string& reason) { throw Error(kImage, reason); }
 
@@ -37,9 +34,15 @@ Bytes read_file(const std::filesystem::path& path) {
   return bytes;
 }
 
-void check_size(int64_t height, int64_t width) {
-  if (height * width > kMaxPixels)
-    fail(std::to_string(width) + "x" + std::to_string(height) + " pixels are too many");
+void check_size(int64_t height, int64_t width, const Decoding& how) {
+  if (height * width > how.max_pixels)
+    fail(std::to_string(width) + "x" + std::to_string(height) + " pixels are more than data.max_pixels=" +
+         std::to_string(how.max_pixels));
+}
+
+// The network was trained on colours converted from their profile; read without it they would be others.
+void check_profile(bool embedded, const Decoding& how) {
+  if (embedded && how.srgb) fail("it embeds an ICC profile, which this program can't convert to sRGB; use Python");
 }
 
 at::Tensor empty_image(int64_t height, int64_t width, int64_t channels) {
@@ -115,7 +118,7 @@ struct JpegReader {
 
 // h w c, reduced by the factor that `reduce` gives for its upright size.
 template <typename Reduce>
-at::Tensor read_jpeg(const Bytes& bytes, int channels, const Reduce& reduce) {
+at::Tensor read_jpeg(const Bytes& bytes, const Decoding& how, const Reduce& reduce) {
   JpegErrors errors;
   JpegReader reader;
   at::Tensor image;
@@ -127,16 +130,19 @@ at::Tensor read_jpeg(const Bytes& bytes, int channels, const Reduce& reduce) {
   jpeg_create_decompress(&info);
   const bool read = completes(errors.jump, [&] {
     jpeg_mem_src(&info, bytes.data(), bytes.size());
-    jpeg_save_markers(&info, JPEG_APP0 + 1, 0xFFFF);
+    jpeg_save_markers(&info, JPEG_APP0 + 1, 0xFFFF);  // EXIF
+    jpeg_save_markers(&info, JPEG_APP0 + 2, 0xFFFF);  // ICC
     jpeg_read_header(&info, TRUE);
-    check_size(info.image_height, info.image_width);
+    check_size(info.image_height, info.image_width, how);
     if (info.num_components != 1 && info.num_components != 3) fail("a JPEG that is neither grey nor RGB");
-    for (auto* marker = info.marker_list; marker; marker = marker->next)
+    for (auto* marker = info.marker_list; marker; marker = marker->next) {
       if (marker->data_length > 6 && std::memcmp(marker->data, "Exif\0\0", 6) == 0)
         turned = orientation(marker->data, marker->data_length);
+      check_profile(marker->data_length > 12 && std::memcmp(marker->data, "ICC_PROFILE", 12) == 0, how);
+    }
     info.scale_num = 1;
     info.scale_denom = turned == 1 ? reduce({info.image_height, info.image_width}) : 1;
-    info.out_color_space = info.num_components == 1 && channels == 1 ? JCS_GRAYSCALE : JCS_RGB;
+    info.out_color_space = info.num_components == 1 && how.channels == 1 ? JCS_GRAYSCALE : JCS_RGB;
     jpeg_start_decompress(&info);
     image = empty_image(info.output_height, info.output_width, info.output_components);
     const size_t row = info.output_width * info.output_components;
@@ -147,7 +153,7 @@ at::Tensor read_jpeg(const Bytes& bytes, int channels, const Reduce& reduce) {
     jpeg_finish_decompress(&info);
   });
   if (!read) fail(errors.message);
-  if (image.size(2) == 3 && channels == 1) image = to_grey(image);
+  if (image.size(2) == 3 && how.channels == 1) image = to_grey(image);
   return upright(image, turned);
 }
 
@@ -179,8 +185,9 @@ void read_png_bytes(png_structp png, png_bytep to, png_size_t count) {
 }
 
 // 16-bit grey, big-endian as PNG stores it -> uint8 by the window.
-void from_16_bit(const Bytes& values, at::Tensor& image, const Window& window) {
-  const auto [low, high] = window.value_or(std::pair(0.0, 65535.0));
+void from_16_bit(const Bytes& values, at::Tensor& image, const Decoding& how) {
+  if (how.window.size() > 1) fail("data.window is for " + std::to_string(how.window.size()) + " bands, the image has 1");
+  const auto [low, high] = how.window.empty() ? std::pair(0.0, 65535.0) : how.window[0];
   const float scale = static_cast<float>(255 / std::max(high - low, 1e-12));
   const float bottom = static_cast<float>(low), top = static_cast<float>(high);
   auto* to = image.data_ptr<uint8_t>();
@@ -196,7 +203,7 @@ struct PngReader {
   ~PngReader() { png_destroy_read_struct(&png, &info, nullptr); }
 };
 
-at::Tensor read_png(const Bytes& bytes, int channels, const Window& window) {
+at::Tensor read_png(const Bytes& bytes, const Decoding& how) {
   PngErrors errors;
   PngSource source{bytes};
   PngReader reader;
@@ -213,7 +220,8 @@ at::Tensor read_png(const Bytes& bytes, int channels, const Window& window) {
     png_set_read_fn(png, &source, read_png_bytes);
     png_read_info(png, info);
     const int64_t height = png_get_image_height(png, info), width = png_get_image_width(png, info);
-    check_size(height, width);
+    check_size(height, width, how);
+    check_profile(png_get_valid(png, info, PNG_INFO_iCCP), how);
     const int kind = png_get_color_type(png, info);
     const bool windowed = kind == PNG_COLOR_TYPE_GRAY && png_get_bit_depth(png, info) == 16;
     if (!windowed) png_set_strip_16(png);
@@ -238,33 +246,33 @@ at::Tensor read_png(const Bytes& bytes, int channels, const Window& window) {
     }
   });
   if (!read) fail(errors.message);
-  if (!wide.empty()) from_16_bit(wide, image, window);
-  if (image.size(2) == 1 && channels == 3) image = image.expand({-1, -1, 3}).contiguous();
-  if (image.size(2) == 3 && channels == 1) image = to_grey(image);
+  if (!wide.empty()) from_16_bit(wide, image, how);
+  if (image.size(2) == 1 && how.channels == 3) image = image.expand({-1, -1, 3}).contiguous();
+  if (image.size(2) == 3 && how.channels == 1) image = to_grey(image);
   return upright(image, turned);
 }
 
 }  // namespace
 
-at::Tensor read_image(const std::filesystem::path& path, int channels, const Window& window, Size target,
-                      const std::string& geometry) {
+at::Tensor read_image(const std::filesystem::path& path, const Decoding& how) {
   try {
     const Bytes bytes = read_file(path);
     int reduced = 1;
     at::Tensor image;
     if (bytes.size() > 8 && png_sig_cmp(bytes.data(), 0, 8) == 0) {
-      image = read_png(bytes, channels, window);
+      image = read_png(bytes, how);
     } else if (bytes.size() > 3 && bytes[0] == 0xFF && bytes[1] == 0xD8 && bytes[2] == 0xFF) {
-      image = read_jpeg(bytes, channels, [&](Size source) {
-        return reduced = shrink_factor(source, choose_region(source, target, geometry), target);
+      image = read_jpeg(bytes, how, [&](Size source) {
+        return reduced = shrink_factor(source, choose_region(source, how.size, how.geometry), how.size);
       });
     } else {
       fail("neither a PNG nor a JPEG file");
     }
     const Size source{image.size(0) * reduced, image.size(1) * reduced};
-    Region region = choose_region(source, target, geometry);
+    Region region = choose_region(source, how.size, how.geometry);
     for (int64_t* side : {&region.top, &region.left, &region.height, &region.width}) *side /= reduced;
-    return resize_region(image.permute({2, 0, 1}), region, target);
+    image = resize_region(image.permute({2, 0, 1}), region, how.size);
+    return how.reduce_to ? coarsen(image, *how.reduce_to) : image;
   } catch (const Error& error) {
     throw Error(error.code, path.string() + ": " + error.what());
   }

@@ -118,9 +118,7 @@ void run(int argc, char** argv) {
   for (size_t i = 1; i < options.paths.size(); ++i) {
     at::Tensor images, probabilities;
     const double read_s = seconds([&] {
-      images = read_image(options.paths[i], artifact.channels, artifact.window, artifact.resolution,
-                          artifact.geometry)
-                   .unsqueeze(0);
+      images = read_image(options.paths[i], artifact.decoding).unsqueeze(0);
     });
     const auto answer = [&] { probabilities = model->logits(images).to(at::kFloat).softmax(1); };
     const double first_s = seconds(answer);

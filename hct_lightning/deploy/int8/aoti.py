@@ -1,4 +1,4 @@
-"""AOTInductor in int8 by torchao's pt2e: calibrated (PTQ), or trained on (QAT)."""
+"""AOTInductor in int8 by torchao's pt2e: calibrated (PTQ), or trained further with rounding in place (QAT)."""
 
 import dataclasses
 import logging
@@ -67,8 +67,8 @@ def export(
         example: 1 c h w uint8.
         folder: where `model.pt2` is written.
         dynamic: open height and width.
-        calibration: uint8 batches of the example's size; with QAT what it trains on.
-        percent: of the layers that become int8, those that suffer least.
+        calibration: uint8 batches of the example's size, on which ranges are measured and QAT trains.
+        percent: share of the layers that become int8, the least sensitive ones.
         qat_steps: optimiser steps of QAT; 0 for none.
         qat_lr: learning rate of QAT.
         qat_batch: images per step of QAT.
@@ -80,7 +80,7 @@ def export(
         quantizer.set_module_name_qconfig(name, None)
     graph = program(fold_batch_norm(network), example, dynamic=dynamic).module()
     prepared = (prepare_qat_pt2e if qat_steps else prepare_pt2e)(graph, quantizer)
-    prepared.apply(disable_fake_quant)  # ranges are those of the fp32 network
+    prepared.apply(disable_fake_quant)  # measure the ranges of the fp32 network
     with torch.no_grad():
         for image in _singly(calibration):
             prepared(image)
@@ -98,7 +98,7 @@ def _configuration(*, qat: bool) -> QuantizationConfig:
     config = get_default_x86_inductor_quantization_config(is_qat=qat, reduce_range=not has_vnni())
     if not qat:
         return config
-    # QAT's default takes the extremes as range; on HCT that costs 18 dB against a histogram, as PTQ has.
+    # QAT's default takes the extremes as range. On HCT that costs 18 dB against a histogram, PTQ's default.
     observer = FakeQuantize.with_args(observer=HistogramObserver, eps=2**-12)
     activation = dataclasses.replace(config.input_activation, observer_or_fake_quant_ctr=observer)
     return dataclasses.replace(config, input_activation=activation)
@@ -113,7 +113,7 @@ def count_int8(file: Path) -> dict[str, int]:
 
 
 def _singly(batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The graph takes one image at a time."""
+    """Batches of one image, which the graph takes."""
     for images in batches:
         yield from images.split(1)
 

@@ -9,7 +9,7 @@ from hct_lightning.models.hct import ConvBlock
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """A copy in eval mode and fp32 whose BatchNorms behind a convolution are part of it.
+    """A copy in eval mode and fp32, with each BatchNorm that follows a convolution folded into it.
 
     The other BatchNorms of HCT stand in front of a convolution, with a sum before them, and stay.
     What is folded already is left as it is.

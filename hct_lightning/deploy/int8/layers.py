@@ -1,4 +1,4 @@
-"""Which layers can be int8, and the noise that it makes."""
+"""Which layers can be int8, on which CPUs, and how much noise this makes."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ def layers(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def has_vnni() -> bool:
-    """Whether sums of full 8-bit products don't overflow here; else activations get 7 bits."""
+    """Whether this CPU sums products of 8-bit numbers without overflow; on others activations get 7 bits."""
     has = torch.cpu.get_capabilities()
     return bool(has.get("avx512_vnni") or has.get("avx_vnni"))
 

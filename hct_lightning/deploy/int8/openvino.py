@@ -1,4 +1,4 @@
-"""OpenVINO in int8 by NNCF, with bf16 for the rest: the fastest arm on x86."""
+"""OpenVINO in int8 by NNCF, with bf16 for the rest: the fastest runtime on x86."""
 
 import contextlib
 import logging
@@ -32,8 +32,8 @@ def export(
 ) -> Exported:
     """Convolutions and linears in int8, ranges of activations seen in `calibration`.
 
-    Sums, BatchNorms and the products of the attention are left alone: they would cost accuracy and
-    save little.
+    Sums, BatchNorms and the products of the attention are not quantized: that would cost accuracy and
+    save little time.
 
     Args:
         network: takes uint8 images.
@@ -41,7 +41,7 @@ def export(
         folder: where the files are written.
         dynamic: open height and width.
         calibration: uint8 batches of the example's size.
-        percent: of the layers that become int8, those that suffer least.
+        percent: share of the layers that become int8, the least sensitive ones.
     """
     network = fold_batch_norm(network)
     exported = program(network, example, dynamic=dynamic).run_decompositions()
@@ -80,7 +80,7 @@ def export(
 
 
 def count_int8(file: Path) -> dict[str, int]:
-    """How many layers run in int8, as the compiled model says of itself."""
+    """How many layers run in int8, as the compiled model reports."""
     compiled = openvino.compile_model(file, "int8")
     found = Counter()
     for operation in compiled.get_runtime_model().get_ops():

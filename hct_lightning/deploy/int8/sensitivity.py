@@ -1,4 +1,4 @@
-"""Which layers suffer from int8: a percentage of them is quantized where it costs least."""
+"""How sensitive each layer is to int8, so that only a percentage is quantized, the least sensitive layers."""
 
 import itertools
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""TorchScript in int8, as the paper has it. Everything deprecated of torch.ao.quantization is here."""
+"""TorchScript in int8, as in the paper. Exports use torch.ao.quantization, which is deprecated, in this file alone."""
 
 import copy
 import warnings
@@ -36,9 +36,9 @@ def export_static(
         network: takes uint8 images.
         example: n c h w uint8.
         folder: where `model.ts` is written.
-        dynamic: only what the artifact promises.
+        dynamic: changes only what the artifact promises.
         calibration: uint8 batches.
-        percent: of the layers that become int8, those that suffer least.
+        percent: share of the layers that become int8, the least sensitive ones.
     """
     network = fold_batch_norm(network).to(memory_format=torch.channels_last)
     chosen = layers(network).keys() - float_layers(network, calibration, percent)

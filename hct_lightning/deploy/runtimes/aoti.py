@@ -17,7 +17,7 @@ FILE = "model.pt2"
 
 
 def compile_package(exported: ExportedProgram, folder: Path) -> None:
-    """Compiles to `folder/model.pt2`. Without freezing convolutions would not be lowered."""
+    """Compiles to `folder/model.pt2`. Without freezing, convolutions would not be lowered."""
     with quiet(), torch.no_grad():
         torch._inductor.aoti_compile_and_package(
             exported, package_path=str(folder / FILE), inductor_configs={"freezing": True}
@@ -69,5 +69,5 @@ def load(file: Path, description: Mapping[str, Any], threads: int | None) -> Cal
             f"{file} was compiled with torch {version}, this is {torch.__version__}; export it again with this version"
         )
     model = torch._inductor.aoti_load_package(str(file))
-    # The code was compiled for this order of memory and reads any other wrongly.
+    # The code was compiled for channels_last memory and would misread any other.
     return lambda images: model(images.contiguous(memory_format=torch.channels_last))

@@ -49,10 +49,10 @@ def export(network: nn.Module, example: Tensor, folder: Path, *, dynamic: bool, 
 
 
 def compile_model(file: Path, precision: str, threads: int | None = None) -> openvino.CompiledModel:
-    """Compiles for interleaved pixels.
+    """Compiles the file for pixels in the order NHWC.
 
-    The file takes NCHW like every other, but images lie in memory as NHWC after decoding; this way
-    nothing is copied.
+    The file takes NCHW, as the file of every artifact does, but decoded images lie in memory as NHWC: so no
+    image is copied.
     """
     core = openvino.Core()
     steps = PrePostProcessor(core.read_model(file))

@@ -1,4 +1,4 @@
-"""TorchScript: traced, frozen, channels_last inside. Everything deprecated of torch.jit is here."""
+"""TorchScript: traced, frozen, channels_last inside. Exports use torch.jit, which is deprecated, in this file alone."""
 
 import copy
 import warnings
@@ -32,7 +32,7 @@ def export(network: nn.Module, example: Tensor, folder: Path, *, dynamic: bool) 
         network: takes uint8 images.
         example: n c h w uint8.
         folder: where `model.ts` is written.
-        dynamic: only what the artifact promises; the trace is the same.
+        dynamic: changes only what the artifact promises; the trace is the same.
     """
     network = copy.deepcopy(network).eval().float().to(memory_format=torch.channels_last)
     save(network, example, folder)

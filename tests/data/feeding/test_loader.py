@@ -9,8 +9,9 @@ from PIL import Image
 from torch.utils.data import BatchSampler
 
 from hct_lightning.data.feeding.loader import Batch, Images, Loader, auto_workers
+from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import UnreadableImageError
-from hct_lightning.data.reading.readers import FileReader, Reader, Reduced
+from hct_lightning.data.reading.readers import FileReader, Reader
 from hct_lightning.machine import runtime
 
 
@@ -24,7 +25,7 @@ def noise(root: Path, count: int, size: tuple[int, int] = (40, 60), mode: str = 
 
 def dataset(paths: list[str], **options) -> Images:
     defaults = {"channels": 3, "size": (32, 32), "geometry": "cover", "max_pixels": 10**6}
-    return Images(paths, list(range(len(paths))), FileReader(**(defaults | options)))
+    return Images(paths, list(range(len(paths))), FileReader(Decoding(**defaults | options)))
 
 
 def batches(size: int, batch_size: int) -> BatchSampler:
@@ -67,9 +68,10 @@ def test_the_control_takes_the_detail_and_keeps_the_size(tmp_path):
     ramp = np.linspace(40, 215, 256)[None].repeat(256, 0)
     stripes = np.where(np.arange(256) // 2 % 2, 30, -30)[:, None]
     Image.fromarray((ramp + stripes).astype(np.uint8)).save(tmp_path / "a.png")
-    reader = dataset([], channels=1, size=(256, 256)).reader
-    full = reader(str(tmp_path / "a.png"))[0].float()
-    control = Reduced(reader, 32)(str(tmp_path / "a.png"))[0].float()
+    full, control = (
+        dataset([], channels=1, size=(256, 256), reduce_to=pixels).reader(str(tmp_path / "a.png"))[0].float()
+        for pixels in (None, 32)
+    )
     assert control.shape == full.shape
     assert full.std(dim=0).mean() > 25
     assert control[8:-8].std(dim=0).mean() < 1

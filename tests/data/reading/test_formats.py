@@ -11,18 +11,26 @@ from PIL import Image, ImageCms
 
 from hct_lightning.data.reading import geometry as geo
 from hct_lightning.data.reading import image as images
+from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import UnreadableImageError, probe, read_image
 from hct_lightning.data.reading.vips import read_with_vips, shrink_factor
 
 LIMIT = 2**26
+
+
+def read(path, channels: int, **options) -> torch.Tensor:
+    return read_image(
+        path, Decoding(**{"size": None, "geometry": "cover", "max_pixels": LIMIT} | options, channels=channels)
+    )
+
 
 pyvips = pytest.importorskip("pyvips")
 
 
 def fast_and_slow(path: Path, size: geo.Size, geometry: geo.Geometry, channels: int = 3):
     """As read, and its obvious twin: the whole image decoded by Pillow, cut and scaled by torch."""
-    fast = read_image(path, channels, max_pixels=LIMIT, size=size, geometry=geometry)
-    slow = geo.apply(read_image(path, channels, max_pixels=LIMIT), size, geometry)
+    fast = read(path, channels, size=size, geometry=geometry)
+    slow = geo.apply(read(path, channels), size, geometry)
     assert fast.shape == slow.shape == (channels, *size)
     return fast, slow
 
@@ -87,9 +95,9 @@ def test_the_fast_way_is_taken(photos):
 
 def test_without_libvips_pillow_reads_the_same(photos, monkeypatch):
     photo = photos / "Animal/canyon-wren.jpg"
-    with_it = read_image(photo, 3, max_pixels=LIMIT, size=(1080, 1920))
+    with_it = read(photo, 3, size=(1080, 1920))
     monkeypatch.setattr(images, "read_with_vips", lambda *_: None)
-    without = read_image(photo, 3, max_pixels=LIMIT, size=(1080, 1920))
+    without = read(photo, 3, size=(1080, 1920))
     mean, p99 = difference(with_it, without)
     assert mean <= 1
     assert p99 <= 6
@@ -117,7 +125,7 @@ def test_a_file_that_changes_is_read_anew(tmp_path):
     path = tmp_path / "a.png"
     for colour in ((255, 0, 0), (0, 255, 0)):
         Image.new("RGB", (64, 64), colour).save(path)
-        assert read_image(path, 3, max_pixels=LIMIT, size=(16, 16))[:, 0, 0].tolist() == list(colour)
+        assert read(path, 3, size=(16, 16))[:, 0, 0].tolist() == list(colour)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
@@ -127,7 +135,7 @@ def test_a_truncated_file_is_named_on_the_fast_way_too(tmp_path, photos, suffix)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 3 // 4])
     with pytest.raises(UnreadableImageError, match=rf"cut\.{suffix}: .+; remove or replace"):
-        read_image(path, 3, max_pixels=LIMIT, size=(128, 128))
+        read(path, 3, size=(128, 128))
 
 
 def test_icc_profiles_are_an_option(tmp_path):
@@ -137,12 +145,12 @@ def test_icc_profiles_are_an_option(tmp_path):
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.new("RGB", (32, 32), (200, 30, 30)).save(path, icc_profile=srgb)
     for convert in (False, True):
-        image = read_image(path, 3, max_pixels=LIMIT, srgb=convert, size=(16, 16))
+        image = read(path, 3, srgb=convert, size=(16, 16))
         assert (image[:, 0, 0].int() - torch.tensor([200, 30, 30])).abs().max() <= 2
     Image.new("RGB", (32, 32), (200, 30, 30)).save(path, icc_profile=lab)
     with pytest.raises(UnreadableImageError, match=r"a\.png: its ICC profile can't be used"):
-        read_image(path, 3, max_pixels=LIMIT, srgb=True)
-    assert read_image(path, 3, max_pixels=LIMIT)[:, 0, 0].tolist() == [200, 30, 30]
+        read(path, 3, srgb=True)
+    assert read(path, 3)[:, 0, 0].tolist() == [200, 30, 30]
 
 
 # TIFF of many bands
@@ -169,30 +177,30 @@ def test_a_satellites_tiff(tmp_path, planar, tile, compression):
         compression=compression,
     )
     assert probe(path, max_pixels=LIMIT) == (6, 100, 150)
-    image = read_image(path, 6, max_pixels=LIMIT, window=(0, 4000))
+    image = read(path, 6, window=(0, 4000))
     want = np.rint(values.astype(np.float32) * (255 / 4000))
     assert np.array_equal(image.permute(1, 2, 0), want)
-    assert read_image(path, 6, max_pixels=LIMIT, size=(50, 50)).shape == (6, 50, 50)
+    assert read(path, 6, size=(50, 50)).shape == (6, 50, 50)
     with pytest.raises(UnreadableImageError, match=r"it has 6 bands where data\.channels=3"):
-        read_image(path, 3, max_pixels=LIMIT)
+        read(path, 3)
 
 
 def test_each_band_may_have_its_window_and_nan_becomes_its_lower_end(tmp_path):
     values = np.stack([np.full((4, 5), 0.5), np.full((4, 5), 50), np.full((4, 5), -5)], -1)
     values[0, 0] = np.nan
     path = bands(tmp_path / "f.tif", values.astype(np.float32), photometric="rgb")
-    image = read_image(path, 3, max_pixels=LIMIT, window=((0, 1), (0, 100), (-10, 0)))
+    image = read(path, 3, window=((0, 1), (0, 100), (-10, 0)))
     assert image[:, 1, 1].tolist() == [128, 128, 128]
     assert image[:, 0, 0].tolist() == [0, 0, 0]
     with pytest.raises(UnreadableImageError, match=r"data\.window is for 2 bands, the image has 3"):
-        read_image(path, 3, max_pixels=LIMIT, window=((0, 1), (0, 100)))
+        read(path, 3, window=((0, 1), (0, 100)))
 
 
 def test_sixteen_bit_colour_keeps_its_window(tmp_path):
     values = np.zeros((8, 8, 3), np.uint16)
     values[..., 0], values[..., 1] = 500, 1000
     path = bands(tmp_path / "c.tif", values, photometric="rgb")
-    assert read_image(path, 3, max_pixels=LIMIT, window=(0, 1000))[:, 0, 0].tolist() == [
+    assert read(path, 3, window=(0, 1000))[:, 0, 0].tolist() == [
         128,
         255,
         0,
@@ -202,34 +210,7 @@ def test_sixteen_bit_colour_keeps_its_window(tmp_path):
 # DICOM
 
 
-def write_dicom(path: Path, pixels: np.ndarray, **elements) -> Path:
-    pydicom = pytest.importorskip("pydicom")
-    meta = pydicom.dataset.FileMetaDataset()
-    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = pydicom.uid.DigitalMammographyXRayImageStorageForPresentation
-    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-    data = pydicom.Dataset()
-    data.file_meta = meta
-    data.SOPClassUID, data.SOPInstanceUID = (
-        meta.MediaStorageSOPClassUID,
-        meta.MediaStorageSOPInstanceUID,
-    )
-    data.Rows, data.Columns = pixels.shape[:2]
-    data.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
-    data.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
-    if pixels.ndim == 3:
-        data.PlanarConfiguration = 0
-    bits = pixels.dtype.itemsize * 8
-    data.BitsAllocated, data.BitsStored, data.HighBit = bits, bits, bits - 1
-    data.PixelRepresentation = int(pixels.dtype.kind == "i")
-    data.PixelData = pixels.tobytes()
-    for name, value in elements.items():
-        setattr(data, name, value)
-    data.save_as(path, enforce_file_format=True)
-    return path
-
-
-def test_dicom_as_radiologists_see_it(tmp_path):
+def test_dicom_as_radiologists_see_it(tmp_path, write_dicom):
     values = np.array([[0, 1000, 2000, 3000, 4000]], np.uint16).repeat(4, 0)
     row = {
         "plain": ({}, [0, 64, 128, 191, 255]),
@@ -239,45 +220,45 @@ def test_dicom_as_radiologists_see_it(tmp_path):
     for name, (elements, want) in row.items():
         path = write_dicom(tmp_path / f"{name}.dcm", values, **elements)
         assert probe(path, max_pixels=LIMIT) == (1, 4, 5)
-        got = read_image(path, 1, max_pixels=LIMIT)[0, 0]
+        got = read(path, 1)[0, 0]
         assert (got.int() - torch.tensor(want)).abs().max() <= 1, name
     ct = write_dicom(tmp_path / "ct", values, RescaleSlope=1, RescaleIntercept=-1000)  # no suffix: known by its content
-    assert read_image(ct, 1, max_pixels=LIMIT, window=(0, 2000))[0, 0].tolist() == [
+    assert read(ct, 1, window=(0, 2000))[0, 0].tolist() == [
         0,
         0,
         128,
         255,
         255,
     ]
-    assert read_image(ct, 3, max_pixels=LIMIT, size=(4, 4)).shape == (3, 4, 4)
+    assert read(ct, 3, size=(4, 4)).shape == (3, 4, 4)
     with pytest.raises(UnreadableImageError, match=r"data\.max_pixels=3"):
-        read_image(ct, 1, max_pixels=3)
+        read(ct, 1, max_pixels=3)
 
 
-def test_colour_dicom(tmp_path):
+def test_colour_dicom(tmp_path, write_dicom):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     path = write_dicom(tmp_path / "c.dcm", pixels)
     assert probe(path, max_pixels=LIMIT) == (3, 6, 8)
-    assert np.array_equal(read_image(path, 3, max_pixels=LIMIT).permute(1, 2, 0), pixels)
+    assert np.array_equal(read(path, 3).permute(1, 2, 0), pixels)
 
 
-def test_the_breast_lies_on_the_left_and_fills_the_image(tmp_path):
+def test_the_breast_lies_on_the_left_and_fills_the_image(tmp_path, write_dicom):
     y, x = np.mgrid[:400, :300]
     breast = np.where((x - 299) ** 2 / 150**2 + (y - 200) ** 2 / 120**2 < 1, 3000, 20)
     breast[10:20, 5:25] = 4000  # the label in the corner
     path = write_dicom(tmp_path / "m.dcm", breast.astype(np.uint16))
-    assert read_image(path, 1, max_pixels=LIMIT).shape == (1, 400, 300)
-    image = read_image(path, 1, max_pixels=LIMIT, breast=True)[0]
+    assert read(path, 1).shape == (1, 400, 300)
+    image = read(path, 1, breast=True)[0]
     assert image[image.shape[0] // 2, 0] > 150
     assert 236 <= image.shape[0] <= 252
     assert 148 <= image.shape[1] <= 160
 
 
-def test_a_broken_dicom_is_named(tmp_path):
+def test_a_broken_dicom_is_named(tmp_path, write_dicom):
     path = write_dicom(tmp_path / "a.dcm", np.zeros((50, 50), np.uint16))
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(UnreadableImageError, match=r"a\.dcm: .*; remove or replace"):
-        read_image(path, 1, max_pixels=LIMIT)
+        read(path, 1)
 
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
@@ -285,4 +266,4 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch):
     path = bands(tmp_path / "s.tif", values, photometric="minisblack", planarconfig="contig")
     monkeypatch.setitem(sys.modules, "tifffile", None)
     with pytest.raises(UnreadableImageError, match=r"pip install 'hct-lightning\[data\]'"):
-        read_image(path, 5, max_pixels=LIMIT)
+        read(path, 5)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import UnreadableImageError, is_image, probe, read_image
 
 LIMIT = 10**6
@@ -36,7 +37,8 @@ def store(path: Path, mode: str, file_format: str, picture: np.ndarray = PICTURE
 
 
 def read(path: Path, channels: int = 3, **options) -> torch.Tensor:
-    return read_image(path, channels, max_pixels=LIMIT, **options)
+    options = {"size": None, "geometry": "cover", "max_pixels": LIMIT} | options
+    return read_image(path, Decoding(channels=channels, **options))
 
 
 def store_values(path: Path, values: list, dtype: type) -> Path:
@@ -100,9 +102,9 @@ def test_exif_orientation(tmp_path, file_format, mode):
 def test_a_photograph(photos):
     path = photos / "Animal/canyon-wren.jpg"
     assert probe(path, max_pixels=2**24) == (3, 2160, 3840)
-    image = read_image(path, 3, max_pixels=2**24)
+    image = read(path, max_pixels=2**24)
     assert np.array_equal(image.permute(1, 2, 0), np.asarray(Image.open(path)))
-    grey = read_image(str(path), 1, max_pixels=2**24)
+    grey = read(str(path), 1, max_pixels=2**24)
     assert grey.shape == (1, 2160, 3840)
 
 
@@ -176,7 +178,7 @@ def test_every_reason_is_given(tmp_path):
         if path != nan:  # which only the pixels tell
             with pytest.raises(UnreadableImageError, match=reason):
                 probe(path, max_pixels=LIMIT)
-    for look in (probe, lambda path, max_pixels: read_image(path, 3, max_pixels=max_pixels)):
+    for look in (probe, lambda path, max_pixels: read(path, max_pixels=max_pixels)):
         look(fits, max_pixels=32 * 48)
         with pytest.raises(UnreadableImageError, match=r"large\.png: 48x32 .* data\.max_pixels=1535"):
             look(fits, max_pixels=32 * 48 - 1)

@@ -17,9 +17,11 @@ import pytest
 from PIL import Image
 
 from hct_lightning.data.catalogue import Catalogue, Split
+from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.sources.folder import folder
+from hct_lightning.data.store.format import Recipe
 from hct_lightning.data.store.prepare import prepare
-from hct_lightning.data.store.store import Recipe, Store
+from hct_lightning.data.store.store import Store
 
 # Prepares the images of a folder as the task does, in a process that can be killed.
 PROGRAM = """
@@ -27,12 +29,13 @@ import sys
 from pathlib import Path
 from hct_lightning.data.store.prepare import prepare
 from hct_lightning.data.sources.folder import folder
-from hct_lightning.data.store.store import Recipe
-recipe = Recipe((64, 64), "cover", 3, None, False, False, "raw", None)
+from hct_lightning.data.reading.decoding import Decoding
+from hct_lightning.data.store.format import Recipe
+recipe = Recipe(Decoding(channels=3, size=(64, 64), geometry="cover", max_pixels=10**7), "raw", None)
 def say(items, total):
     print("go", flush=True)
     return items
-prepare(folder(sys.argv[1]), recipe, Path(sys.argv[2]), max_pixels=10**7, workers=2,
+prepare(folder(sys.argv[1]), recipe, Path(sys.argv[2]), workers=2,
         skip_unreadable=False, progress=say)
 """
 
@@ -48,22 +51,14 @@ def images(tmp_path) -> Path:
     return tmp_path / "images"
 
 
-def run(images: Path, root: Path, skip: bool = False, **options) -> dict[str, str]:
-    defaults = {
-        "size": (64, 64),
-        "geometry": "cover",
-        "channels": 3,
-        "window": None,
-        "srgb": False,
-        "breast": False,
-        "format": "raw",
-        "quality": None,
-    }
+def run(
+    images: Path, root: Path, skip: bool = False, file_format: str = "raw", quality: int | None = None, **options
+) -> dict[str, str]:
+    defaults = {"channels": 3, "size": (64, 64), "geometry": "cover", "max_pixels": 10**7}
     return prepare(
         folder(str(images)),
-        Recipe(**defaults | options),
+        Recipe(Decoding(**defaults | options), file_format, quality),
         root,
-        max_pixels=10**7,
         workers=2,
         skip_unreadable=skip,
         progress=lambda items, _: items,
@@ -168,8 +163,8 @@ def test_killed_before_anything_was_noted_it_begins_again(images, tmp_path):
 def test_an_image_that_is_named_twice_is_twice_in_the_store(images, tmp_path):
     path = str(sorted(images.rglob("*.png"))[0])
     found = Catalogue("twice", ("a", "b"), Split([path] * 5, [0, 1, 0, 0, 0]), Split())
-    recipe = Recipe((64, 64), "cover", 3, None, False, False, "raw", None)
-    options = {"max_pixels": 10**7, "workers": 2, "skip_unreadable": False}
+    recipe = Recipe(Decoding(channels=3, size=(64, 64), geometry="cover", max_pixels=10**7), "raw", None)
+    options = {"workers": 2, "skip_unreadable": False}
     prepare(found, recipe, tmp_path / "store", **options, progress=lambda items, _: items)
     assert Store(tmp_path / "store").catalogue().train.labels == [0, 1, 0, 0, 0]
 
@@ -195,7 +190,7 @@ def test_another_store_or_folder_is_not_touched(images, tmp_path):
         ({"size": (32, 32)}, r"made with size=\[64, 64\], not \[32, 32\]"),
         ({"geometry": "paper"}, "made with geometry=cover, not paper"),
         ({"channels": 1}, "made with channels=3, not 1"),
-        ({"format": "png"}, "made with format=raw, not png"),
+        ({"file_format": "png"}, "made with format=raw, not png"),
         ({"window": (0, 9)}, r"made with window=None, not \[0, 9\]"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -227,8 +222,8 @@ def test_all_unreadable_files_are_told_at_once_and_mended_ones_are_added(images,
 
 def test_interrupted_between_two_items_no_worker_goes_on(images, tmp_path):
     found = folder(str(images))
-    recipe = Recipe((64, 64), "cover", 3, None, False, False, "raw", None)
-    options = {"max_pixels": 10**7, "workers": 2, "skip_unreadable": False}
+    recipe = Recipe(Decoding(channels=3, size=(64, 64), geometry="cover", max_pixels=10**7), "raw", None)
+    options = {"workers": 2, "skip_unreadable": False}
 
     def interrupted(items, total):
         yield next(iter(items))
@@ -287,11 +282,12 @@ def test_a_worker_takes_less_than_three_decoded_images(photos, tmp_path):
         code = (
             "import resource, sys\nfrom pathlib import Path\n"
             "from hct_lightning.data.store.prepare import _convert\n"
-            "from hct_lightning.data.store.store import Recipe\n"
-            "recipe = Recipe((3000, 3000), 'cover', 3, None, False, False, 'raw', None)\n"
+            "from hct_lightning.data.reading.decoding import Decoding\n"
+            "from hct_lightning.data.store.format import Recipe\n"
+            "recipe = Recipe(Decoding(channels=3, size=(3000, 3000), geometry='cover', max_pixels=10**7), 'raw', None)\n"
             "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
             "before = peak()\n"
-            "job = ('train', 'a', sys.argv[1], 'train/a/0.npy', Path(sys.argv[2]), recipe, 10**9)\n"
+            "job = ('train', 'a', sys.argv[1], 'train/a/0.npy', Path(sys.argv[2]), recipe)\n"
             "assert not isinstance(_convert(job), str)\n"
             "print(peak() - before)"
         )

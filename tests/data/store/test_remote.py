@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 
 from hct_lightning.data.catalogue import Catalogue, Split, resolve_root
+from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.data.sources import store as source
 from hct_lightning.data.store import remote, store
+from hct_lightning.data.store.format import Recipe
 from hct_lightning.data.store.prepare import prepare
 
 
@@ -53,21 +56,12 @@ def web(tmp_path: Path) -> Iterator[Web]:
 
 def make(photos: Path, root: Path, file_format: str = "raw") -> store.Store:
     paths = sorted(str(path) for path in photos.rglob("*.jpg"))[:4]
-    recipe = store.Recipe(
-        size=(96, 128),
-        geometry="cover",
-        channels=3,
-        window=None,
-        srgb=False,
-        breast=False,
-        format=file_format,
-        quality=None,
-    )
+    decoding = Decoding(channels=3, size=(96, 128), geometry="cover", max_pixels=2**26)
+    recipe = Recipe(decoding, file_format, None)
     prepare(
         Catalogue("pictures", ("a", "b"), Split(paths, [0, 1, 0, 1]), Split()),
         recipe,
         root,
-        max_pixels=2**26,
         workers=1,
         skip_unreadable=False,
         progress=lambda items, _: items,
@@ -76,7 +70,7 @@ def make(photos: Path, root: Path, file_format: str = "raw") -> store.Store:
 
 
 def pixels(found: Catalogue, size: tuple[int, int] = (96, 128)) -> np.ndarray:
-    reader = found.store.reader(size, "cover")
+    reader = found.prepared.reader(replace(found.prepared.decoding, size=size))
     places = np.empty((len(found.train), *reader.shape), np.uint8)
     for path, place in zip(found.train.paths, places, strict=True):
         reader.into(path, place)

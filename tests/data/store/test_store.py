@@ -1,6 +1,7 @@
 """The store: what was prepared is what would have been read."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,44 +11,30 @@ from PIL import Image
 
 from hct_lightning.data.catalogue import Catalogue, Split
 from hct_lightning.data.reading import geometry as geo
+from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import UnreadableImageError, read_image
+from hct_lightning.data.store.format import Recipe
 from hct_lightning.data.store.prepare import prepare
-from hct_lightning.data.store.store import Recipe, Store, StoreReader, derive
+from hct_lightning.data.store.store import Store, StoreReader, derive
 
 LIMIT = 2**26
 
 
-def recipe(**options) -> Recipe:
-    defaults = {
-        "size": (64, 64),
-        "geometry": "cover",
-        "channels": 3,
-        "window": None,
-        "srgb": False,
-        "breast": False,
-        "format": "raw",
-        "quality": None,
-    }
-    return Recipe(**defaults | options)
+def recipe(file_format: str = "raw", quality: int | None = None, **options) -> Recipe:
+    defaults = {"channels": 3, "size": (64, 64), "geometry": "cover", "max_pixels": LIMIT}
+    return Recipe(Decoding(**defaults | options), file_format, quality)
 
 
 def make(paths: list[Path], root: Path, made_with: Recipe) -> Store:
     paths = [str(path) for path in paths]
     found = Catalogue("pictures", ("a", "b"), Split(paths, [i % 2 for i in range(len(paths))]), Split())
-    options = {"max_pixels": LIMIT, "workers": 1, "skip_unreadable": False}
+    options = {"workers": 1, "skip_unreadable": False}
     assert prepare(found, made_with, root, **options, progress=lambda items, _: items) == {}
     return Store(root)
 
 
 def direct(path: str, made_with: Recipe, size: geo.Size | None = None) -> torch.Tensor:
-    return read_image(
-        path,
-        made_with.channels,
-        max_pixels=LIMIT,
-        window=made_with.window,
-        size=size or made_with.size,
-        geometry=made_with.geometry,
-    )
+    return read_image(path, replace(made_with.decoding, size=size or made_with.size))
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> tuple[float, float]:
@@ -60,11 +47,11 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> tuple[float, float]:
 @pytest.mark.parametrize("geometry", ["cover", "paper"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_what_is_stored_is_what_would_be_read(tmp_path, photos, file_format, geometry, channels):
-    made_with = recipe(size=(480, 640), geometry=geometry, channels=channels, format=file_format)
+    made_with = recipe(size=(480, 640), geometry=geometry, channels=channels, file_format=file_format)
     photo = photos / "Animal/canyon-wren.jpg"
     Image.open(photo).resize((900, 777)).save(tmp_path / "odd.png")
     store = make([photo, tmp_path / "odd.png"], tmp_path / "store", made_with)
-    reader = store.reader((480, 640), geometry)
+    reader = store.reader(store.decoding)
     assert reader.shape == (480, 640, channels)
     for path, item in zip(store.catalogue().train.paths, store.items, strict=True):
         want = direct(item.source, made_with)
@@ -75,9 +62,9 @@ def test_what_is_stored_is_what_would_be_read(tmp_path, photos, file_format, geo
 
 
 def test_jpeg_is_near(tmp_path, photos):
-    made_with = recipe(size=(1000, 1000), format="jpeg", quality=95)
+    made_with = recipe(size=(1000, 1000), file_format="jpeg", quality=95)
     store = make(sorted(photos.rglob("*.jpg"))[:2], tmp_path / "store", made_with)
-    reader = store.reader((1000, 1000), "cover")
+    reader = store.reader(store.decoding)
     for path, item in zip(store.catalogue().train.paths, store.items, strict=True):
         mean, p99 = difference(reader(path), direct(item.source, made_with))
         assert mean <= 2
@@ -89,7 +76,7 @@ def test_jpeg_is_near(tmp_path, photos):
 def test_a_lower_resolution_is_derived(tmp_path, photos, geometry, target):
     made_with = recipe(size=(1024, 1024), geometry=geometry)
     store = make(sorted(photos.rglob("*.jpg"))[:2], tmp_path / "store", made_with)
-    reader = store.reader(target, geometry)
+    reader = store.reader(replace(store.decoding, size=target))
     assert reader.shape == (*target, 3)
     for path, item in zip(store.catalogue().train.paths, store.items, strict=True):
         mean, p99 = difference(reader(path), direct(item.source, made_with, target))
@@ -111,9 +98,9 @@ def test_what_cannot_be_derived_is_refused(tmp_path, photos):
     store = make([photos / "Animal/canyon-wren.jpg"], tmp_path / "store", recipe(size=(512, 512)))
     for size in ((513, 513), (1024, 1024), (512, 1024), (256, 512)):
         with pytest.raises(ValueError, match=r"store holds 512x512 images, of which data\.resolution"):
-            store.reader(size, "cover")
+            store.reader(replace(store.decoding, size=size))
     with pytest.raises(ValueError, match=r"prepared with data\.geometry=cover, not paper"):
-        store.reader((512, 512), "paper")
+        store.reader(replace(store.decoding, geometry="paper"))
 
 
 def test_a_store_that_is_none_or_not_whole_is_refused(tmp_path, photos):
@@ -133,7 +120,7 @@ def test_a_store_that_is_none_or_not_whole_is_refused(tmp_path, photos):
     manifest = json.loads((root / "store.json").read_text())
     for change, message in (
         ({"complete": False}, "is not complete: task=prepare was interrupted"),
-        ({"version": 99}, "is of version 99, this program reads 1"),
+        ({"version": 99}, "is of version 99, this program reads 2"),
     ):
         (root / "store.json").write_text(json.dumps(manifest | change))
         with pytest.raises(ValueError, match=message):
@@ -145,7 +132,7 @@ def test_a_store_that_is_none_or_not_whole_is_refused(tmp_path, photos):
 
 def test_an_item_that_is_cut_off_while_training_is_named(tmp_path, photos):
     store = make([photos / "Animal/canyon-wren.jpg"], tmp_path / "store", recipe())
-    reader: StoreReader = store.reader((64, 64), "cover")
+    reader: StoreReader = store.reader(store.decoding)
     [path] = store.catalogue().train.paths
     Path(path).write_bytes(Path(path).read_bytes()[:500])
     with pytest.raises(UnreadableImageError, match=r"\.npy: .*; prepare the store again"):

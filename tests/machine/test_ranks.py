@@ -9,7 +9,7 @@ import pytest
 
 RANK = """
 import os, sys
-from hct_lightning.training.ranks import from_rank_zero
+from hct_lightning.machine.ranks import from_rank_zero
 
 def decide():
     if sys.argv[1] == "refuse":
@@ -56,3 +56,8 @@ def test_nodes_that_are_started_by_hand():
 def test_ranks_that_lightning_starts_inherit_it():
     earlier = '{"decision": {"rank": 0}}'
     assert answers("refuse", "RANK", [{"LOCAL_RANK": "1", "HCT_TEST": earlier}]) == ["{'rank': 0}"]
+
+
+def test_a_rank_that_nobody_told_says_so():
+    said = answers("decide", "RANK", [{"LOCAL_RANK": "1"}])
+    assert said == ["rank 1 was started by hand; use torchrun or srun, or trainer.devices=<ranks> alone"]

@@ -1,0 +1,180 @@
+"""What there is to train on: a source's images, how they are read, and what their pixels are like."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hct_lightning.data.catalogue import Catalogue, Split
+from hct_lightning.data.feeding.loader import Images
+from hct_lightning.data.reading.decoding import Decoding
+from hct_lightning.data.reading.geometry import Size, as_size
+from hct_lightning.data.reading.image import UnreadableImageError, probe
+from hct_lightning.data.reading.readers import FileReader, Reader
+from hct_lightning.data.statistics import channel_statistics
+
+log = logging.getLogger(__name__)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+LOOKED_AT = {"train": 32, "valid": 8}  # images whose headers say channels and sizes
+MEASURED = 256  # training images whose pixels say mean and deviation
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The images of a source as the network sees them.
+
+    Args:
+        catalogue: files and labels of both splits.
+        decoding: what becomes of a file.
+        reader: gives the image of a path, as `decoding` says.
+        mean: per channel, of pixels in 0..1.
+        std: likewise.
+        source_sizes: (height, width) of the files that were looked at, sorted.
+        skips: whether unreadable files are left out instead of ending the run.
+        skipped: the reasons of those, by path.
+    """
+
+    catalogue: Catalogue
+    decoding: Decoding
+    reader: Reader
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source_sizes: list[Size]
+    skips: bool = False
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.catalogue.classes
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of every image."""
+        height, width, _ = self.reader.shape
+        return height, width
+
+    def images(self, split: Split, *, replace: bool = False) -> Images:
+        """The images of a split; `replace` as of `Images`."""
+        return Images(
+            split.paths, split.labels, self.reader, skipped=self.skipped if self.skips else None, replace=replace
+        )
+
+    def read_as(self, decoding: Decoding) -> "Dataset":
+        """The same files, read in another way.
+
+        Raises:
+            ValueError: when they lie prepared, and it can't be derived from that.
+        """
+        return replace(self, decoding=decoding, reader=reader_of(self.catalogue, decoding))
+
+    def summary(self) -> dict[str, Any]:
+        """What is known of the data, for the log and for run.json."""
+        found = self.catalogue
+        counts = {}
+        for name, split in (("train", found.train), ("valid", found.valid)):
+            seen = Counter(split.labels)
+            counts[name] = {cls: seen[i] for i, cls in enumerate(found.classes)}
+        return {
+            "source": found.source,
+            "counts": counts,
+            "images": {"train": len(found.train), "valid": len(found.valid)},
+            "source_size": {"smallest": self.source_sizes[0], "largest": self.source_sizes[-1]},
+            "decoding": self.decoding.as_json(),
+            "mean": self.mean,
+            "std": self.std,
+            "notes": found.notes,
+        }
+
+
+def open_dataset(
+    found: Catalogue,
+    *,
+    decoding: Mapping[str, Any],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    statistics: str,
+    skips: bool,
+    workers: int,
+) -> Dataset:
+    """Looks at what a source gives.
+
+    Args:
+        found: the files.
+        decoding: fields of `Decoding`; `channels`, `size` and `geometry` may be None: what the first images, or
+            the store, have.
+        mean: per channel; None: as `statistics` says.
+        std: likewise.
+        statistics: `imagenet` (their average for grey) or `data`, measured on training images. Those of many
+            bands are always measured.
+        skips: see `Dataset`.
+        workers: threads that measure.
+
+    Raises:
+        ValueError: when the options do not fit the images, or there are too few.
+        UnreadableImageError: for an unreadable file that ought not to be skipped.
+    """
+    if len(found.classes) < 2:
+        raise ValueError(f"{found.source} has one class, {found.classes[0]}; it takes two")
+    if not len(found.train) or not len(found.valid):
+        side = "training" if not len(found.train) else "validation"
+        raise ValueError(f"{found.source} has no {side} images; add some, or split differently")
+    skipped: dict[str, str] = {}
+    if found.prepared:
+        how = _as_prepared(found.prepared.decoding, decoding)
+        sizes = [found.prepared.original(path).size for path in found.train.paths + found.valid.paths]
+    else:
+        if decoding["size"] is None or decoding["geometry"] is None:
+            raise ValueError("data.resolution and data.geometry are null; only data=store knows them")
+        shapes = _look(found, decoding["max_pixels"], skipped if skips else None)
+        channels = decoding["channels"] or max(channels for channels, _, _ in shapes)
+        how = Decoding(**decoding | {"channels": channels, "size": as_size(decoding["size"])})
+        sizes = [(height, width) for _, height, width in shapes]
+    reader = reader_of(found, how)
+    if (mean is None or std is None) and (statistics == "data" or how.channels not in (1, 3)):
+        log.info("measuring mean and deviation of the training images")
+        sample = found.train.at_most(MEASURED)
+        images = Images(sample.paths, sample.labels, reader, skipped=skipped if skips else None)
+        measured = channel_statistics(images, workers)
+    else:
+        measured = _imagenet(IMAGENET_MEAN, how.channels), _imagenet(IMAGENET_STD, how.channels)
+    mean, std = tuple(mean or measured[0]), tuple(std or measured[1])
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != how.channels:
+            raise ValueError(f"data.{name} has {len(values)} values for {how.channels} channels")
+    return Dataset(found, how, reader, mean, std, sorted(sizes), skips, skipped)
+
+
+def reader_of(found: Catalogue, decoding: Decoding) -> Reader:
+    """What gives the images of a catalogue."""
+    return found.prepared.reader(decoding) if found.prepared else FileReader(decoding)
+
+
+def _look(found: Catalogue, max_pixels: int, skipped: dict[str, str] | None) -> list[tuple[int, int, int]]:
+    """Channels, height and width of the first images; those that can't be read go to `skipped`."""
+    shapes = []
+    paths = [path for name, most in LOOKED_AT.items() for path in getattr(found, name).at_most(most).paths]
+    for path in paths:
+        try:
+            shapes.append(probe(path, max_pixels=max_pixels))
+        except UnreadableImageError as error:
+            if skipped is None:
+                raise
+            skipped[path] = str(error)
+    if not shapes:
+        raise ValueError(f"{found.source}: none of the {len(paths)} images looked at can be read")
+    return shapes
+
+
+def _as_prepared(made: Decoding, asked: Mapping[str, Any]) -> Decoding:
+    """What a store was read with, where nothing else is asked for; the limit on pixels is the store's own."""
+    chosen = {name: value for name, value in asked.items() if value not in (None, False) and name != "max_pixels"}
+    if "size" in chosen:
+        chosen["size"] = as_size(chosen["size"])
+    return Decoding(**vars(made) | chosen)
+
+
+def _imagenet(values: Sequence[float], channels: int) -> list[float]:
+    return list(values) if channels == 3 else [sum(values) / 3] * channels

@@ -1,0 +1,77 @@
+"""How a file becomes pixels: one description, which stores, checkpoints and artifacts carry whole."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from hct_lightning.data.reading.geometry import Geometry, Size, as_size, check_geometry
+from hct_lightning.data.reading.window import Window, check_window
+
+VERSION = 1  # of the description as it is saved
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """What `read_image` makes of a file. Two equal descriptions give the same pixels.
+
+    Args:
+        channels: 1 for grey, 3 for RGB, converted where the file differs; else the file's bands.
+        size: (height, width) that the image is brought to; None leaves it as it is.
+        geometry: by what rule, `cover` or `paper`.
+        max_pixels: larger files are refused before they are decoded.
+        window: for 16-bit and float sources, the values that become 0 and 255, for all bands or a pair for
+            each. By default 0..65535 for integers, the image's own finite range for floats, and what the file
+            says for DICOM. (Of 16-bit colour in PNG the upper byte is read.)
+        srgb: converts from the embedded ICC profile to sRGB; otherwise it is ignored.
+        breast: of DICOM mammograms: turned so that the breast lies on the left, and cropped to it.
+        reduce_to: reduces the image to so many pixels a side and enlarges it again: a control that keeps the
+            network's input size and takes the fine detail away.
+
+    Raises:
+        ValueError: for a value out of its range, named as the option `data.<field>`.
+    """
+
+    channels: int
+    size: Size | None
+    geometry: Geometry
+    max_pixels: int
+    window: Window | None = None
+    srgb: bool = False
+    breast: bool = False
+    reduce_to: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.channels < 1:
+            raise ValueError(f"data.channels={self.channels}: give 1 (grey), 3 (RGB) or the number of bands")
+        if self.reduce_to is not None and self.reduce_to < 1:
+            raise ValueError(f"data.reduce_to={self.reduce_to}: give a positive number of pixels")
+        if not isinstance(self.max_pixels, int) or self.max_pixels < 1:
+            raise ValueError(f"data.max_pixels={self.max_pixels}: give a positive number of pixels")
+        check_geometry(self.geometry)
+        if self.size is not None:
+            object.__setattr__(self, "size", as_size(self.size))
+        if self.window is not None:
+            object.__setattr__(self, "window", check_window(self.window))
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain containers, with the version of their form."""
+        return {"version": VERSION} | {name: _plain(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> "Decoding":
+        """The description that `as_json` gave.
+
+        Raises:
+            ValueError: when it is of another version or damaged.
+        """
+        if not isinstance(saved, Mapping) or saved.get("version") != VERSION:
+            version = saved.get("version") if isinstance(saved, Mapping) else saved
+            raise ValueError(f"a decoding of version {version!r}; this program reads {VERSION}")
+        try:
+            return cls(**{field.name: saved[field.name] for field in fields(cls)})
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"a damaged decoding: {error!r}") from error
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value

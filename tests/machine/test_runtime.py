@@ -1,0 +1,55 @@
+import ctypes
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hct_lightning.machine import runtime
+
+
+def test_kept_memory_is_not_given_back_to_the_system():
+    code = (
+        "import torch\nfrom pathlib import Path\nfrom hct_lightning.machine.runtime import keep_memory\n"
+        "assert keep_memory()\ntorch.ones(2**26)\n"  # 256 MB, freed at once
+        "print(int(Path('/proc/self/statm').read_text().split()[1]) * 4096)"
+    )
+    held = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert held > 2**28
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux")
+def test_cpus_are_those_the_process_may_use(monkeypatch):
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert runtime.cpu_count() == 1
+        assert runtime.cpus_of_a_rank(4) == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert runtime.cpus_of_a_rank() == 1
+
+
+def test_precision_is_bf16_only_where_the_hardware_computes_in_it():
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    assert runtime.resolve_precision("auto", "cpu") == ("bf16-mixed" if native else "32-true")
+    assert runtime.resolve_precision("auto", "mps") == "32-true"
+    assert runtime.resolve_precision(16, "cpu") == "16"
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_said():
+    assert runtime.resolve_accelerator("auto") == "cpu"
+    with pytest.raises(ValueError, match=r"trainer\.accelerator=gpu, but torch sees no GPU"):
+        runtime.resolve_accelerator("gpu")
+
+
+def test_off_glibc_nothing_is_done(monkeypatch):
+    def without(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", without)
+    assert runtime.keep_memory() is False
