@@ -158,6 +158,35 @@ def test_an_exception_on_one_rank_is_the_cause_that_is_named(environment, tmp_pa
     assert record["status"] == "failed"
 
 
+WATCHDOG = """
+import os
+from lightning.pytorch.callbacks import Callback
+
+class Watchdog(Callback):
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_rank == 1 and trainer.global_step == 4:
+            raise RuntimeError("the cause")
+
+    def on_exception(self, trainer, module, error):
+        if trainer.global_rank == 0:
+            os.abort()
+"""
+
+
+def test_the_cause_is_said_also_where_losing_a_rank_aborts_the_others(environment, tiny, tmp_path):
+    """As NCCL's watchdog does it."""
+    (tmp_path / "watchdog.py").write_text(WATCHDOG)
+    path = os.pathsep.join((str(tmp_path), environment.get("PYTHONPATH", "")))
+    options = ("trainer.devices=2", "+callbacks.a._target_=watchdog.Watchdog", "safety.allow=[watchdog]")
+    child = start((*tiny, *LONG, *options), environment | {"PYTHONPATH": path}, tmp_path)
+    wait_for(child, "epoch 1/")
+    err, record = finish(child, tmp_path / "run")
+    assert child.returncode == 1
+    assert err.splitlines()[-1] == "error: RuntimeError: the cause"
+    assert "in on_train_batch_start" in err
+    assert (record["status"], record["reason"]) == ("failed", "RuntimeError: the cause")
+
+
 @pytest.mark.timeout(1200)
 def test_ten_kills_and_ten_resumes_end_bitwise_where_an_undisturbed_run_does(environment, tiny, tmp_path, cli):
     """With dropout on; killed at random moments, of starting and of saving too."""
