@@ -34,7 +34,7 @@ def connected(build: Callable[..., WandbLogger], run_id: str | None) -> WandbLog
     logger = build(**options)
     try:
         _ = logger.experiment  # connects, on rank 0
-    except wandb.errors.Error as error:
+    except wandb.Error as error:
         log.warning("W&B can't be reached (%s); logging offline, see `wandb sync`", error)
         wandb.teardown()  # its service holds the run's id otherwise
         logger = build(**options, mode="offline")

@@ -27,7 +27,7 @@ class WatchRanks(Callback):
         self._over = threading.Event()
 
     def setup(self, trainer: lightning.Trainer, module: Any, stage: str) -> None:
-        launcher = trainer.strategy.launcher
+        launcher: Any = trainer.strategy.launcher
         ranks: list[subprocess.Popen] = list(getattr(launcher, "procs", ()))
         if not ranks:
             return

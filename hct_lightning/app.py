@@ -13,10 +13,11 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from hct_lightning.cli import sweep
 from hct_lightning.cli.groups import MoreConfigs
+from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import is_override, key_of, recompose
 from hct_lightning.machine import ranks
 from hct_lightning.machine import slurm as job
@@ -46,7 +47,7 @@ def _check_and_call(cfg: DictConfig, folder: Path) -> None:
     from hct_lightning.cli import allowed as safety
     from hct_lightning.machine import runtime
 
-    safety.check_targets(OmegaConf.to_container(cfg, resolve=True), cfg.safety.allow)
+    safety.check_targets(plain(cfg), cfg.safety.allow)
     runtime.configure(cfg.runtime)
     importlib.import_module(f"hct_lightning.tasks.{cfg.task}").main(cfg, folder)
 

@@ -177,8 +177,9 @@ def wait(jobs: Sequence[str], *, longest_s: float = 30.0) -> None:
 def settle(points: Iterable[Point]) -> None:
     """Writes into `run.json` what a run that Slurm ended could not say itself."""
     for point in points:
-        if point.run and Run(point.run).record.get("status") == "running" and point.state in OVER:
-            Run(point.run).end(point.status, point.reason)
+        over = point.state in OVER and point.status
+        if point.run and over and Run(point.run).record.get("status") == "running":
+            Run(point.run).end(over, point.reason)
 
 
 def show(points: Sequence[Point]) -> None:

@@ -34,11 +34,9 @@ def _still_meant(key: str, given: dict[str, str]) -> bool:
     if group in given and option:
         # Another data set has its own options; resolution and the like go on.
         conf = files("hct_lightning.conf")
-        base, config = (
-            conf / group / "_base.yaml",
-            OmegaConf.create((conf / "config.yaml").read_text()),
-        )
-        shared = OmegaConf.create(base.read_text()) if base.is_file() else config.get(group)
+        base = conf / group / "_base.yaml"
+        config = OmegaConf.create((conf / "config.yaml").read_text())
+        shared = OmegaConf.create(base.read_text()) if base.is_file() else OmegaConf.select(config, group)
         return option.split(".")[0] in (shared or ())
     return True
 
@@ -82,9 +80,7 @@ def recompose(argv: list[str]) -> list[str]:
             "give the folder that holds checkpoints/ and run.json"
         )
     earlier = [
-        override
-        for override in map(_by_new_name, OmegaConf.to_container(OmegaConf.load(recorded)))
-        if _still_meant(key_of(override), given)
+        override for override in map(_by_new_name, OmegaConf.load(recorded)) if _still_meant(key_of(override), given)
     ]
     given["task"] = f"task={verb}"
     given["run"] = f'run="{folder}"'

@@ -1,6 +1,6 @@
 """The data module: from a source to batches of uint8 images, for any number of ranks."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -92,7 +92,7 @@ class ImageData(lightning.LightningDataModule):
         Decoding(**{"channels": 1, "size": None, "geometry": "cover"} | known)  # says at once what can't be
         self.batch_size = batch_size
         self.statistics = {"mean": mean, "std": std, "statistics": statistics}
-        self.augment = Augmentation(flip=flip, **augment or {})
+        self.augment = Augmentation(flip=flip, **dict[str, Any](augment or {}))
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
         self.on_error = on_error
@@ -119,10 +119,16 @@ class ImageData(lightning.LightningDataModule):
                 raise ValueError("data.augment.brightness and contrast are for 1 or 3 channels; set both 0")
         return self._dataset
 
+    @property
+    def _running(self) -> lightning.Trainer:
+        """The trainer, which is there as soon as it asks for batches."""
+        assert self.trainer, "a trainer asks for batches"
+        return self.trainer
+
     def setup(self, stage: str | None = None) -> None:
         _ = self.dataset
 
-    def loader(self, images: Images, batches: Iterable[Sequence[int]]) -> Loader:
+    def loader(self, images: Images, batches: GlobalBatches | BatchSampler) -> Loader:
         """A loader over a dataset's batches, for this rank's device."""
         local = self.trainer.num_devices if self.trainer else 1
         return Loader(
@@ -134,7 +140,7 @@ class ImageData(lightning.LightningDataModule):
         )
 
     def train_dataloader(self) -> Loader:
-        trainer, train = self.trainer, self.dataset.catalogue.train
+        trainer, train = self._running, self.dataset.catalogue.train
         self.order = GlobalBatches(
             len(train),
             self.global_batch or self.batch_size * trainer.world_size,
@@ -148,7 +154,7 @@ class ImageData(lightning.LightningDataModule):
 
     def val_dataloader(self) -> Loader:
         valid = self.dataset.catalogue.valid
-        shard = EveryImageOnce(len(valid), rank=self.trainer.global_rank, world=self.trainer.world_size)
+        shard = EveryImageOnce(len(valid), rank=self._running.global_rank, world=self._running.world_size)
         size = max(1, self.batch_size // self.micro_batches)
         return self.loader(self.dataset.images(valid), BatchSampler(shard, size, drop_last=False))
 
@@ -173,7 +179,7 @@ class ImageData(lightning.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training batches on the device, seeded by (seed, epoch, index)."""
-        if self.trainer.training:
-            epoch = self.order.epoch(self.trainer.global_step)
+        if self._running.training:
+            epoch = self.order.epoch(self._running.global_step)
             return self.augment(batch, seed=self.seed, epoch=epoch, classes=len(self.dataset.classes))
         return batch

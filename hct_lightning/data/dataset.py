@@ -117,7 +117,7 @@ def open_dataset(
         UnreadableImageError: for an unreadable file that ought not to be skipped.
     """
     if len(found.classes) < 2:
-        raise ValueError(f"{found.source} has one class, {found.classes[0]}; it takes two")
+        raise ValueError(f"{found.source} has one class, {''.join(found.classes)}; it takes two")
     if not len(found.train) or not len(found.valid):
         side = "training" if not len(found.train) else "validation"
         raise ValueError(f"{found.source} has no {side} images; add some, or split differently")
@@ -130,7 +130,7 @@ def open_dataset(
             raise ValueError("data.resolution and data.geometry are null; only data=store knows them")
         shapes = _look(found, decoding["max_pixels"], skipped if skips else None)
         channels = decoding["channels"] or max(channels for channels, _, _ in shapes)
-        how = Decoding(**decoding | {"channels": channels, "size": as_size(decoding["size"])})
+        how = Decoding(**{**decoding, "channels": channels, "size": as_size(decoding["size"])})
         sizes = [(height, width) for _, height, width in shapes]
     reader = reader_of(found, how)
     if (mean is None or std is None) and (statistics == "data" or how.channels not in (1, 3)):

@@ -37,7 +37,7 @@ def channel_statistics(images: Images, workers: int) -> tuple[list[float], list[
         return value_counts(image) * (index >= 0)
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        counts = sum(pool.map(look, range(len(images))))
+        counts = np.sum(list(pool.map(look, range(len(images)))), axis=0)
     if not counts.sum():
         raise ValueError(f"none of the {len(images)} images to measure can be read")
     return mean_and_deviation(counts)

@@ -62,13 +62,14 @@ def survey(found: Catalogue, reader: Reader, *, max_pixels: int, workers: int, p
             if found.prepared:
                 channels, (size, digest) = reader.shape[2], found.prepared.original(path)
             else:
-                channels, *size = probe(path, max_pixels=max_pixels)
+                channels, height, width = probe(path, max_pixels=max_pixels)
+                size = height, width
                 with open(path, "rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
             counts = value_counts(reader(path))
         except (UnreadableImageError, OSError) as error:
             return path, str(error)
-        return Seen(split, path, tuple(size), channels, digest, counts)
+        return Seen(split, path, size, channels, digest, counts)
 
     jobs = [("train", path) for path in found.train.paths]
     jobs += [("valid", path) for path in found.valid.paths]
@@ -86,7 +87,7 @@ def survey(found: Catalogue, reader: Reader, *, max_pixels: int, workers: int, p
     groups = [group for group in same.values() if len(group) > 1]
     both = [g for g in groups if len({one.split for one in g}) > 1]
     training = [one.counts for one in seen if one.split == "train"] or [one.counts for one in seen]
-    mean, std = mean_and_deviation(sum(training))
+    mean, std = mean_and_deviation(np.sum(training, axis=0))
     return Survey(
         sizes=sorted(one.size for one in seen),
         channels=dict(channels),

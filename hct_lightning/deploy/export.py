@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 Exporter = Callable[..., Exported]
 
 
-def choose_exporters(export: Mapping[str, Any]) -> dict[str, Exporter]:
+def choose_exporters(export: Mapping[str, Any]) -> dict[str, Any]:
     """Those among the options of the group `export`, by the names of their artifacts."""
     return {name: option for name, option in export.items() if callable(option)}
 
@@ -105,7 +105,7 @@ def export_artifact(
         shape = (1, decoding["channels"], *decoding["size"])
         generator = torch.Generator().manual_seed(0)
         example = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        options = {"dynamic": dynamic}
+        options: dict[str, Any] = {"dynamic": dynamic}
         if "calibration" in options_of(exporter):
             options["calibration"] = calibration
         made = exporter(network, example, making, **options)

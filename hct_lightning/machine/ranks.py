@@ -91,6 +91,7 @@ def from_rank_zero(name: str, decide: Callable[[], dict[str, Any]], *, num_nodes
         ValueError: on every rank, when `decide` raises it on rank 0.
     """
     store = _meeting_point(num_nodes)
+    said: dict[str, Any]
     if is_rank_zero():
         try:
             said = {"decision": decide()}

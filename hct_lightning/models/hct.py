@@ -37,9 +37,10 @@ class ConvBlock(nn.Module):
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_chans)
         self.act1 = nn.ReLU()
-        self.conv1 = conv3x3(in_chans, out_chans, stride)
-        self.bn2 = nn.BatchNorm2d(out_chans)
-        self.act2 = nn.ReLU()
+        # Exporters put folded and quantized layers in place of these three.
+        self.conv1: nn.Module = conv3x3(in_chans, out_chans, stride)
+        self.bn2: nn.Module = nn.BatchNorm2d(out_chans)
+        self.act2: nn.Module = nn.ReLU()
         self.conv2 = conv3x3(out_chans, out_chans)
         self.shortcut = nn.Conv2d(in_chans, out_chans, 1, stride=stride, bias=False) if project else None
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()

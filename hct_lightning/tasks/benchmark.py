@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.table import Table
 
+from hct_lightning.cli.plain import plain
 from hct_lightning.machine.facts import machine_facts
 from hct_lightning.runs.console import results
 from hct_lightning.runs.files import write_whole
@@ -24,7 +25,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     if "_target_" not in cfg.benchmark:
         raise ValueError("say which: task=benchmark benchmark=step")
     result = instantiate(cfg.benchmark, _convert_="all")
-    result["options"] = OmegaConf.to_container(cfg.benchmark, resolve=True)
+    result["options"] = plain(cfg.benchmark)
     result["machine"] = machine_facts()
     out = folder / "benchmark" / "benchmark.json"
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -11,11 +11,12 @@ import lightning
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from hct_lightning.callbacks.epoch_time import EpochTime
 from hct_lightning.callbacks.export import ExportAtEnd
 from hct_lightning.callbacks.micro_batches import MicroBatches
+from hct_lightning.cli.plain import plain
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.deploy.export import choose_exporters
 from hct_lightning.machine import slurm as job
@@ -50,7 +51,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         run.update(classes=dataset.classes, data=dataset.summary())
 
         spec = NetworkSpec(
-            model=OmegaConf.to_container(cfg.model, resolve=True),
+            model=plain(cfg.model),
             classes=dataset.classes,
             decoding=dataset.decoding,
             mean=dataset.mean,
@@ -102,7 +103,7 @@ def devices_of(cfg: DictConfig, data: ImageData, global_batch: int | None) -> De
     Raises:
         ValueError: when there are too few images for a global batch.
     """
-    asked = OmegaConf.to_container(cfg.trainer, resolve=True)["devices"]
+    asked = plain(cfg.trainer)["devices"]
     devices = choose_devices(cfg.trainer.accelerator, asked, cfg.trainer.num_nodes, data.batch_size)
     if devices.note:
         log.info(devices.note)
@@ -134,7 +135,7 @@ def build_callbacks(cfg: DictConfig, timer: EpochTime, global_batch: int) -> lis
     if "wandb" in cfg.logger:
         from hct_lightning.callbacks.wandb_run import WandbRun  # W&B takes a second to import
 
-        callbacks.append(WandbRun(OmegaConf.to_container(cfg, resolve=True) | {"global_batch": global_batch}))
+        callbacks.append(WandbRun(plain(cfg) | {"global_batch": global_batch}))
     return callbacks
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image, ImageDraw
 from rich.table import Table
 
+from hct_lightning.cli.plain import plain
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.data.dataset import Dataset
 from hct_lightning.data.reading.geometry import resize
@@ -110,7 +111,7 @@ def suggest(cfg: DictConfig, data: Dataset, found: Survey) -> dict[str, Any]:
     if not torch.cuda.is_available():
         side = min(resolution, 1024)
         network = build_network(
-            OmegaConf.to_container(cfg.model, resolve=True),
+            plain(cfg.model),
             channels=data.decoding.channels,
             classes=len(data.classes),
             mean=data.mean,

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.table import Table
 
+from hct_lightning.cli.plain import plain
 from hct_lightning.data.reading.geometry import Size, as_size
 from hct_lightning.machine.runtime import resolve_accelerator, resolve_precision
 from hct_lightning.models import FromPixels
@@ -31,14 +32,14 @@ RESERVE = 0.2
 
 def main(cfg: DictConfig, folder: Path) -> None:
     """`task=plan`: a table and the command that it suggests, and `plan/plan.json`."""
-    options = OmegaConf.to_container(cfg.plan, resolve=True)
+    options: dict[str, Any] = plain(cfg.plan)
     kind = resolve_accelerator(cfg.trainer.accelerator)
     options["precision"] = [resolve_precision(p, kind) for p in options["precision"]]
     check(options)
     channels = cfg.data.channels or 3
     build = partial(
         build_network,
-        OmegaConf.to_container(cfg.model, resolve=True),
+        plain(cfg.model),
         channels=channels,
         classes=2,  # their number hardly matters
         mean=[0.5] * channels,
@@ -47,12 +48,14 @@ def main(cfg: DictConfig, folder: Path) -> None:
     device = torch.device(kind)
     here = available_bytes(device, 1)
 
-    modes = list(product(options["precision"], options["memory"]))
+    modes = [(precision, memory) for precision in options["precision"] for memory in options["memory"]]
     times = {
         (precision, memory): StepTime.measure(build(), channels, options["timed_at"], device, precision, memory)
         for precision, memory in track("timing real steps", modes, len(modes))
     }
-    points = list(product(options["resolution"], options["batch_size"], modes))
+    points: list[tuple[Any, int, tuple[str, Memory]]] = list(
+        product(options["resolution"], options["batch_size"], modes)
+    )
     rows = []
     for resolution, batch, (precision, memory) in track("predicting", points, len(points)):
         size = as_size(resolution)

@@ -3,8 +3,10 @@
 import glob
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +14,7 @@ from rich.table import Table
 from torch.utils.data import BatchSampler
 
 from hct_lightning.callbacks.progress import progress_bar
+from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import given_options
 from hct_lightning.data.feeding.loader import Images, Loader, auto_workers
 from hct_lightning.data.reading.decoding import Decoding
@@ -41,15 +44,15 @@ def main(cfg: DictConfig, folder: Path) -> None:
     paths = find_images(str(cfg.predict.input))
     decoding = chosen_decoding(cfg, spec.decoding)
     reader = FileReader(decoding)
-    log.info("%d image(s) at %dx%d (%s)", len(paths), *decoding.size, decoding.geometry)
+    log.info("%d image(s) at %dx%d (%s)", len(paths), *reader.shape[:2], decoding.geometry)
     loader = Loader(
         Images(paths, [0] * len(paths), reader),
         BatchSampler(range(len(paths)), cfg.predict.batch_size, drop_last=False),
         num_workers=min(auto_workers(cfg.data.num_workers), len(paths)),
     )
-    module = ImageClassifier(network, classes=spec.classes, optimizer=None, schedule=None, lr=1.0)
+    module = ImageClassifier(network, classes=spec.classes)
     trainer = build_trainer(cfg, folder, choose_devices(cfg.trainer.accelerator, 1, 1, 1), callbacks=[progress_bar()])
-    probabilities = torch.cat(trainer.predict(module, loader))
+    probabilities = torch.cat(cast(list[torch.Tensor], trainer.predict(module, loader)))
 
     rows = [["path", "class", *(f"p_{name}" for name in spec.classes)]]
     for path, row in zip(paths, probabilities.tolist(), strict=True):
@@ -68,9 +71,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
 def chosen_decoding(cfg: DictConfig, trained: Decoding) -> Decoding:
     """What the network was trained on, with what the command line says of `data` and `predict.resolution` on top."""
-    options = OmegaConf.to_container(cfg.data, resolve=True)
+    options = plain(cfg.data)
     given = {name: options[name] for name in given_options("data") if options.get(name) is not None}
-    size = OmegaConf.to_container(cfg.predict)["resolution"] or given.get("resolution")
+    size = plain(cfg.predict)["resolution"] or given.get("resolution")
     known = {field.name for field in fields(Decoding)}
     changes = {name: value for name, value in given.items() if name in known}
     return replace(trained, **changes, size=as_size(size) if size else trained.size)
@@ -92,8 +95,8 @@ def find_images(pattern: str) -> list[str]:
     return images
 
 
-def show(paths: list[str], probabilities: torch.Tensor, classes: list[str]) -> None:
+def show(paths: list[str], probabilities: torch.Tensor, classes: Sequence[str]) -> None:
     table = Table("image", "class", *classes)
     for path, row in zip(paths, probabilities, strict=True):
-        table.add_row(path, classes[row.argmax()], *(f"{p:.3f}" for p in row.tolist()))
+        table.add_row(path, classes[int(row.argmax())], *(f"{p:.3f}" for p in row.tolist()))
     results().print(table)

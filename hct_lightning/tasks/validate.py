@@ -34,11 +34,11 @@ def main(cfg: DictConfig, folder: Path) -> None:
     spec.check_classes(dataset.classes)
     log.info("%s on %s, %dx%d", checkpoint, dataset.catalogue.source, *dataset.size)
 
-    # No optimiser is asked for in validation.
-    module = ImageClassifier(network, classes=dataset.classes, optimizer=None, schedule=None, lr=1.0)
+    module = ImageClassifier(network, classes=dataset.classes)
     trainer = build_trainer(cfg, folder, choose_devices(cfg.trainer.accelerator, 1, 1, 1), callbacks=[progress_bar()])
     trainer.validate(module, datamodule=data, verbose=False)
 
+    assert module.confusion is not None, "it has been validated"
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     result = {
         "checkpoint": str(checkpoint),

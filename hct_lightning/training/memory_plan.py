@@ -135,17 +135,19 @@ def _within(
     available: int, share: int, wanted: int, memory: str, step: Callable[..., StepMemory], device_type: str
 ) -> MemoryPlan:
     """The plan of at least `wanted` parts that fits the bytes available; recomputing where that makes them fewer."""
-    plans, refusal = [], None
-    for mode in ("speed", "low") if memory == "auto" else (memory,):
+    plans: list[MemoryPlan] = []
+    refusals: list[ValueError] = []
+    modes: tuple[Memory, ...] = ("speed", "low") if memory == "auto" else ("low" if memory == "low" else "speed",)
+    for mode in modes:
         peak = partial(step, memory=mode)
         try:
             parts = fewest_micro_batches(lambda batch, peak=peak: peak(batch=batch).on(device_type), share, available)
         except ValueError as error:
-            refusal = refusal or error
+            refusals.append(error)
             continue
         plans.append(MemoryPlan(max(wanted, parts), mode))
         if parts <= wanted:
             break
     if not plans:
-        raise refusal
+        raise refusals[0]
     return min(plans, key=lambda plan: plan.micro_batches)

@@ -30,8 +30,13 @@ class MetricsCSV(Logger):
         self._unsaved = False
         self._saved_at = 0.0
 
-    name = "metrics"
-    version = None
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> None:
+        return None
 
     @property
     def save_dir(self) -> str:

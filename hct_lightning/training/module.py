@@ -61,9 +61,9 @@ class ImageClassifier(lightning.LightningModule):
         network: nn.Module,
         *,
         classes: Sequence[str],
-        optimizer: Callable[..., torch.optim.Optimizer],
-        schedule: Callable[..., float],
-        lr: float,
+        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+        schedule: Callable[..., float] | None = None,
+        lr: float = 1.0,
         reference_batch: int = 16,
         global_batch: int = 16,
         images_per_backward: float | None = None,
@@ -82,6 +82,7 @@ class ImageClassifier(lightning.LightningModule):
         self.images_per_backward = images_per_backward
         self.lr = lr
         self.label_smoothing = label_smoothing
+        self.class_weights: Tensor | None
         self.register_buffer(
             "class_weights",
             torch.tensor(class_weights, dtype=torch.float32) if class_weights else None,
@@ -150,7 +151,7 @@ class ImageClassifier(lightning.LightningModule):
     def _everyones_answers(self) -> "Answers":
         """This pass's answers of all ranks, some of which may have none."""
         mine = Answers(*(torch.cat(values) for values in zip(*self._answers, strict=True)))
-        everyone = [mine]
+        everyone: list[Any] = [mine]
         if self.trainer.world_size > 1:
             everyone = [None] * self.trainer.world_size
             dist.all_gather_object(everyone, mine)
@@ -161,6 +162,8 @@ class ImageClassifier(lightning.LightningModule):
         return self(batch.images).float().softmax(dim=1)
 
     def configure_optimizers(self) -> dict[str, Any]:
+        if not (self.optimizer and self.schedule):
+            raise ValueError("training takes an optimizer and a schedule; validation and prediction do without")
         # Weight decay is for matrices and kernels, not for biases and norms (timm's convention).
         by_kind = {True: [], False: []}
         for parameter in self.parameters():

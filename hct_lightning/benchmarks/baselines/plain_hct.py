@@ -17,6 +17,7 @@ class Attention(nn.Module):
         d = dim // heads
         self.to_q, self.to_k, self.to_v, self.to_out = (nn.Linear(dim, dim) for _ in range(4))
         self.dropout = nn.Dropout(0.1)
+        self.projection: Tensor
         self.register_buffer("projection", torch.randn(int(d * math.log(d)), d))
 
     def forward(self, x: Tensor) -> Tensor:

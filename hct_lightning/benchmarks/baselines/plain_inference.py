@@ -11,6 +11,7 @@ import io
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ class Plain(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.network = PlainHCT()
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
 
@@ -110,10 +113,10 @@ def inference(
     images = torch.randint(0, 256, (batch_size, 3, height, width), dtype=torch.uint8)
     if tuned:
         images = images.contiguous(memory_format=torch.channels_last)
-    read = file_reader((height, width)) if image else lambda _: images
+    read = partial(file_reader((height, width)), image) if image else lambda: images
 
     def work() -> None:
-        pixels = read(image)
+        pixels = read()
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=autocast):
             model(pixels.to(device)).float().softmax(dim=1).cpu()
 

@@ -81,7 +81,7 @@ def interleave(sides: Mapping[str, Sequence[str]], *, warmup: int, rounds: int) 
 
 
 def _answer(name: str, process: subprocess.Popen) -> dict[str, Any]:
-    line = process.stdout.readline()
+    line = process.stdout.readline() if process.stdout else ""
     if not line:
         raise RuntimeError(f"the side {name} ended with status {process.wait()}; see its error above")
     return json.loads(line)

@@ -175,7 +175,7 @@ def find_models(
     """
     if models is None:
         home = Path(run) if run else make_run(out / "fresh", (sizes or [FRESH])[0], artifacts)
-        models = [home / "checkpoints" / "best.ckpt", *sorted((home / "artifacts").glob("*/"))]
+        models = [str(home / "checkpoints" / "best.ckpt"), *sorted(map(str, (home / "artifacts").glob("*/")))]
     ours = named([find(model) for model in models])
     if not sizes:
         made_for = (model.decoding.size for model in ours.values())

@@ -88,6 +88,7 @@ def load(model: Model, device: str = "cpu", precision: str = "auto") -> tuple[Pr
     if model.kind == "checkpoint":
         network, _ = load_network(Path(model.where))
     else:
+        assert model.spec, "only an artifact has none"
         network = model.spec.build().eval()
     network.to(device)
     precision = runtime.resolve_precision(precision, device)

@@ -8,14 +8,16 @@ h height, w width.
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import BatchSampler
 
+from hct_lightning.data.feeding.samplers import GlobalBatches
 from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.data.reading.readers import Reader
 from hct_lightning.machine import runtime
@@ -114,7 +116,7 @@ class Loader:
     def __init__(
         self,
         images: Images,
-        batches: Iterable[Sequence[int]],
+        batches: Collection[Sequence[int]] | GlobalBatches | BatchSampler,
         *,
         num_workers: int = 0,
         prefetch_factor: int = 2,

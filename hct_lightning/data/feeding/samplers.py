@@ -78,7 +78,8 @@ class GlobalBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         first = self.step()
-        epoch, order = -1, None
+        epoch = self.epoch(first)
+        order = self.order(epoch)
         for step in range(first, first + self.steps_per_epoch):
             if self.epoch(step) != epoch:
                 epoch = self.epoch(step)

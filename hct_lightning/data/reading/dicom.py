@@ -20,11 +20,12 @@ def is_dicom(path: Path | str) -> bool:
 def _dataset(path: Path | str, **options: Any) -> Any:
     try:
         import pydicom
+        from pydicom.errors import InvalidDicomError
     except ImportError as error:
         raise ValueError("DICOM takes pydicom: pip install 'hct-lightning[data]'") from error
     try:
         return pydicom.dcmread(path, **options)
-    except (pydicom.errors.InvalidDicomError, KeyError, AttributeError) as error:
+    except (InvalidDicomError, KeyError, AttributeError) as error:
         raise ValueError(f"not a DICOM file that can be read: {error}") from error
 
 
@@ -103,4 +104,5 @@ def _heaviest_run(share: np.ndarray) -> tuple[int, int]:
     """Start and end of the run of rows or columns with the most in them: the labels stand apart."""
     bounds = np.flatnonzero(np.diff(share > _FILLED, prepend=False, append=False))
     runs = bounds.reshape(-1, 2).tolist()
-    return max(runs, key=lambda run: share[slice(*run)].sum(), default=(0, 0))
+    start, end = max(runs, key=lambda run: share[slice(*run)].sum(), default=(0, 0))
+    return start, end

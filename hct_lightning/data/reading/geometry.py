@@ -4,6 +4,7 @@ A geometry chooses one region of the source, which is then resized to the target
 as (height, width) in pixels. Preparing, training and predicting use this same code.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch.nn.functional as F
@@ -22,16 +23,23 @@ class Region(NamedTuple):
     width: int
 
 
-def as_size(resolution: int | list[int] | tuple[int, int]) -> Size:
+def as_size(resolution: int | Sequence[int]) -> Size:
     """`resolution` as (height, width).
 
     Raises:
         ValueError: unless it is a positive int or two of them.
     """
-    size = tuple(resolution) if isinstance(resolution, (list, tuple)) else (resolution,) * 2
+    size = tuple(resolution) if isinstance(resolution, Sequence) else (resolution, resolution)
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise ValueError(f"resolution={resolution}: give one positive number of pixels or [height, width]")
-    return size
+    height, width = size
+    return height, width
+
+
+def size_of(image: Tensor) -> Size:
+    """(height, width) of c h w."""
+    height, width = image.shape[-2:]
+    return height, width
 
 
 def check_geometry(geometry: str) -> None:
@@ -70,14 +78,14 @@ def _centre(side: int, crop: int) -> int:
 
 def resize(image: Tensor, target: Size) -> Tensor:
     """c h w uint8 -> c target uint8, bicubic and antialiased; the image itself at the same size."""
-    if tuple(image.shape[-2:]) == target:
+    if size_of(image) == target:
         return image
     return F.interpolate(image[None], target, mode="bicubic", antialias=True)[0]
 
 
 def coarsen(image: Tensor, pixels: int | None) -> Tensor:
     """c h w uint8, reduced to `pixels` a side and enlarged again; None leaves it as it is."""
-    return image if pixels is None else resize(resize(image, as_size(pixels)), tuple(image.shape[-2:]))
+    return image if pixels is None else resize(resize(image, as_size(pixels)), size_of(image))
 
 
 def inside(region: Region, source: Size) -> Region:
@@ -107,5 +115,5 @@ def cut(image: Tensor, region: Region) -> Tensor:
 
 def apply(image: Tensor, target: Size, geometry: Geometry) -> Tensor:
     """c h w uint8 -> c target uint8, by the rules of `geometry`."""
-    region = choose_region(tuple(image.shape[-2:]), target, geometry)
+    region = choose_region(size_of(image), target, geometry)
     return resize(cut(image, region), target)

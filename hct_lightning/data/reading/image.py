@@ -71,15 +71,15 @@ def probe(path: Path | str, *, max_pixels: int) -> tuple[int, int, int]:
     """
     with _naming(path):
         if dicom.is_dicom(path):
-            channels, *size = dicom.probe(path)
+            channels, height, width = dicom.probe(path)
         elif tiff.is_multi_band(path):
-            channels, *size = tiff.probe(path)
+            channels, height, width = tiff.probe(path)
         else:
             with _open(path) as image:
                 channels = 1 if image.mode in GREY_MODES else 3
-                size = _upright_size(image)
-        _refuse_huge(path, tuple(size), max_pixels)
-        return channels, *size
+                height, width = _upright_size(image)
+        _refuse_huge(path, (height, width), max_pixels)
+        return channels, height, width
 
 
 def read_image(path: Path | str, decoding: Decoding) -> Tensor:
@@ -111,7 +111,9 @@ def _sized(path: Path | str, how: Decoding) -> Tensor:
             _refuse_huge(path, size, how.max_pixels)
             convert = how.srgb and "icc_profile" in image.info
             if how.size and image.mode in ("L", "RGB", "RGBA") and not convert:
-                ready = read_with_vips(path, image.format, how.channels, size, orientation, how.size, how.geometry)
+                ready = read_with_vips(
+                    path, image.format or "", how.channels, size, orientation, how.size, how.geometry
+                )
                 if ready is not None:
                     return _tensor(ready)
             if orientation != 1:
@@ -151,9 +153,11 @@ def _read_with_pillow(image: Image.Image, channels: int, window: Window | None, 
 def _to_srgb(image: Image.Image) -> Image.Image:
     profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
     try:
-        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except ImageCms.PyCMSError as error:
         raise ValueError(f"its ICC profile can't be used: {error}") from error
+    assert converted is not None, "it is converted in place only when asked to"
+    return converted
 
 
 def _tensor(pixels: np.ndarray) -> Tensor:

@@ -23,8 +23,8 @@ def is_multi_band(path: Path | str) -> bool:
         file.seek(0)
         try:
             with Image.open(file) as image:
-                samples = image.tag_v2.get(_SAMPLES, 1)
-                return samples > 1 and max(image.tag_v2.get(_BITS, (1,))) > 8
+                tags = getattr(image, "tag_v2", {})
+                return tags.get(_SAMPLES, 1) > 1 and max(tags.get(_BITS, (1,))) > 8
         except (UnidentifiedImageError, SyntaxError, KeyError, ValueError):
             return True
 

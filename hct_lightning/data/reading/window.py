@@ -1,22 +1,23 @@
 """From 16-bit and float values to uint8."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-Window = Sequence[float] | Sequence[Sequence[float]]  # (low, high), or one for each band
+Window = tuple[float, float] | tuple[tuple[float, float], ...]  # (low, high), or one for each band
 
 
-def check_window(window: Window) -> Window:
+def check_window(window: Sequence[Any]) -> Window:
     """The window as tuples.
 
     Raises:
         ValueError: unless it is [low, high] with low < high, or a list of such pairs.
     """
-    pairs = window if np.ndim(window[0]) else [window]
+    pairs = [tuple(pair) for pair in window] if len(window) and np.ndim(window[0]) else [tuple(window)]
     if not all(len(pair) == 2 and pair[0] < pair[1] for pair in pairs):
         raise ValueError(f"data.window={list(window)}: give [low, high] with low < high, or one for each band")
-    return tuple(tuple(pair) for pair in pairs) if np.ndim(window[0]) else tuple(window)
+    return tuple(pairs) if np.ndim(window[0]) else pairs[0]
 
 
 def to_uint8(values: np.ndarray, window: Window | None) -> np.ndarray:

@@ -15,7 +15,7 @@ def store(root: str | None, *, cache: str = "data/cache") -> Catalogue:
     Raises:
         ValueError: when there is no store, or an incomplete one.
     """
-    if is_url(root):
+    if root and is_url(root):
         mirror = Mirror(root, cache)
         return Store(mirror.folder, mirror).catalogue()
     return Store(resolve_root(root)).catalogue()

@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -172,7 +172,7 @@ def _is_current(item: Item, path: str, root: Path) -> bool:
     )
 
 
-def _make(jobs: list[tuple], workers: int, root: Path, unreadable: dict[str, str]) -> Iterator[Item]:
+def _make(jobs: list[tuple], workers: int, root: Path, unreadable: dict[str, str]) -> Generator[Item, None, None]:
     """Makes the items, yields each when it is whole, and collects what can't be read."""
     if not jobs:
         return

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -81,7 +83,8 @@ class Store:
 
     def original(self, path: str) -> Original:
         item = self.by_path[path]
-        return Original(tuple(item.source_size), item.sha256)
+        height, width = item.source_size
+        return Original((height, width), item.sha256)
 
     def reader(self, wanted: Decoding) -> "StoreReader":
         """Gives the images at the store's own size, or a lower one that can be derived from it.
@@ -96,22 +99,24 @@ class Store:
                     f"the store {self.root} was prepared with data.{name}={made}, not {mine}; leave it out, or "
                     "prepare another store"
                 )
+        size = wanted.size or self.recipe.size
         regions = {}
         for item in self.items:
-            region = derive(item.source_size, self.recipe.size, wanted.size, wanted.geometry)
+            region = derive(item.source_size, self.recipe.size, size, wanted.geometry)
             if region is None:
-                have, want = ("x".join(map(str, s)) for s in (self.recipe.size, wanted.size))
+                have, want = ("x".join(map(str, s)) for s in (self.recipe.size, size))
                 raise ValueError(
                     f"the store {self.root} holds {have} images, of which data.resolution={want} "
                     f"can't be derived ({item.source} shows more, or finer detail, there); leave "
                     "data.resolution out, or prepare another store"
                 )
             regions[str(self.root / item.file)] = region
-        return StoreReader(self.recipe, wanted, regions, self._bring if self.mirror else None)
+        bring = partial(self._bring, self.mirror) if self.mirror else None
+        return StoreReader(self.recipe, replace(wanted, size=size), regions, bring)
 
-    def _bring(self, path: str) -> None:
+    def _bring(self, mirror: Mirror, path: str) -> None:
         item = self.by_path[path]
-        self.mirror.bring(item.file, item.bytes)
+        mirror.bring(item.file, item.bytes)
 
 
 class StoreReader(Reader):
@@ -135,7 +140,8 @@ class StoreReader(Reader):
         self.wanted = wanted
         self.regions = regions
         self.bring = bring
-        self.shape = (*wanted.size, wanted.channels)
+        self.size = wanted.size or recipe.size
+        self.shape = (*self.size, wanted.channels)
         height, width = recipe.size
         self.whole = geo.Region(0, 0, height, width)
         # Items are read as they are: what was asked of the originals has been done.
@@ -152,14 +158,14 @@ class StoreReader(Reader):
             image = torch.from_numpy(pixels).permute(2, 0, 1)
         else:
             image = read_image(path, self.item)
-        image = geo.resize(geo.cut(image, self.regions[path]), self.wanted.size)
+        image = geo.resize(geo.cut(image, self.regions[path]), self.size)
         return geo.coarsen(image, self.wanted.reduce_to)
 
     def into(self, path: str, place: np.ndarray) -> None:
         as_it_is = (
             self.recipe.format == "raw"
             and self.regions[path] == self.whole
-            and self.wanted.size == self.recipe.size
+            and self.size == self.recipe.size
             and self.wanted.reduce_to is None
         )
         if not as_it_is:
@@ -179,7 +185,7 @@ def read_raw(path: str, place: np.ndarray) -> None:
     try:
         with open(path, "rb", buffering=0) as file:
             file.seek(-place.nbytes, os.SEEK_END)  # behind the header
-            target, done = memoryview(place).cast("B"), 0
+            target, done = memoryview(place.data).cast("B"), 0
             while done < place.nbytes:
                 count = file.readinto(target[done:])
                 if not count:

@@ -17,6 +17,7 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     network = copy.deepcopy(network).eval().float()
     for block in network.modules():
         if isinstance(block, ConvBlock) and isinstance(block.bn2, nn.BatchNorm2d):
+            assert isinstance(block.conv1, nn.Conv2d)
             block.conv1 = fuse_conv_bn_eval(block.conv1, block.bn2)
             block.bn2 = nn.Identity()
     return network

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 
-def layers(network: nn.Module) -> dict[str, nn.Module]:
+def layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
     """The convolutions and linears of `network`, by name: what can be int8."""
     return {name: module for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
 

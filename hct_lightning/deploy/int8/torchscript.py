@@ -50,7 +50,7 @@ def export_static(
         qconfig = ao.get_default_qconfig("onednn" if has_vnni() else "x86")
         for name in chosen:
             wrapped = ao.QuantWrapper(network.get_submodule(name))
-            wrapped.qconfig = qconfig
+            setattr(wrapped, "qconfig", qconfig)  # noqa: B010 -- a module knows no attribute of that type
             network.set_submodule(name, wrapped)
         ao.prepare(network, inplace=True)
         for images in calibration:

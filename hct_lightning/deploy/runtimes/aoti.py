@@ -46,7 +46,7 @@ def export(network: nn.Module, example: Tensor, folder: Path, *, dynamic: bool, 
         precision: `fp32` or `bf16`, of weights and activations.
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    network = copy.deepcopy(network).to(dtype, memory_format=torch.channels_last)
+    network = copy.deepcopy(network).to(dtype).to(memory_format=torch.channels_last)
     example = example.contiguous(memory_format=torch.channels_last)
     compile_package(program(_Lowered(network), example, dynamic=dynamic), folder)
     return Exported("aoti", precision, FILE, multiple=MULTIPLE)

@@ -58,7 +58,7 @@ def compile_model(file: Path, precision: str, threads: int | None = None) -> ope
     steps = PrePostProcessor(core.read_model(file))
     steps.input().tensor().set_layout(openvino.Layout("NHWC"))
     steps.input().model().set_layout(openvino.Layout("NCHW"))
-    options = {
+    options: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
     }
