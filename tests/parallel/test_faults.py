@@ -54,7 +54,7 @@ def alive(pid: int) -> bool:
 
 def finish(child: subprocess.Popen, run: Path) -> tuple[str, dict]:
     """What was said after the fault, and the record; the checkpoint must be whole."""
-    _, err = child.communicate(timeout=30)
+    _, err = child.communicate(timeout=90)
     if (run / "checkpoints" / "last.ckpt").exists():
         load_checkpoint(run / "checkpoints" / "last.ckpt")
     assert not list(run.rglob("*.tmp"))

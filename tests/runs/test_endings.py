@@ -102,6 +102,7 @@ os.abort()
     assert record["reason"] == "ValueError: the cause"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", [0, 1])
 def test_the_other_rank_of_a_collective_is_not_the_cause(tmp_path, failing):
     """A plain RuntimeError, which is what gloo raises on the other rank."""
