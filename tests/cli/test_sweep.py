@@ -74,14 +74,14 @@ def test_killed_and_gone_on_with_ends_where_an_undisturbed_sweep_does(cli, envir
     while any(os.path.exists(f"/proc/{p}/exe") for p in pids) and time.monotonic() < deadline:
         time.sleep(0.1)
     before = (tmp_path / "cut" / "0" / "run.json").stat().st_mtime
-    assert load_checkpoint(tmp_path / "cut/1/checkpoints/last.ckpt")["global_step"] < 24
+    assert load_checkpoint(tmp_path / "cut/1/checkpoints/last.ckpt")[0]["global_step"] < 24
     done = cli(f"run={tmp_path}/cut", cwd=tmp_path)
     assert "done already" in done.stderr
     assert "resuming from" in done.stderr
     assert (tmp_path / "cut" / "0" / "run.json").stat().st_mtime == before
     for name in "012":
         whole, cut = (
-            load_checkpoint(tmp_path / sweep / name / "checkpoints" / "last.ckpt")["state_dict"]
+            load_checkpoint(tmp_path / sweep / name / "checkpoints" / "last.ckpt")[0]["state_dict"]
             for sweep in ("whole", "cut")
         )
         assert all((whole[key] == cut[key]).all() for key in whole)

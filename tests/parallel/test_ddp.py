@@ -30,7 +30,7 @@ FROZEN = (
 
 
 def weights(run) -> dict[str, torch.Tensor]:
-    return load_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+    return load_checkpoint(run / "checkpoints" / "last.ckpt")[0]["state_dict"]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def one_process(cli, tmp_path_factory):
 def test_same_weights_after_ten_steps(cli, one_process, tmp_path, options):
     run = tmp_path / "run"
     cli(*FROZEN, *options, f"hydra.run.dir={run}", cwd=tmp_path)
-    assert load_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 10
+    assert load_checkpoint(run / "checkpoints" / "last.ckpt")[0]["global_step"] == 10
     ours, theirs = weights(run), weights(one_process)
     for key in ours:
         torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=5e-5, msg=key)
@@ -82,11 +82,11 @@ def test_resumed_on_another_number_of_ranks_the_global_batches_are_the_same(envi
         time.sleep(0.002)
     child.kill()
     child.wait()
-    assert load_checkpoint(last)["global_step"] < 10
+    assert load_checkpoint(last)[0]["global_step"] < 10
     options = ("trainer.devices=1", "micro_batches=3")
     done = cli(f"run={run}", *options, cwd=tmp_path)
     assert "global batch of 8, and keeps it" in done.stderr
-    assert load_checkpoint(last)["global_step"] == 10
+    assert load_checkpoint(last)[0]["global_step"] == 10
     ours, theirs = weights(run), weights(one_process)
     for key in ours:
         torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=5e-5, msg=key)

@@ -84,7 +84,7 @@ def test_sigterm_saves_the_step_and_ends_all_ranks(environment, tiny, tmp_path, 
     child = start(options, environment, tmp_path, start_new_session=True)
     wait_for(child, "epoch 2/")
     rank = other_ranks(child)[0]
-    before = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
+    before = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")[0]["global_step"]
     began = time.monotonic()
     if who == "everyone":
         os.killpg(child.pid, signal.SIGTERM)
@@ -95,7 +95,7 @@ def test_sigterm_saves_the_step_and_ends_all_ranks(environment, tiny, tmp_path, 
     assert time.monotonic() - began < 15
     assert "go on with" in err.splitlines()[-1]
     assert record["status"] == "interrupted"
-    saved = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"]
+    saved = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")[0]["global_step"]
     assert saved > before
     assert f"saved step {saved}" in err
     while alive(rank):
@@ -221,7 +221,7 @@ def test_ten_kills_and_ten_resumes_end_bitwise_where_an_undisturbed_run_does(env
         assert child.returncode == -signal.SIGKILL
     cli(f"run={last.parents[1]}", cwd=tmp_path)
     ends = [
-        load_checkpoint(tmp_path / name / "run" / "checkpoints" / "last.ckpt") for name in ("undisturbed", "killed")
+        load_checkpoint(tmp_path / name / "run" / "checkpoints" / "last.ckpt")[0] for name in ("undisturbed", "killed")
     ]
     assert ends[0]["global_step"] == ends[1]["global_step"] == 240
     for key, value in ends[0]["state_dict"].items():

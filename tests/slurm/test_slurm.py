@@ -48,7 +48,7 @@ def job_of(folder: Path) -> str:
 
 
 def step_of(run: Path) -> int:
-    return load_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"]
+    return load_checkpoint(run / "checkpoints" / "last.ckpt")[0]["global_step"]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_preempted_it_is_requeued_and_ends_bitwise_as_undisturbed(slurm, undistu
     assert said["status"] == "completed"
     assert said["slurm"]["restarts"] == 1
     assert "resuming from" in log_of(tmp_path, job, 0)
-    ends = [load_checkpoint(folder / "0" / "checkpoints" / "last.ckpt") for folder in (undisturbed, tmp_path)]
+    ends = [load_checkpoint(folder / "0" / "checkpoints" / "last.ckpt")[0] for folder in (undisturbed, tmp_path)]
     assert ends[0]["global_step"] == ends[1]["global_step"] == 80
     for key, value in ends[0]["state_dict"].items():
         assert torch.equal(value, ends[1]["state_dict"][key]), key

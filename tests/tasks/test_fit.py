@@ -21,7 +21,7 @@ def rows_of(run: Path) -> list[dict[str, str]]:
 
 
 def state_of(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    checkpoint = load_checkpoint(run / "checkpoints" / f"{name}.ckpt")
+    checkpoint = load_checkpoint(run / "checkpoints" / f"{name}.ckpt")[0]
     moments = checkpoint["optimizer_states"][0]["state"]
     flat = {f"adam.{i}.{key}": value for i, s in moments.items() for key, value in s.items()}
     return checkpoint["state_dict"] | flat | {"step": torch.tensor(checkpoint["global_step"])}
@@ -90,7 +90,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_ends_bitwise_the_same(cli,
         time.sleep(0.002)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    step = load_checkpoint(last)["global_step"]
+    step = load_checkpoint(last)[0]["global_step"]
     assert 0 < step < 12
     assert step % 6, "killed at the end of an epoch: nothing is shown"
 
