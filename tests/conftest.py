@@ -39,14 +39,16 @@ def environment(tmp_path_factory) -> dict[str, str]:
 def cli(environment) -> Cli:
     """Runs `python -m hct_lightning ARGS` in a folder; fails the test unless it exits with `status`."""
 
-    def run(*args: str, cwd: Path, status: int | None = 0, **options) -> subprocess.CompletedProcess:
+    def run(
+        *args: str, cwd: Path, status: int | None = 0, timeout: float = 280, **options
+    ) -> subprocess.CompletedProcess:
         done = subprocess.run(
             [sys.executable, "-m", "hct_lightning", *args],
             cwd=cwd,
             env=environment,
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=timeout,
             **options,
         )
         if status is not None and done.returncode != status:
