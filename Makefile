@@ -1,13 +1,13 @@
 # make demo   train HCT on drawn scenes        make test      lint and the default tests
 # make install   everything, tests included     make test-all  the long tests too
-# make types  type checking                     make clean     removes what make install made
+#                                               make clean     removes what make install made
 # make slurm-test   on a real Slurm of two nodes that the tests start; as root it installs what is missing
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo install lint types test test-all slurm-test clean
+.PHONY: demo install lint test test-all slurm-test clean
 
 demo: $(VENV)/.base
 	$(BIN)/python -m hct_lightning +experiment=demo
@@ -26,8 +26,6 @@ $(VENV)/.dev: $(VENV)/.base
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-types: install
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 test: lint

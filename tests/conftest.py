@@ -48,15 +48,15 @@ def cli(environment, tmp_path_factory) -> Iterator[Cli]:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "start_new_session": True}
     with subprocess.Popen(command, env=environment, **pipes) as warm:
 
-        def run(*args: str, cwd: Path, status: int | None = 0) -> subprocess.CompletedProcess:
+        def run(*args: str, cwd: Path, status: int | None = 0, timeout: float = 280) -> subprocess.CompletedProcess:
             for file in files.values():
                 file.write_text("")
             call = {"args": [str(arg) for arg in args], "cwd": str(cwd)}
             call |= {name: str(file) for name, file in files.items()}
             print(json.dumps(call), file=warm.stdin, flush=True)
-            if not select.select([warm.stdout], [], [], 280)[0]:
+            if not select.select([warm.stdout], [], [], timeout)[0]:
                 os.killpg(warm.pid, signal.SIGKILL)
-                pytest.fail(f"no end after 280 s: {args}\n{files['stderr'].read_text()}")
+                pytest.fail(f"no end after {timeout} s: {args}\n{files['stderr'].read_text()}")
             returned = int(warm.stdout.readline())
             said = {name: file.read_text() for name, file in files.items()}
             if status is not None and returned != status:

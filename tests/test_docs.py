@@ -256,6 +256,7 @@ def bucket(store) -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a benchmark is many processes, and the first one builds the C++ program
 @pytest.mark.parametrize("command", [command for command in RUNS if "+slurm=" not in command], ids=str)
 def test_runs(command, home, trained, cli, tmp_path, request):
     """As it stands, but small. Submissions to Slurm: `tests/slurm`."""
@@ -265,7 +266,7 @@ def test_runs(command, home, trained, cli, tmp_path, request):
             root = request.getfixturevalue("bucket" if "://" in given else "store")
             args[args.index(given)] = f"data.root={root}"
             args.append(f"data.cache={tmp_path}/cache")
-    cli(*small(args, tmp_path), cwd=home)
+    cli(*small(args, tmp_path), cwd=home, timeout=600)
 
 
 # --- Commands of other programs
@@ -366,6 +367,7 @@ def test_another_programs_command(command, environment, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_cpp_program_is_built_and_runs(home, trained, cli, environment):
     """By the commands of the page: those that build, then those that predict."""
     build = subprocess.run(
