@@ -1,7 +1,10 @@
-# make demo   train HCT on drawn scenes        make test      lint and the default tests
-# make install   everything, tests included     make test-all  the long tests too
-#                                               make clean     removes what make install made
+# make demo      train HCT on drawn scenes
+# make install   everything, tests included
+# make lint      style and types
+# make test      lint and the default tests
+# make test-all  the long tests too
 # make slurm-test   on a real Slurm of two nodes that the tests start; as root it installs what is missing
+# make clean     removes what make install made
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
