@@ -103,29 +103,3 @@ def test_what_a_store_was_read_with_reaches_checkpoint_and_artifact(tmp_path, wr
         for description in (NetworkSpec.from_json(saved).decoding, served):
             assert torch.equal(FileReader(description)(original), trained_on)
         assert not torch.equal(plain(original), trained_on), "else nothing is shown"
-
-
-def test_options_are_fed_back_to_the_data_as_they_were():
-    decoding = Decoding(channels=3, size=(48, 64), geometry="paper", max_pixels=10**6, srgb=True, reduce_to=8)
-    spec = NetworkSpec(model={}, classes=("x", "y"), decoding=decoding, mean=(0.5,) * 3, std=(0.2,) * 3)
-    data = ImageData(lambda: None, **spec.options(), max_pixels=10**6)
-    assert data.decoding == vars(decoding)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"version": 7}, "version 7"),
-        ({"channels": 0}, r"data\.channels=0"),
-        ({"geometry": "squash"}, "data.geometry=squash"),
-        ({"window": [5, 1]}, r"data\.window"),
-        ({"size": [0, 5]}, "resolution="),
-        ({"reduce_to": -1}, r"data\.reduce_to=-1"),
-        ({"max_pixels": "many"}, r"data\.max_pixels=many"),
-        ({"channels": "three"}, "damaged"),
-    ],
-)
-def test_a_description_that_can_not_be_is_refused(change, message):
-    saved = Decoding(channels=3, size=(8, 8), geometry="cover", max_pixels=64).as_json() | change
-    with pytest.raises(ValueError, match=message):
-        Decoding.from_json(saved)

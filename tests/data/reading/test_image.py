@@ -3,12 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
-from hct_lightning.data.reading.decoding import Decoding
-from hct_lightning.data.reading.image import UnreadableImageError, is_image, probe, read_image
+from hct_lightning.data.reading.image import UnreadableImageError, is_image, probe
 
-LIMIT = 10**6
 ANY_MODE = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F")
 STORES = {
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
@@ -36,18 +34,8 @@ def store(path: Path, mode: str, file_format: str, picture: np.ndarray = PICTURE
     return path
 
 
-def read(path: Path, channels: int = 3, **options) -> torch.Tensor:
-    options = {"size": None, "geometry": "cover", "max_pixels": LIMIT} | options
-    return read_image(path, Decoding(channels=channels, **options))
-
-
-def store_values(path: Path, values: list, dtype: type) -> Path:
-    Image.fromarray(np.array([values], dtype)).save(path)
-    return path
-
-
 @pytest.mark.parametrize(("file_format", "mode"), [(f, m) for f, modes in STORES.items() for m in modes])
-def test_every_mode_is_read_as_grey_and_as_colour(tmp_path, file_format, mode):
+def test_every_mode_is_read_as_grey_and_as_colour(tmp_path, file_format, mode, read):
     path = store(tmp_path / "image", mode, file_format)  # Pillow goes by content, not by name
     stored = Image.fromarray(PICTURE).convert("L" if mode in {"I;16", "F"} else mode)
     for channels, wanted in ((1, "L"), (3, "RGB")):
@@ -61,10 +49,10 @@ def test_every_mode_is_read_as_grey_and_as_colour(tmp_path, file_format, mode):
             assert np.abs(difference).max() <= 1
         assert image.permute(1, 2, 0).is_contiguous()  # h w c underneath
         image[:] = 0  # its own memory, writable
-    assert probe(path, max_pixels=LIMIT) == (1 if mode in GREY else 3, 32, 48)
+    assert probe(path, max_pixels=2**24) == (1 if mode in GREY else 3, 32, 48)
 
 
-def test_transparency_is_dropped_without_a_word(tmp_path):
+def test_transparency_is_dropped_without_a_word(tmp_path, read):
     palette = Image.fromarray(PICTURE).quantize(8)
     palette.save(tmp_path / "palette.png", transparency=bytes(range(0, 256, 32)))
     assert torch.equal(read(tmp_path / "palette.png"), read(store(tmp_path / "b.png", "RGB", "PNG")))
@@ -77,7 +65,7 @@ def test_transparency_is_dropped_without_a_word(tmp_path):
     ("file_format", "mode"),
     [(f, m) for f, modes in STORES.items() for m in modes if f != "BMP"],  # which has no EXIF
 )
-def test_exif_orientation(tmp_path, file_format, mode):
+def test_exif_orientation(tmp_path, file_format, mode, read):
     upright = read(store(tmp_path / "upright", mode, file_format))
     for orientation, turn in {
         1: lambda x: x,
@@ -95,53 +83,17 @@ def test_exif_orientation(tmp_path, file_format, mode):
         path = store(tmp_path / f"{orientation}", mode, file_format, exif=exif)
         image = read(path)
         assert torch.equal(image, turn(upright)), orientation
-        assert probe(path, max_pixels=LIMIT)[1:] == image.shape[1:]
+        assert probe(path, max_pixels=2**24)[1:] == image.shape[1:]
         assert image.permute(1, 2, 0).is_contiguous()
 
 
-def test_a_photograph(photos):
+def test_a_photograph(photos, read):
     path = photos / "Animal/canyon-wren.jpg"
     assert probe(path, max_pixels=2**24) == (3, 2160, 3840)
-    image = read(path, max_pixels=2**24)
+    image = read(path)
     assert np.array_equal(image.permute(1, 2, 0), np.asarray(Image.open(path)))
-    grey = read(str(path), 1, max_pixels=2**24)
+    grey = read(str(path), 1)
     assert grey.shape == (1, 2160, 3840)
-
-
-def test_16_bit_is_windowed_to_its_full_range(tmp_path):
-    path = store_values(tmp_path / "a.png", [0, 1, 257, 32768, 65535], np.uint16)
-    assert read(path, 1).tolist() == [[[0, 0, 1, 128, 255]]]
-    # What an image happens to hold doesn't change how it is shown.
-    dark = store_values(tmp_path / "dark.png", [0, 1, 1, 0, 1], np.uint16)
-    assert read(dark, 1).tolist() == [[[0, 0, 0, 0, 0]]]
-    assert read(path, 3).shape == (3, 1, 5)
-
-
-@pytest.mark.parametrize("scale", [0.001, 1, 1000])
-@pytest.mark.parametrize("offset", [0, -3])
-def test_floats_are_windowed_to_their_own_range(tmp_path, scale, offset):
-    values = [scale * (x + offset) for x in (0, 1, 2, 5)]
-    path = store_values(tmp_path / "a.tiff", values, np.float32)
-    assert read(path, 1).tolist() == [[[0, 51, 102, 255]]]
-
-
-def test_the_window_is_an_option(tmp_path):
-    ct = store_values(tmp_path / "ct.tiff", [-1000, -160, 40, 240, 3000], np.int32)
-    assert read(ct, 1, window=(-160, 240)).tolist() == [[[0, 0, 128, 255, 255]]]
-    floats = store_values(tmp_path / "float.tiff", [-1, 0, 0.5, 1, 9], np.float32)
-    assert read(floats, 1, window=(0, 1)).tolist() == [[[0, 0, 128, 255, 255]]]
-    eight_bit = store_values(tmp_path / "eight.png", [0, 100, 255], np.uint8)
-    assert read(eight_bit, 1, window=(0, 1)).tolist() == [[[0, 100, 255]]]
-
-
-def test_what_is_not_finite_is_windowed_too(tmp_path):
-    path = store_values(tmp_path / "a.tiff", [np.nan, -np.inf, 2, 3, np.inf], np.float32)
-    assert read(path, 1).tolist() == [[[0, 0, 0, 255, 255]]]
-    assert read(path, 1, window=(1, 5)).tolist() == [[[0, 0, 64, 128, 255]]]
-
-
-def test_a_constant_image_is_black(tmp_path):
-    assert read(store_values(tmp_path / "a.tiff", [7, 7], np.float32), 1).tolist() == [[[0, 0]]]
 
 
 def cut(path: Path, share: float) -> Path:
@@ -154,14 +106,14 @@ def cut(path: Path, share: float) -> Path:
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("share", [0, 0.01, 0.1, 0.6, 0.9])
 @pytest.mark.parametrize("file_format", list(STORES))
-def test_truncated_files_are_named(tmp_path, file_format, share):
+def test_truncated_files_are_named(tmp_path, file_format, share, read):
     noise = np.random.default_rng(0).integers(0, 256, (60, 70, 3), np.uint8)
     path = cut(store(tmp_path / "cut.png", "RGB", file_format, noise), share)
     with pytest.raises(UnreadableImageError, match=r"cut\.png: .+; remove or replace the file"):
         read(path)
 
 
-def test_every_reason_is_given(tmp_path):
+def test_every_reason_is_given(tmp_path, read, store_values):
     text = tmp_path / "text.jpg"
     text.write_text("not an image")
     fits = store(tmp_path / "large.png", "RGB", "PNG")
@@ -177,21 +129,36 @@ def test_every_reason_is_given(tmp_path):
         assert str(path) in str(raised.value)
         if path != nan:  # which only the pixels tell
             with pytest.raises(UnreadableImageError, match=reason):
-                probe(path, max_pixels=LIMIT)
+                probe(path, max_pixels=2**24)
     for look in (probe, lambda path, max_pixels: read(path, max_pixels=max_pixels)):
         look(fits, max_pixels=32 * 48)
         with pytest.raises(UnreadableImageError, match=r"large\.png: 48x32 .* data\.max_pixels=1535"):
             look(fits, max_pixels=32 * 48 - 1)
 
 
-def test_a_huge_header_is_refused_without_pillows_warning(tmp_path):
+def test_a_huge_header_is_refused_without_pillows_warning(tmp_path, read):
     path = tmp_path / "bomb.png"
     Image.new("1", (20_000, 20_000)).save(path)  # 50 kB; Pillow itself warns above 90 megapixels
     assert probe(path, max_pixels=2**30) == (1, 20_000, 20_000)
-    with pytest.raises(UnreadableImageError, match=r"data\.max_pixels=1000000"):
+    with pytest.raises(UnreadableImageError, match=r"data\.max_pixels=16777216"):
         read(path)
 
 
 def test_is_image():
     assert all(is_image(Path(name)) for name in ("a.jpg", "b.JPEG", "c.Tif", "d.e.png"))
     assert not any(is_image(Path(name)) for name in ("a.txt", "._a.jpg", ".png", "jpg", "a.jpg.part"))
+
+
+def test_icc_profiles_are_an_option(tmp_path, read):
+    """A red stored in another space: the same numbers mean another colour."""
+    path = tmp_path / "a.png"
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.new("RGB", (32, 32), (200, 30, 30)).save(path, icc_profile=srgb)
+    for convert in (False, True):
+        image = read(path, 3, srgb=convert, size=(16, 16))
+        assert (image[:, 0, 0].int() - torch.tensor([200, 30, 30])).abs().max() <= 2
+    Image.new("RGB", (32, 32), (200, 30, 30)).save(path, icc_profile=lab)
+    with pytest.raises(UnreadableImageError, match=r"a\.png: its ICC profile can't be used"):
+        read(path, 3, srgb=True)
+    assert read(path, 3)[:, 0, 0].tolist() == [200, 30, 30]

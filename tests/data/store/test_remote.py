@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hct_lightning.data.catalogue import Catalogue, Split, resolve_root
+from hct_lightning.data.catalogue import Catalogue, Split
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.data.sources import store as source
@@ -170,8 +170,3 @@ def test_a_store_names_no_file_outside_of_it(tmp_path, photos, web):
 def test_a_store_that_is_not_there(tmp_path, web, url, reason):
     with pytest.raises(ValueError, match=reason):
         source.store(url.format(web=web.url), cache=str(tmp_path / "cache"))
-
-
-def test_images_that_lie_elsewhere_are_refused():
-    with pytest.raises(ValueError, match="only a store is read"):
-        resolve_root("s3://bucket/images")

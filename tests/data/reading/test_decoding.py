@@ -1,0 +1,24 @@
+"""The description of how a file becomes pixels."""
+
+import pytest
+
+from hct_lightning.data.reading.decoding import Decoding
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 7}, "version 7"),
+        ({"channels": 0}, r"data\.channels=0"),
+        ({"geometry": "squash"}, "data.geometry=squash"),
+        ({"window": [5, 1]}, r"data\.window"),
+        ({"size": [0, 5]}, "resolution="),
+        ({"reduce_to": -1}, r"data\.reduce_to=-1"),
+        ({"max_pixels": "many"}, r"data\.max_pixels=many"),
+        ({"channels": "three"}, "damaged"),
+    ],
+)
+def test_a_description_that_can_not_be_is_refused(change, message):
+    saved = Decoding(channels=3, size=(8, 8), geometry="cover", max_pixels=64).as_json() | change
+    with pytest.raises(ValueError, match=message):
+        Decoding.from_json(saved)

@@ -1,0 +1,28 @@
+"""Sources look at names alone: empty files will do."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hct_lightning.data.catalogue import Split
+
+
+@pytest.fixture
+def plant() -> Callable[..., Path]:
+    """Makes a folder a class with so many files."""
+
+    def plant(root: Path, **counts: int) -> Path:
+        for name, count in counts.items():
+            (root / name).mkdir(parents=True)
+            for i in range(count):
+                (root / name / f"{i}.jpg").touch()
+        return root
+
+    return plant
+
+
+@pytest.fixture
+def names() -> Callable[[Split, Path], list[str]]:
+    """The files of a split, as seen from a folder."""
+    return lambda split, root: [Path(path).relative_to(root).as_posix() for path in split.paths]

@@ -1,0 +1,116 @@
+"""A CSV file names images, labels, splits and groups."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hct_lightning.data.catalogue import Catalogue, Split
+from hct_lightning.data.sources.csv import table
+
+
+def write_csv(root: Path, text: str, **images: int) -> Path:
+    """data.csv beside images a0.png, a1.png, ... for `a=2`."""
+    for name, count in images.items():
+        for i in range(count):
+            (root / f"{name}{i}.png").touch()
+    file = root / "data.csv"
+    file.write_bytes(text.encode())
+    return file
+
+
+def test_csv_with_a_split(tmp_path):
+    elsewhere = tmp_path / "elsewhere.png"
+    elsewhere.touch()
+    (tmp_path / "sub").mkdir()
+    rows = f"""path,label,split,note
+a0.png,cat,train,"first, quoted"
+"a,1.png",dog,TRAIN,
+sub/../a2.png,cat,valid,x
+ {elsewhere} , dog ,val,x,surplus
+"""
+    file = write_csv(tmp_path, "\ufeff" + rows.replace("\n", "\r\n"), a=3)  # as Excel writes it
+    (tmp_path / "a1.png").rename(tmp_path / "a,1.png")
+    found = table(str(file))
+    assert found == Catalogue(
+        f"table {file}",
+        ("cat", "dog"),
+        Split([str(tmp_path / "a0.png"), str(tmp_path / "a,1.png")], [0, 1]),
+        Split([str(tmp_path / "a2.png"), str(elsewhere)], [0, 1]),
+    )
+
+
+def test_csv_without_a_split_is_split_by_label(tmp_path):
+    rows = [f"{name}{i}.png,{name}" for name, count in (("a", 20), ("b", 10), ("c", 1)) for i in range(count)]
+    file = write_csv(tmp_path, "path,label\n" + "\n".join(rows), a=20, b=10, c=1)
+    found = table(str(file))
+    assert Counter(found.train.labels) == {0: 16, 1: 8, 2: 1}
+    assert Counter(found.valid.labels) == {0: 4, 1: 2}
+    assert any("c has one image" in note for note in found.notes)
+    assert table(str(file)) == found
+    assert table(str(file), split_seed=1).valid != found.valid
+    assert len(table(str(file), valid_fraction=0.5).valid) == 15
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_group_is_never_on_both_sides(tmp_path, seed, names):
+    # Patients of one to three images, and three images without a patient.
+    patients = {f"{label}{i}.png": (label, f"p{label}{i * i // 9}") for label in "ab" for i in range(18)}
+    rows = [f"{path},{label},{group}" for path, (label, group) in patients.items()]
+    rows += [f"c{i}.png,a," for i in range(3)]
+    file = write_csv(tmp_path, "\n".join(["path,label,group", *rows]), a=18, b=18, c=3)
+    found = table(str(file), split_seed=seed)
+    sides = [
+        {patients.get(name, ("", name))[1] for name in names(split, tmp_path)} for split in (found.train, found.valid)
+    ]
+    assert sides[0].isdisjoint(sides[1])
+    assert len(found.train) + len(found.valid) == 39
+    assert set(found.valid.labels) == set(found.train.labels) == {0, 1}
+
+
+def test_images_without_a_group_are_split_one_by_one(tmp_path):
+    rows = [f"{name}{i}.png,{name}," for name in "ab" for i in range(10)]
+    file = write_csv(tmp_path, "\n".join(["path,label,group", *rows]), a=10, b=10)
+    assert Counter(table(str(file)).valid.labels) == {0: 2, 1: 2}
+
+
+GOOD = "a0.png,cat,train\na1.png,dog,train\na2.png,cat,valid\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\n", r"data\.csv lacks the column path; it has \['file', 'label'\]"),
+        ("path;label\na0.png;cat\n", r"lacks the column label and path; .* separated by commas"),
+        ("", r"lacks the column label and path; it has \[\]"),
+        ("path,label\n", r"data\.csv has no rows"),
+        ("path,label\na0.png,cat\n,dog\n", r"data\.csv, line 3: path or label is empty"),
+        ("path,label\na0.png\n", r"data\.csv, line 2: path or label is empty"),
+        ('path,label\n\n"a0.png","cat\ndog"\n\na1.png,\n', r"line 6: path or label is empty"),
+        ("path,label,split\n" + GOOD + "a0.png,cat,test\n", r"line 5: split='test'; use train or valid"),
+        ("path,label,split\na0.png,cat,\n", r"line 2: split=''; use train or valid"),
+        ("path,label,split\n" + GOOD + "a1.png,cow,valid\n", r"no training image of cow; add some"),
+        (
+            "path,label,split,group\na0.png,cat,train,p1\na1.png,dog,train,p2\na2.png,cat,valid,p1\n",
+            r"groups on both sides of the split: p1; give each group one split",
+        ),
+    ],
+)
+def test_a_wrong_csv_is_named(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        table(str(write_csv(tmp_path, text, a=3)))
+
+
+def test_absent_files_of_a_csv_are_named(tmp_path):
+    rows = [f"x{i}.png,cat" for i in range(9)]
+    with pytest.raises(FileNotFoundError, match=r"names 9 files .*/x0\.png, .*/x4\.png and 4 more; relative"):
+        table(str(write_csv(tmp_path, "\n".join(["path,label", *rows]))))
+
+
+def test_what_is_not_a_csv_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"is a folder; give the CSV file, or use data=folder"):
+        table(str(tmp_path))
+    Image.new("L", (9, 9)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png is not a CSV file in UTF-8"):
+        table(str(tmp_path / "a.png"))

@@ -1,0 +1,105 @@
+"""A folder a class, split at random or by trees for training and validation."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from hct_lightning.data.sources.folder import folder
+
+
+def test_one_tree_is_split_by_class(tmp_path, plant):
+    root = plant(tmp_path, wren=10, cat=20, ant=5)
+    found = folder(str(root), valid_fraction=0.2)
+    assert found.classes == ("ant", "cat", "wren")
+    assert Counter(found.train.labels) == {0: 4, 1: 16, 2: 8}
+    assert Counter(found.valid.labels) == {0: 1, 1: 4, 2: 2}
+    assert sorted(found.train.paths + found.valid.paths) == sorted(map(str, root.rglob("*.jpg")))
+    assert found.notes == ()
+    for split in (found.train, found.valid):
+        folders = [Path(path).parent.name for path in split.paths]
+        assert folders == [found.classes[label] for label in split.labels]
+
+
+def test_the_split_depends_on_its_seed_alone(tmp_path, plant):
+    root = plant(tmp_path, a=20, b=20)
+    assert folder(str(root)) == folder(str(root))
+    assert folder(str(root), split_seed=1).valid != folder(str(root)).valid
+
+
+def test_every_class_validates_unless_it_has_one_image(tmp_path, plant, names):
+    found = folder(str(plant(tmp_path, one=1, two=2, three=3)), valid_fraction=0.01)
+    assert names(found.train, tmp_path)[0] == "one/0.jpg"
+    assert Counter(found.classes[i] for i in found.train.labels) == {"one": 1, "two": 1, "three": 2}
+    assert Counter(found.classes[i] for i in found.valid.labels) == {"two": 1, "three": 1}
+    assert found.notes == ("one has one image: it goes to training, none validates",)
+    nearly_all = folder(str(tmp_path), valid_fraction=0.99)
+    assert sorted(nearly_all.train.labels) == [0, 1, 2]  # training keeps one of each
+
+
+@pytest.mark.parametrize("valid", ["valid", "val"])
+def test_trees_for_training_and_validation(tmp_path, valid, plant, names):
+    plant(tmp_path / "train", a=2, b=1, c=1)
+    plant(tmp_path / valid, b=2, a=1)
+    found = folder(str(tmp_path))
+    assert found.classes == ("a", "b", "c")
+    assert names(found.train, tmp_path) == [f"train/{x}.jpg" for x in ("a/0", "a/1", "b/0", "c/0")]
+    assert names(found.valid, tmp_path) == [f"{valid}/{x}.jpg" for x in ("a/0", "b/0", "b/1")]
+    assert found.valid.labels == [0, 1, 1]
+    assert found.notes == ("c has no validation image",)
+
+
+def test_what_is_not_an_image_is_passed_over(tmp_path, plant, names):
+    plant(tmp_path, a=2, b=2)
+    plant(tmp_path / "a", deep=1, **{".ipynb_checkpoints": 3})
+    plant(tmp_path, **{".cache": 1})
+    for name in ("a/notes.txt", "a/._0.jpg", "LICENSE"):
+        (tmp_path / name).touch()
+    (tmp_path / "b" / "UPPER.TIFF").touch()
+    found = folder(str(tmp_path))
+    assert sorted(names(found.train, tmp_path) + names(found.valid, tmp_path)) == [
+        "a/0.jpg",
+        "a/1.jpg",
+        "a/deep/0.jpg",
+        "b/0.jpg",
+        "b/1.jpg",
+        "b/UPPER.TIFF",
+    ]
+
+
+def test_the_photographs(photos):
+    found = folder(str(photos))
+    assert found.classes == ("Animal", "Building", "Mountain", "Plant")
+    assert found.train.labels == [0, 1, 2, 3]
+    assert found.valid.labels == [1]
+    assert len(found.notes) == 3
+
+
+def test_a_relative_root(tmp_path, monkeypatch, plant):
+    plant(tmp_path / "pictures", a=2, b=2)
+    monkeypatch.chdir(tmp_path)
+    assert folder("pictures") == folder(str(tmp_path / "pictures"))
+
+
+def test_a_wrong_tree_is_named(tmp_path, plant):
+    with pytest.raises(ValueError, match=f"{tmp_path} has no class folders; put the images of each"):
+        folder(str(tmp_path))
+    plant(tmp_path, full=2, empty=0, void=0)
+    (tmp_path / "void" / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"no image in empty, void \(looked for .bmp.*add images or"):
+        folder(str(tmp_path))
+    with pytest.raises(ValueError, match=r"data\.root=.*0.jpg is a file; give a folder, .*data=csv"):
+        folder(str(tmp_path / "full" / "0.jpg"))
+    for fraction in (0, 1, -0.2, 20):
+        with pytest.raises(ValueError, match=rf"data\.valid_fraction={fraction}: give a fraction"):
+            folder(str(plant(tmp_path / f"good{fraction}", a=2, b=2)), valid_fraction=fraction)
+
+
+def test_a_class_that_training_lacks_is_named(tmp_path, plant):
+    plant(tmp_path / "train", a=1, b=1)
+    plant(tmp_path / "valid", a=1, bee=1)
+    with pytest.raises(ValueError, match=r"/valid has classes that .*/train lacks: bee; add"):
+        folder(str(tmp_path))
+    plant(tmp_path / "train", bee=0)
+    with pytest.raises(ValueError, match=r"/train: no image in bee"):
+        folder(str(tmp_path))

@@ -1,0 +1,22 @@
+"""What every source is asked for, and gives."""
+
+import pytest
+
+from hct_lightning.data.catalogue import resolve_root
+from hct_lightning.data.sources.csv import table
+from hct_lightning.data.sources.folder import folder
+from hct_lightning.data.sources.liu4k import liu4k
+
+
+@pytest.mark.parametrize("source", [folder, liu4k, table])
+def test_a_root_that_is_not_there(source, tmp_path):
+    for nothing in (None, ""):
+        with pytest.raises(ValueError, match=r"data\.root is not set; give data\.root=<path"):
+            source(nothing)
+    with pytest.raises(FileNotFoundError, match=r"data\.root=.*/absent: there is no /"):
+        source(str(tmp_path / "absent"))
+
+
+def test_images_that_lie_elsewhere_are_refused():
+    with pytest.raises(ValueError, match="only a store is read"):
+        resolve_root("s3://bucket/images")

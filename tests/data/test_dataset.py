@@ -1,0 +1,65 @@
+"""What a source's images look like is found out once, and decides how they are read."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hct_lightning.data.catalogue import Catalogue, Split
+from hct_lightning.data.dataset import Dataset, open_dataset
+from hct_lightning.data.reading.image import UnreadableImageError
+from hct_lightning.data.sources.store import store
+
+DECODING = {"channels": None, "size": 32, "geometry": "cover", "max_pixels": 10**6}
+OPTIONS = {"mean": None, "std": None, "statistics": "imagenet", "skips": False, "workers": 1}
+PREPARED = Path(__file__).parents[1] / "formats" / "2026-11" / "store"
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Catalogue:
+    """Six grey images of two classes, of rising size, the last two to validate."""
+    paths = [str(tmp_path / f"{i}.png") for i in range(6)]
+    for i, path in enumerate(paths):
+        Image.fromarray(np.full((40 + i, 50), 20 * i, np.uint8)).save(path)
+    return Catalogue("pictures", ("a", "b"), Split(paths[:4], [0, 1, 0, 1]), Split(paths[4:], [0, 1]))
+
+
+def opened(found: Catalogue, decoding: dict[str, Any] | None = None, **options: Any) -> Dataset:
+    return open_dataset(found, decoding=DECODING | (decoding or {}), **(OPTIONS | options))
+
+
+def test_files_say_their_channels_and_may_be_read_otherwise(pictures):
+    dataset = opened(pictures)
+    assert (dataset.decoding.channels, dataset.size) == (1, (32, 32))
+    assert dataset.mean == pytest.approx([(0.485 + 0.456 + 0.406) / 3])
+    assert (dataset.source_sizes[0], dataset.source_sizes[-1]) == ((40, 50), (45, 50))
+    smaller = dataset.read_as(replace(dataset.decoding, size=(16, 24)))
+    assert smaller.reader(pictures.train.paths[0]).shape == (1, 16, 24)
+    assert dataset.reader(pictures.train.paths[0]).shape == (1, 32, 32)
+
+
+def test_statistics_are_measured_where_they_are_asked_for(pictures):
+    dataset = opened(pictures, statistics="data")
+    assert dataset.mean == pytest.approx([30 / 255])  # 0, 20, 40 and 60: the training images alone
+    assert opened(pictures, statistics="data", mean=[0.5], std=[0.25]).mean == (0.5,)
+
+
+def test_an_unreadable_file_ends_the_run_or_is_noted(pictures):
+    broken = pictures.train.paths[2]
+    Path(broken).write_text("no image")
+    with pytest.raises(UnreadableImageError, match=r"2\.png: not an image"):
+        opened(pictures)
+    assert list(opened(pictures, skips=True).skipped) == [broken]
+
+
+def test_a_store_knows_how_it_was_read(pictures):
+    found = store(str(PREPARED))
+    dataset = opened(found, {"size": None, "geometry": None})
+    assert dataset.decoding == found.prepared.decoding
+    with pytest.raises(ValueError, match=r"prepared with data\.geometry=cover, not paper"):
+        opened(found, {"size": None, "geometry": "paper"})
+    with pytest.raises(ValueError, match=r"data\.resolution and data\.geometry are null; only data=store"):
+        opened(pictures, {"size": None})
