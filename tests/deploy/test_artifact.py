@@ -8,50 +8,11 @@ import sys
 import pytest
 import torch
 
-from hct_lightning.data.reading.decoding import Decoding
-from hct_lightning.deploy import export_artifact, load_artifact
-from hct_lightning.deploy.runtimes import torchscript
-from hct_lightning.models import HCT, FromPixels
-
-DECODING = Decoding(channels=3, size=(192, 256), geometry="cover", max_pixels=2**30)
-ABOUT = {"classes": ["a", "b", "c", "d"], "decoding": DECODING.as_json()}
-
-
-def untrained() -> FromPixels:
-    return FromPixels(HCT(), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-
-
-@pytest.fixture(scope="module")
-def network():
-    torch.manual_seed(0)
-    network = untrained()
-    network(torch.randint(0, 256, (4, 3, 192, 256), dtype=torch.uint8))  # running statistics
-    return network.eval()
-
-
-@pytest.fixture(scope="module")
-def folder(network, tmp_path_factory):
-    place = tmp_path_factory.mktemp("artifacts")
-    return export_artifact("torchscript", torchscript.export, network, place, **ABOUT)
-
-
-@pytest.fixture(scope="module")
-def open_folder(network, tmp_path_factory):
-    place = tmp_path_factory.mktemp("open")
-    return export_artifact("torchscript", torchscript.export, network, place, **ABOUT, dynamic=True)
+from hct_lightning.deploy import load_artifact
 
 
 def images(*shape: int) -> torch.Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8)
-
-
-@pytest.mark.parametrize("shape", [(1, 3, 128, 128), (2, 3, 192, 256), (3, 3, 333, 259)])
-@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
-def test_same_probabilities_as_eager_at_other_sizes_and_batches(network, open_folder, shape, memory):
-    x = images(*shape).contiguous(memory_format=memory)
-    with torch.inference_mode():
-        expected = network(x).softmax(dim=1)
-    torch.testing.assert_close(load_artifact(open_folder)(x), expected, rtol=0, atol=1e-5)
 
 
 def test_serves_in_a_fresh_process(network, folder, tmp_path):
@@ -72,15 +33,6 @@ def test_serves_in_a_fresh_process(network, folder, tmp_path):
     with torch.inference_mode():
         expected = network(x).softmax(dim=1)[0].tolist()
     assert json.loads(done.stdout) == pytest.approx(expected, abs=1e-5)
-
-
-def test_description_says_what_a_server_needs(folder):
-    description = json.loads((folder / "artifact.json").read_text())
-    assert description["runtime"] == "torchscript"
-    assert description["precision"] == "fp32"
-    assert description["classes"] == ["a", "b", "c", "d"]
-    assert description["input"]["min"] == description["input"]["max"] == [192, 256]
-    assert description["size_bytes"] == (folder / description["file"]).stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -132,26 +84,3 @@ def test_refuses_what_it_does_not_know(folder, tmp_path, field, value, message):
 def test_not_an_artifact(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no artifact\.json"):
         load_artifact(tmp_path)
-
-
-def test_a_failed_export_leaves_the_earlier_artifact(network, folder, tmp_path):
-    def broken(network, example, making, *, dynamic):
-        torchscript.export(network, example, making, dynamic=dynamic)
-        raise RuntimeError("disk on fire")
-
-    place = tmp_path / "artifacts"
-    shutil.copytree(folder, place / "torchscript")
-    with pytest.raises(RuntimeError, match="on fire"):
-        export_artifact("torchscript", broken, network, place, **ABOUT)
-    assert [p.name for p in place.iterdir()] == ["torchscript"]
-    load_artifact(place / "torchscript")
-
-
-def test_an_export_that_gives_other_answers_is_refused(network, tmp_path):
-    def other(network, example, making, *, dynamic):
-        torch.manual_seed(1)
-        return torchscript.export(untrained(), example, making, dynamic=dynamic)
-
-    with pytest.raises(RuntimeError, match="differs from the network"):
-        export_artifact("torchscript", other, network, tmp_path, **ABOUT)
-    assert not list(tmp_path.iterdir())

@@ -1,7 +1,5 @@
 """The `slurm` configurations compose, and what they make of their options."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -36,25 +34,3 @@ def test_nodes():
 def test_every_configuration(file):
     assert launcher(f"+slurm={file.stem}")._target_.endswith("SlurmLauncher")
     assert file.read_text().splitlines()[1].startswith("# ")
-
-
-@pytest.mark.parametrize(
-    ("before", "path", "said"),
-    [
-        ("sys.modules['submitit'] = None", "/usr/bin", "pip install 'hct-lightning[slurm]'"),
-        ("pass", "/nowhere", "this machine does not have"),
-    ],
-    ids=["submitit", "sbatch"],
-)
-def test_what_is_missing_is_named(tmp_path, environment, before, path, said):
-    program = f"import sys; {before}; from hct_lightning.app import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", program, "+slurm=cpu"],
-        cwd=tmp_path,
-        env=environment | {"PATH": path},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 1
-    assert said in done.stderr.splitlines()[-1]

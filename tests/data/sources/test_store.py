@@ -12,10 +12,10 @@ PREPARED = Path(__file__).parents[2] / "formats" / "2026-11" / "store"
 def test_what_was_prepared_is_found_with_its_decoding():
     found = store(str(PREPARED))
     assert found.classes == ("dots", "grid", "rings", "stripes")
-    assert found.train.labels == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert found.train.labels == [0, 1, 2, 3, 0, 1, 2, 3]
     assert found.valid.labels == [0, 1, 2, 3]
     assert all(Path(path).is_relative_to(PREPARED) for path in found.train.paths + found.valid.paths)
-    assert found.source.startswith(f"store {PREPARED} (jpeg 80) of ")
+    assert found.source.startswith(f"store {PREPARED} (jpeg) of ")
     assert found.prepared.decoding.srgb
 
 

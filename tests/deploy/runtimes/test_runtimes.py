@@ -160,34 +160,3 @@ def test_a_changed_byte_in_any_file_is_noticed(quick, tmp_path):
                 load_artifact(changed)
             file.write_bytes(whole)
         load_artifact(changed)
-
-
-@pytest.mark.parametrize(("name", "package"), [("openvino", "openvino"), ("onnx", "onnxruntime")])
-def test_a_missing_runtime_is_named(quick, name, package):
-    code = (
-        "import sys; from hct_lightning import load_artifact\n"
-        f"sys.modules[{package!r}] = None\n"  # how Python marks what can't be imported
-        "load_artifact(sys.argv[1])"
-    )
-    done = subprocess.run([sys.executable, "-c", code, quick[0][name]], capture_output=True, text=True)
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert package in last
-    assert "pip install 'hct-lightning[deploy]'" in last
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("instruction_set", "AVX512 amx_tile", "was compiled for 'AVX512 amx_tile', this machine"),
-        ("versions", {"torch": "2.0.0"}, "was compiled with torch 2.0.0, this is"),
-    ],
-)
-def test_another_machines_code_is_refused(quick, tmp_path, field, value, message):
-    """Refused by its description, before anything of the package is run."""
-    folder = shutil.copytree(quick[0]["torchscript"], tmp_path / "aoti")
-    description = json.loads((folder / "artifact.json").read_text())
-    description |= {"runtime": "aoti", field: value}
-    (folder / "artifact.json").write_text(json.dumps(description))
-    with pytest.raises(ValueError, match=message):
-        load_artifact(folder)

@@ -1,44 +1,17 @@
-"""What is done with a finished run."""
+"""Predicting with a finished run, through the real command line."""
 
 import csv
 import io
-import json
 import shutil
 
 import pytest
 import torch
 
-from hct_lightning import load_artifact
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.geometry import apply
 from hct_lightning.data.reading.image import read_image
 from hct_lightning.tasks.predict import find_images
 from hct_lightning.training.checkpoints import load_network
-
-
-def test_validate_repeats_what_training_measured(cli, trained):
-    done = cli("task=validate", f"run={trained}", "ckpt=last", cwd=trained.parent)
-    result = json.loads((trained / "validate" / "last.json").read_text())
-    record = json.loads((trained / "run.json").read_text())
-    for name in ("accuracy", "auroc", "f1", "balanced_accuracy"):
-        assert result["metrics"][f"val/{name}"] == record["metrics"][f"val/{name}"]
-    confusion = torch.tensor(result["confusion"])
-    assert confusion.sum() == 10
-    assert confusion.diag().sum() / 10 == pytest.approx(result["metrics"]["val/accuracy"])
-    assert "Confusion" in done.stdout
-
-
-def test_validate_leaves_the_runs_hydra_folder_alone(cli, trained):
-    before = {p.name: p.read_bytes() for p in (trained / ".hydra").iterdir()}
-    cli("task=validate", f"run={trained}", "data.resolution=256", cwd=trained.parent)
-    assert {p.name: p.read_bytes() for p in (trained / ".hydra").iterdir()} == before
-    result = json.loads((trained / "validate" / "best.json").read_text())
-    assert result["resolution"] == [256, 256]
-
-
-def test_validate_refuses_data_with_other_classes(cli, trained, photos):
-    done = cli("task=validate", f"run={trained}", "data=folder", f"data.root={photos}", cwd=trained.parent, status=1)
-    assert "the checkpoint was trained on dots, grid" in done.stderr
 
 
 def test_inputs_are_a_file_a_folder_or_a_glob(photos):
@@ -104,17 +77,3 @@ def test_predict_says_which_file_is_broken(cli, trained, tmp_path):
 def test_predict_refuses(cli, trained, args, message):
     done = cli("task=predict", f"run={trained}", *args, cwd=trained.parent, status=1)
     assert message in done.stderr
-
-
-def test_export_again_with_open_size(cli, trained, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(trained, run)
-    shutil.rmtree(run / "artifacts")
-    done = cli("task=export", f"run={run}", "export=[torchscript]", "export.dynamic=true", cwd=tmp_path)
-    assert done.stdout.splitlines()[-1] == str(run / "artifacts" / "torchscript")
-    artifact = load_artifact(run / "artifacts" / "torchscript")
-    network, _ = load_network(run / "checkpoints" / "best.ckpt")
-    for shape in ((1, 3, 128, 128), (3, 3, 200, 333)):
-        images = torch.randint(0, 256, shape, dtype=torch.uint8)
-        with torch.inference_mode():
-            torch.testing.assert_close(artifact(images), network(images).softmax(1), rtol=0, atol=1e-5)

@@ -1,0 +1,64 @@
+"""`run=<folder>` takes that run's own command line, with what is given now on top."""
+
+from pathlib import Path
+
+import pytest
+
+from hct_lightning.cli.recompose import recompose
+
+
+@pytest.fixture
+def earlier(tmp_path) -> Path:
+    hydra = tmp_path / "run" / ".hydra"
+    hydra.mkdir(parents=True)
+    (hydra / "overrides.yaml").write_text(
+        "- data=folder\n- data.root=/photos\n- data.resolution=512\n- +experiment=mine\n- seed=3\n"
+        "- task=fit\n- hydra.run.dir=elsewhere\n"
+    )
+    return tmp_path / "run"
+
+
+def test_recompose_takes_the_runs_overrides_and_lets_the_command_line_win(earlier):
+    args = recompose(["task=validate", f"run={earlier}", "seed=4"])
+    assert args[:4] == [
+        "data=folder",
+        "data.root=/photos",
+        "data.resolution=512",
+        "+experiment=mine",
+    ]
+    assert {"task=validate", "seed=4", f'run="{earlier}"', f'hydra.run.dir="{earlier}"'} <= set(args)
+    assert not {"seed=3", "task=fit", "hydra.run.dir=elsewhere"} & set(args)
+    assert recompose(args) == args  # ranks that are started with the expanded line expand it again
+
+
+def test_recompose_reads_what_a_run_recorded_by_an_earlier_name(earlier):
+    recorded = earlier / ".hydra" / "overrides.yaml"
+    recorded.write_text(recorded.read_text() + "- trainer.accumulate_grad_batches=3\n")
+    args = recompose([f"run={earlier}"])
+    assert "micro_batches=3" in args
+    assert not [arg for arg in args if "accumulate_grad_batches" in arg]
+    args = recompose([f"run={earlier}", "micro_batches=2"])
+    assert [arg for arg in args if "micro_batches" in arg] == ["micro_batches=2"]
+
+
+def test_recompose_with_other_data_keeps_what_all_data_sets_share(earlier):
+    args = recompose([f"run={earlier}", "data=scenes"])
+    assert "data.resolution=512" in args
+    assert "data=folder" not in args
+    assert "data.root=/photos" in args  # shared, too: scenes have a root
+
+
+def test_recompose_with_other_artifacts_keeps_what_all_exports_share(earlier):
+    recorded = earlier / ".hydra" / "overrides.yaml"
+    mine = ["export.evaluation=7", "export.openvino_int8.percent=50"]
+    recorded.write_text(recorded.read_text() + "".join(f"- {override}\n" for override in mine))
+    args = recompose(["task=export", f"run={earlier}", "export=[torchscript]"])
+    assert mine[0] in args
+    assert mine[1] not in args
+
+
+def test_recompose_finds_the_run_of_a_checkpoint_but_not_to_fine_tune(earlier):
+    args = recompose(["task=predict", f"ckpt={earlier}/checkpoints/best.ckpt"])
+    assert f'run="{earlier}"' in args
+    fine_tune = [f"ckpt={earlier}/checkpoints/best.ckpt"]
+    assert recompose(fine_tune) == fine_tune

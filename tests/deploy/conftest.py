@@ -1,0 +1,47 @@
+"""An untrained network and its artifacts in TorchScript."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hct_lightning.data.reading.decoding import Decoding
+from hct_lightning.deploy import export_artifact
+from hct_lightning.deploy.runtimes import torchscript
+from hct_lightning.models import HCT, FromPixels
+
+
+@pytest.fixture(scope="session")
+def about() -> dict[str, Any]:
+    """Classes and decoding of the artifacts."""
+    decoding = Decoding(channels=3, size=(192, 256), geometry="cover", max_pixels=2**30)
+    return {"classes": ["a", "b", "c", "d"], "decoding": decoding.as_json()}
+
+
+@pytest.fixture(scope="session")
+def untrained() -> Callable[[], FromPixels]:
+    return lambda: FromPixels(HCT(), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+@pytest.fixture(scope="session")
+def network(untrained) -> FromPixels:
+    torch.manual_seed(0)
+    network = untrained()
+    network(torch.randint(0, 256, (4, 3, 192, 256), dtype=torch.uint8))  # running statistics
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def folder(network, about, tmp_path_factory) -> Path:
+    """The artifact of one size."""
+    place = tmp_path_factory.mktemp("artifacts")
+    return export_artifact("torchscript", torchscript.export, network, place, **about)
+
+
+@pytest.fixture(scope="session")
+def open_folder(network, about, tmp_path_factory) -> Path:
+    """The artifact that takes any size."""
+    place = tmp_path_factory.mktemp("open")
+    return export_artifact("torchscript", torchscript.export, network, place, **about, dynamic=True)

@@ -1,0 +1,31 @@
+"""TorchScript in int8. What its artifacts answer: tests/deploy/runtimes."""
+
+import pytest
+import torch
+
+from hct_lightning.deploy.int8.layers import sqnr_db
+from hct_lightning.deploy.int8.torchscript import export_dynamic, export_static
+from hct_lightning.deploy.runtimes import torchscript
+
+
+def test_static_and_dynamic_round_their_layers_alone(network, images, tmp_path):
+    with torch.inference_mode():
+        exact = network(images[0])
+    answers = {}
+    for name, export, options in (
+        ("static", export_static, {"calibration": images, "percent": 100}),
+        ("dynamic", export_dynamic, {}),
+    ):
+        (tmp_path / name).mkdir()
+        made = export(network, images[0], tmp_path / name, dynamic=False, **options)
+        assert (made.runtime, made.precision, made.batch) == ("torchscript", "int8", None)
+        assert made.int8 == {"convolutions": 22 if name == "static" else 0, "linears": 17}
+        answers[name] = sqnr_db(exact, torchscript.read(tmp_path / name / made.file)(images[0]))
+    assert answers["dynamic"] > answers["static"] > 10
+    assert network(images[0]).equal(exact), "the network itself is left as it is"
+
+
+@pytest.mark.parametrize("percent", [101])
+def test_other_percentages_are_refused(network, images, tmp_path, percent):
+    with pytest.raises(ValueError, match="0 to 100"):
+        export_static(network, images[0], tmp_path, dynamic=False, calibration=images, percent=percent)

@@ -1,0 +1,42 @@
+"""An artifact is made whole, or not at all."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from hct_lightning.deploy import export_artifact, load_artifact
+from hct_lightning.deploy.runtimes import torchscript
+
+
+def test_description_says_what_a_server_needs(folder):
+    description = json.loads((folder / "artifact.json").read_text())
+    assert description["runtime"] == "torchscript"
+    assert description["precision"] == "fp32"
+    assert description["classes"] == ["a", "b", "c", "d"]
+    assert description["input"]["min"] == description["input"]["max"] == [192, 256]
+    assert description["size_bytes"] == (folder / description["file"]).stat().st_size
+
+
+def test_a_failed_export_leaves_the_earlier_artifact(network, folder, tmp_path, about):
+    def broken(network, example, making, *, dynamic):
+        torchscript.export(network, example, making, dynamic=dynamic)
+        raise RuntimeError("disk on fire")
+
+    place = tmp_path / "artifacts"
+    shutil.copytree(folder, place / "torchscript")
+    with pytest.raises(RuntimeError, match="on fire"):
+        export_artifact("torchscript", broken, network, place, **about)
+    assert [p.name for p in place.iterdir()] == ["torchscript"]
+    load_artifact(place / "torchscript")
+
+
+def test_an_export_that_gives_other_answers_is_refused(network, untrained, tmp_path, about):
+    def other(network, example, making, *, dynamic):
+        torch.manual_seed(1)
+        return torchscript.export(untrained(), example, making, dynamic=dynamic)
+
+    with pytest.raises(RuntimeError, match="differs from the network"):
+        export_artifact("torchscript", other, network, tmp_path, **about)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,56 @@
+"""Looking at data, through the real command line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SMALL = ("data=folder", "data.root=pictures", "data.resolution=128", "data.batch_size=4")
+BRIEF = ("trainer.max_epochs=1", "export=[]", "hydra.run.dir=run")
+
+
+def test_inspect_tells_what_is_there_and_how_to_begin(cli, pictures, tmp_path):
+    shutil.copy(pictures / "train/a/0.png", pictures / "valid/a/again.png")
+    shutil.copy(pictures / "train/a/0.png", pictures / "train/a/again.png")
+    (pictures / "train/b/3.png").write_bytes((pictures / "train/b/3.png").read_bytes()[:2000])
+    done = cli("task=inspect", *SMALL, "hydra.run.dir=run", cwd=tmp_path)
+    out = tmp_path / "run" / "inspect"
+    found = json.loads((out / "inspect.json").read_text())
+    assert list(found["unreadable"]) == [str(pictures / "train/b/3.png")]
+    assert [{Path(p).parent.parent.name for p in group} for group in found["duplicates"]] == [{"train", "valid"}]
+    assert found["channels"] == {"3": 17}
+    assert set(map(tuple, found["sizes"])) == {(192, 256)}
+    # Mean and deviation, once more from their definition.
+    paths = [p for p in sorted((pictures / "train").rglob("*.png")) if p.stem != "3" or "a" in p.parts]
+    assert len(paths) == 12
+    assert found["mean"] == pytest.approx(mean_of(paths), abs=0.01)
+    with Image.open(out / "contact_sheet.png") as sheet:
+        assert min(sheet.size) > 300
+    assert "can't be read" not in done.stdout
+    command = done.stdout.strip().splitlines()[-1]
+    assert command.startswith("python -m hct_lightning data=folder data.root=pictures")
+    assert "data.on_error=skip" in command
+    assert "data.resolution=192" in command
+    cli(*command.split()[3:], *BRIEF, "trainer.max_steps=1", cwd=tmp_path)  # it really runs
+    skipped = (tmp_path / "run" / "skipped.csv").read_text()
+    assert str(pictures / "train/b/3.png") in skipped
+
+
+def mean_of(paths: list[Path]) -> list[float]:
+    """Of the centred squares, channel by channel."""
+    squares = [np.asarray(Image.open(path).convert("RGB"))[:, 32:224] / 255 for path in paths]
+    return np.mean(squares, axis=(0, 1, 2)).tolist()
+
+
+def test_inspect_of_a_store_says_what_it_was_made_of(cli, pictures, tmp_path):
+    cli("task=prepare", *SMALL, "prepare.output=store", "hydra.run.dir=p", cwd=tmp_path)
+    done = cli("task=inspect", "data=store", "data.root=store", "hydra.run.dir=run", cwd=tmp_path)
+    found = json.loads((tmp_path / "run" / "inspect" / "inspect.json").read_text())
+    assert set(map(tuple, found["sizes"])) == {(192, 256)}
+    assert (found["channels"], found["unreadable"]) == ({"3": 16}, {})
+    command = done.stdout.strip().splitlines()[-1]
+    assert command.startswith("python -m hct_lightning data=store data.root=store")
+    cli(*command.split()[3:], *BRIEF, "trainer.max_steps=1", cwd=tmp_path)

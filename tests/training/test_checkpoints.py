@@ -1,0 +1,69 @@
+"""A checkpoint gives its network back, and runs nothing that is in it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hct_lightning.data.reading.decoding import Decoding
+from hct_lightning.models import HCT, FromPixels
+from hct_lightning.models.original import original_key
+from hct_lightning.training.checkpoints import load_checkpoint, load_network, load_weights
+from hct_lightning.training.spec import NetworkSpec
+
+
+def spec_of(target: str = "hct_lightning.models.HCT", classes: tuple[str, ...] = ("a", "b", "c")) -> NetworkSpec:
+    decoding = Decoding(channels=1, size=(128, 128), geometry="cover", max_pixels=10**6)
+    return NetworkSpec(model={"_target_": target}, classes=classes, decoding=decoding, mean=(0.4,), std=(0.2,))
+
+
+def save(path: Path, network: FromPixels, spec: NetworkSpec) -> Path:
+    weights = {f"network.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"hyper_parameters": {"spec": spec.as_json()}, "state_dict": weights, "global_step": 7}, path)
+    return path
+
+
+def test_the_network_comes_back_with_its_description(tmp_path):
+    spec = spec_of()
+    network = spec.build()
+    path = save(tmp_path / "a.ckpt", network, spec)
+    checkpoint, described = load_checkpoint(path)
+    assert (checkpoint["global_step"], described) == (7, spec)
+    again, _ = load_network(path)
+    assert not again.training
+    images = torch.randint(0, 256, (2, 1, 128, 128), dtype=torch.uint8)
+    assert torch.equal(again(images), network.eval()(images))
+
+
+def test_what_is_no_checkpoint_or_names_what_is_not_allowed_is_refused(tmp_path):
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    for name in ("text", "other"):
+        with pytest.raises(ValueError, match=f"{name}.ckpt is not a checkpoint written by hct_lightning"):
+            load_checkpoint(tmp_path / f"{name}.ckpt")
+    path = save(tmp_path / "evil.ckpt", spec_of().build(), spec_of("os.system"))
+    with pytest.raises(ValueError, match=r"evil\.ckpt: model\._target_=os\.system is not from an allowed package"):
+        load_checkpoint(path)
+    with pytest.raises(FileNotFoundError):
+        load_checkpoint(tmp_path / "absent.ckpt")
+
+
+def test_weights_start_another_network_of_the_same_shape(tmp_path):
+    spec = spec_of()
+    trained, fresh = spec.build(), spec.build()
+    path = save(tmp_path / "a.ckpt", trained, spec)
+    load_weights(fresh, path)
+    assert all(torch.equal(fresh.state_dict()[key], value) for key, value in trained.state_dict().items())
+    with pytest.raises(ValueError, match=r"a\.ckpt does not fit this network: (?s:.)*size mismatch"):
+        load_weights(spec_of(classes=("a", "b")).build(), path)
+
+
+def test_weights_of_the_original_layout_are_for_hct_alone(tmp_path):
+    published = tmp_path / "hct.pt"
+    weights = HCT().state_dict()
+    torch.save({"state_dict": {original_key(key, 3): value for key, value in weights.items()}}, published)
+    network = FromPixels(HCT(), (0.5,) * 3, (0.2,) * 3)
+    load_weights(network, published)
+    assert torch.equal(network.network.stem.conv.weight, weights["stem.conv.weight"])
+    with pytest.raises(ValueError, match=r"hct\.pt holds no weights of Identity"):
+        load_weights(FromPixels(torch.nn.Identity(), (0.5,), (0.5,)), published)

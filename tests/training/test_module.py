@@ -1,0 +1,84 @@
+"""Loss, metrics and optimiser, in real short loops."""
+
+from collections.abc import Sequence
+
+import lightning
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader
+
+from hct_lightning.data.feeding.loader import Batch
+from hct_lightning.training.module import ImageClassifier
+
+CLASSES = ("a", "b", "c")
+
+
+def classifier(**options) -> ImageClassifier:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    defaults = {"optimizer": torch.optim.SGD, "schedule": lambda step, **_: 1.0, "lr": 0.5, "classes": CLASSES}
+    return ImageClassifier(network, **(defaults | options))
+
+
+def batch(*labels: int, index: Sequence[int] | None = None) -> Batch:
+    images = torch.rand(len(labels), 3, 2, 2, generator=torch.Generator().manual_seed(sum(labels)))
+    return Batch(images, torch.tensor(labels), torch.tensor(index or range(len(labels))))
+
+
+def loader(*batches: Batch) -> DataLoader:
+    return DataLoader(batches, batch_size=None)
+
+
+def trainer(**options) -> lightning.Trainer:
+    quiet = {f"enable_{name}": False for name in ("checkpointing", "progress_bar", "model_summary")}
+    return lightning.Trainer(accelerator="cpu", logger=False, max_epochs=1, **quiet, **options)
+
+
+def test_micro_batches_of_any_size_make_the_step_of_their_global_batch():
+    """Weighted classes, smoothed labels, two micro-batches of two images and of one."""
+    weights = [0.5, 1.0, 2.0]
+    module = classifier(images_per_backward=1.5, class_weights=weights, label_smoothing=0.1, global_batch=32)
+    parts = [batch(0, 2), batch(1)]
+    images, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "labels"))
+    linear = nn.Linear(12, 3)
+    linear.load_state_dict(module.network[1].state_dict())
+    logits = linear(images.flatten(1))
+    loss = F.cross_entropy(logits, labels, torch.tensor(weights), label_smoothing=0.1, reduction="sum") / 3
+    loss.backward()
+    run = trainer(accumulate_grad_batches=2)
+    run.fit(module, loader(*parts), loader(*parts))
+    assert run.global_step == 1
+    rate = 0.5 * 32 / 16  # grows with the global batch
+    torch.testing.assert_close(module.network[1].weight, linear.weight - rate * linear.weight.grad)
+
+
+def test_padding_is_not_counted_and_figures_are_those_of_all_images():
+    module = classifier()
+    batches = batch(0, 2, 1, index=[0, 2, 1]), batch(1, 1, index=[3, -1])
+    [found] = trainer().validate(module, loader(*batches), verbose=False)
+    images = torch.cat([batches[0].images, batches[1].images[:1]])
+    labels = torch.tensor([0, 2, 1, 1])
+    with torch.inference_mode():
+        logits = module.cpu()(images)
+    right = logits.argmax(1) == labels
+    assert module.confusion.sum() == 4
+    assert found["val/accuracy"] == pytest.approx(right.float().mean())
+    assert found["val/loss"] == pytest.approx(F.cross_entropy(logits, labels))
+    by_class = [right[labels == i].float().mean() for i in range(3)]
+    assert found["val/balanced_accuracy"] == pytest.approx(sum(by_class) / 3)
+
+
+def test_biases_do_not_decay():
+    module = classifier(optimizer=lambda groups, lr: torch.optim.SGD(groups, lr=lr, weight_decay=0.1))
+    trainer().fit(module, loader(batch(0, 1)), loader(batch(0, 1, 2)))
+    matrices, biases = module.optimizers().param_groups
+    assert [p.ndim for p in matrices["params"]] == [2]
+    assert [p.ndim for p in biases["params"]] == [1]
+    assert (matrices["weight_decay"], biases["weight_decay"]) == (0.1, 0.0)
+
+
+def test_a_rate_that_is_not_positive_is_named():
+    with pytest.raises(ValueError, match=r"optim\.lr=0: give a positive learning rate"):
+        classifier(lr=0)
