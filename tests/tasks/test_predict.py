@@ -64,7 +64,7 @@ def test_predict_finds_the_run_of_a_checkpoint(cli, trained, photos, tmp_path):
 def test_predict_says_which_file_is_broken(cli, trained, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     done = cli("task=predict", f"run={trained}", f"predict.input={tmp_path}", cwd=tmp_path, status=1)
-    assert "broken.jpg: not an image" in done.stderr.splitlines()[-2]
+    assert "broken.jpg: not an image" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

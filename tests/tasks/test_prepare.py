@@ -17,7 +17,7 @@ def test_prepare_then_train_from_the_store(cli, pictures, tmp_path):
     store = ("data=store", "data.root=store", "data.batch_size=4")
     cli(*store, *BRIEF, "data.statistics=data", cwd=tmp_path)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["data"]["resolution"] == [128, 128]
+    assert record["data"]["decoding"]["size"] == [128, 128]
     assert record["data"]["images"] == {"train": 12, "valid": 4}
     assert record["data"]["source"].startswith(f"store {tmp_path}/store (raw) of folder")
     assert record["data"]["mean"] != pytest.approx([0.485, 0.456, 0.406], abs=1e-4)
