@@ -12,11 +12,11 @@ class LastCheckpoint(Checkpoint):
     """Keeps `checkpoints/last.ckpt` current: after each epoch, and in between.
 
     Args:
-        every_minutes: also save when the last one is this old, after an optimiser step.
-        every_steps: also save after every so many optimiser steps.
+        every_minutes: also save when the last one is this old, after an optimiser step; None: not.
+        every_steps: also save after every so many optimiser steps; None: not.
     """
 
-    def __init__(self, *, every_minutes: float | None = 10, every_steps: int | None = None) -> None:
+    def __init__(self, *, every_minutes: float | None, every_steps: int | None) -> None:
         self.every_minutes = every_minutes
         self.every_steps = every_steps
         self._saved_at = time.monotonic()

@@ -8,8 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_module
+
+from hct_lightning.cli.plain import plain
 
 # A shell's background job ignores Ctrl-C, and so would the runs that are to be interrupted.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -79,6 +83,18 @@ def trained(cli, tmp_path_factory) -> Path:
     done = cli(*TINY, f"hydra.run.dir={home}/run", cwd=home)
     (home / "run" / "stdout.txt").write_text(done.stdout)
     return home / "run"
+
+
+@pytest.fixture(scope="session")
+def data_options() -> Callable[..., dict[str, Any]]:
+    """`data_options("folder", resolution=32)`: what conf/ says of `data=folder` but for its source, with some changed."""
+
+    def options(group: str, **changed: Any) -> dict[str, Any]:
+        with initialize_config_module("hct_lightning.conf", version_base="1.3"):
+            found = plain(compose("config", [f"data={group}"]).data)
+        return {name: value for name, value in found.items() if name not in ("_target_", "source")} | changed
+
+    return options
 
 
 @pytest.fixture(scope="session")

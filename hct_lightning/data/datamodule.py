@@ -23,11 +23,11 @@ class ImageData(lightning.LightningDataModule):
 
     Args:
         source: a function of `hct_lightning.data.sources`, gives the catalogue of images and labels.
-        resolution: pixels a side, or [height, width].
-        geometry: see `Decoding`, like `max_pixels`, `window`, `srgb`, `breast` and `reduce_to`.
+        resolution: pixels a side, or [height, width]; None: the store's.
+        geometry: see `Decoding`, like `max_pixels`, `window`, `srgb`, `breast` and `reduce_to`; None: the store's.
         batch_size: images per device and optimiser step.
-        channels: 1 or 3, or the number of bands; by default what the images looked at have.
-        mean: per channel, of pixels in 0..1; by default as `statistics` says.
+        channels: 1 or 3, or the number of bands; None: what the images looked at have.
+        mean: per channel, of pixels in 0..1; None: as `statistics` says.
         std: likewise.
         statistics: `imagenet` (their average for grey) or `data`: measured on training images. Those
             of many bands are always measured.
@@ -38,7 +38,7 @@ class ImageData(lightning.LightningDataModule):
         max_pixels: larger images are refused before they are decoded.
         on_error: `raise` ends the run at an unreadable image; `skip` notes it in the dataset's `skipped` and
             trains with the next one instead; in validation it does not count.
-        limit: at most this many images of each split, of all classes.
+        limit: at most this many images of each split, of all classes; None: all.
         seed: of order and augmentation.
         source_options: every other option is the source's own (`root` and so on).
     """
@@ -48,24 +48,24 @@ class ImageData(lightning.LightningDataModule):
         source: Callable[..., Catalogue],
         *,
         resolution: int | Sequence[int] | None,
-        geometry: Geometry | None = "cover",
-        batch_size: int = 8,
-        channels: int | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        statistics: str = "imagenet",
-        flip: float = 0.5,
-        augment: Mapping[str, float] | None = None,
-        num_workers: int | str = "auto",
-        prefetch_factor: int = 2,
-        max_pixels: int = 2**30,
-        window: Window | None = None,
-        srgb: bool = False,
-        breast: bool = False,
-        on_error: str = "raise",
-        reduce_to: int | None = None,
-        limit: int | None = None,
-        seed: int = 0,
+        geometry: Geometry | None,
+        batch_size: int,
+        channels: int | None,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        statistics: str,
+        flip: float,
+        augment: Mapping[str, float],
+        num_workers: int | str,
+        prefetch_factor: int,
+        max_pixels: int,
+        window: Window | None,
+        srgb: bool,
+        breast: bool,
+        on_error: str,
+        reduce_to: int | None,
+        limit: int | None,
+        seed: int,
         **source_options: Any,
     ) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class ImageData(lightning.LightningDataModule):
         Decoding(**{"channels": 1, "size": None, "geometry": "cover"} | known)  # says at once what can't be
         self.batch_size = batch_size
         self.statistics = {"mean": mean, "std": std, "statistics": statistics}
-        self.augment = Augmentation(flip=flip, **dict[str, Any](augment or {}))
+        self.augment = Augmentation(flip=flip, **dict[str, Any](augment))
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
         self.on_error = on_error

@@ -61,7 +61,7 @@ def images(tmp_path) -> Path:
 
 
 @pytest.fixture
-def fit(tmp_path, images, classifier) -> Callable[..., lightning.Trainer]:
+def fit(tmp_path, images, classifier, data_options) -> Callable[..., lightning.Trainer]:
     """Trains `classifier`, in `tmp_path`, for an epoch of four steps of four images.
 
     Options are the trainer's, those under `data` the data module's; `ckpt_path` resumes.
@@ -80,8 +80,8 @@ def fit(tmp_path, images, classifier) -> Callable[..., lightning.Trainer]:
             "log_every_n_steps": 1,
         }
         trainer = lightning.Trainer(default_root_dir=tmp_path, callbacks=list(callbacks), **(defaults | options))
-        defaults = {"root": str(images), "resolution": 32, "batch_size": 4, "num_workers": 0}
-        trainer.fit(classifier, ImageData(folder, **(defaults | (data or {}))), ckpt_path=ckpt_path, weights_only=True)
+        small = data_options("folder", root=str(images), resolution=32, batch_size=4, num_workers=0)
+        trainer.fit(classifier, ImageData(folder, **(small | (data or {}))), ckpt_path=ckpt_path, weights_only=True)
         return trainer
 
     return run

@@ -35,11 +35,21 @@ class Saved(Callback):
 )
 def test_when_it_is_saved(fit, options, steps):
     saved = Saved()
-    fit(LastCheckpoint(**options), saved, max_epochs=2, enable_checkpointing=True)
+    fit(
+        LastCheckpoint(**({"every_minutes": 10, "every_steps": None} | options)),
+        saved,
+        max_epochs=2,
+        enable_checkpointing=True,
+    )
     assert saved.steps == steps
 
 
 def test_between_micro_batches_nothing_is_saved(fit):
     saved = Saved()
-    fit(LastCheckpoint(every_minutes=1e-9), saved, accumulate_grad_batches=2, enable_checkpointing=True)
+    fit(
+        LastCheckpoint(every_minutes=1e-9, every_steps=None),
+        saved,
+        accumulate_grad_batches=2,
+        enable_checkpointing=True,
+    )
     assert saved.steps == [None, None, 1, 1, 2]

@@ -1,5 +1,7 @@
 """What every source is asked for, and gives."""
 
+from functools import partial
+
 import pytest
 
 from hct_lightning.data.catalogue import resolve_root
@@ -7,8 +9,10 @@ from hct_lightning.data.sources.csv import table
 from hct_lightning.data.sources.folder import folder
 from hct_lightning.data.sources.liu4k import liu4k
 
+SPLIT = {"valid_fraction": 0.2, "split_seed": 0}
 
-@pytest.mark.parametrize("source", [folder, liu4k, table])
+
+@pytest.mark.parametrize("source", [partial(folder, **SPLIT), liu4k, partial(table, **SPLIT)])
 def test_a_root_that_is_not_there(source, tmp_path):
     for nothing in (None, ""):
         with pytest.raises(ValueError, match=r"data\.root is not set; give data\.root=<path"):

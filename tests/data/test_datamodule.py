@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from hct_lightning.data.catalogue import Catalogue
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from hct_lightning.data.reading.image import UnreadableImageError
@@ -40,15 +42,27 @@ def root(tmp_path) -> Path:
     return tmp_path
 
 
-def image_data(root: Path, **options) -> ImageData:
-    defaults = {"resolution": 32, "batch_size": 4, "num_workers": 0, "root": str(root)}
-    return ImageData(folder, **(defaults | options))
+@pytest.fixture
+def image_data(data_options) -> Callable[..., ImageData]:
+    """A data module of the images below a root, small."""
+
+    def build(root: Path, source: Callable[..., Catalogue] = folder, **options) -> ImageData:
+        small = data_options("folder", root=str(root), resolution=32, batch_size=4, num_workers=0)
+        return ImageData(source, **(small | options))
+
+    return build
 
 
-def prepared(root: Path, **options) -> ImageData:
-    data = image_data(root, **options)
-    data.setup()
-    return data
+@pytest.fixture
+def prepared(image_data) -> Callable[..., ImageData]:
+    """The same, set up."""
+
+    def build(root: Path, **options) -> ImageData:
+        data = image_data(root, **options)
+        data.setup()
+        return data
+
+    return build
 
 
 class Watch(lightning.LightningModule):
@@ -89,7 +103,7 @@ def fit(data: ImageData, module: lightning.LightningModule | None = None, epochs
 # What the data are
 
 
-def test_all_grey_is_one_channel_and_one_in_colour_makes_three(root):
+def test_all_grey_is_one_channel_and_one_in_colour_makes_three(root, prepared):
     for path in root.rglob("*.png"):
         save(path, "L")
     grey = prepared(root).dataset
@@ -103,7 +117,7 @@ def test_all_grey_is_one_channel_and_one_in_colour_makes_three(root):
     assert {mixed.images(mixed.catalogue.train)[i][0].shape for i in range(16)} == {(3, 32, 32)}
 
 
-def test_channels_and_statistics_are_options(root):
+def test_channels_and_statistics_are_options(root, prepared):
     data = prepared(root, channels=1, mean=[0.5], std=[0.25])
     assert (data.dataset.decoding.channels, data.dataset.mean, data.dataset.std) == (1, (0.5,), (0.25,))
     with pytest.raises(ValueError, match=r"data\.mean has 1 values for 3 channels"):
@@ -125,28 +139,28 @@ def test_channels_and_statistics_are_options(root):
         ({"resolution": 0}, r"resolution=0: give one positive number"),
     ],
 )
-def test_a_wrong_option_is_named_before_anything_is_read(options, message):
+def test_a_wrong_option_is_named_before_anything_is_read(options, message, image_data):
     with pytest.raises(ValueError, match=message):
         image_data(Path("absent"), **options)
 
 
-def test_the_source_gets_its_options_and_is_asked_once(root):
+def test_the_source_gets_its_options_and_is_asked_once(root, image_data):
     asked = []
 
     def source(**options):
         asked.append(options)
         return folder(**options)
 
-    data = ImageData(source, resolution=32, root=str(root), valid_fraction=0.5)
+    data = image_data(root, source, valid_fraction=0.5)
     data.setup()
     data.setup("fit")
-    assert asked == [{"root": str(root), "valid_fraction": 0.5}]
+    assert asked == [{"root": str(root), "valid_fraction": 0.5, "split_seed": 0}]
     assert Counter(data.dataset.catalogue.valid.labels) == {0: 5, 1: 5}
     assert data.dataset.classes == ("a", "b")
 
 
 @pytest.mark.parametrize("limit", [2, 3, 4, 7])
-def test_limit_keeps_the_classes_balanced(root, limit):
+def test_limit_keeps_the_classes_balanced(root, limit, prepared):
     data = prepared(root, limit=limit)
     for split, whole in ((data.dataset.catalogue.train, 16), (data.dataset.catalogue.valid, 4)):
         assert len(split) == len(set(split.paths)) == min(limit, whole)
@@ -155,7 +169,7 @@ def test_limit_keeps_the_classes_balanced(root, limit):
         assert all(Path(p).parent.name == "ab"[y] for p, y in zip(split.paths, split.labels, strict=True))
 
 
-def test_the_summary_says_what_there_is(root):
+def test_the_summary_says_what_there_is(root, prepared):
     save(root / "a" / "0.png", size=(64, 100))
     save(root / "c" / "0.png")
     summary = prepared(root, resolution=[48, 32], reduce_to=8).dataset.summary()
@@ -181,7 +195,7 @@ def test_the_summary_says_what_there_is(root):
     json.dumps(summary)
 
 
-def test_too_few_classes_or_images_are_refused(root):
+def test_too_few_classes_or_images_are_refused(root, image_data, prepared):
     for path in (root / "b").iterdir():
         path.unlink()
     (root / "b").rmdir()
@@ -190,7 +204,7 @@ def test_too_few_classes_or_images_are_refused(root):
     lines = ["path,label,split", "a/0.png,x,train", "a/1.png,y,train"]
     (root / "data.csv").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=r"table .*data\.csv has no validation images; add some"):
-        ImageData(table, resolution=32, root=str(root / "data.csv")).setup()
+        image_data(root / "data.csv", table).setup()
     save(root / "b" / "0.png")
     with pytest.raises(ValueError, match=r"9 training images are fewer than one global batch of 16"):
         fit(image_data(root, batch_size=16))
@@ -199,7 +213,7 @@ def test_too_few_classes_or_images_are_refused(root):
 # What a run sees
 
 
-def test_training_and_validation_see_what_they_should(root):
+def test_training_and_validation_see_what_they_should(root, image_data):
     data = image_data(root, batch_size=3)
     seen = fit(data, epochs=2)
     for epoch in (0, 1):
@@ -223,20 +237,26 @@ def flipped(batch) -> dict[int, bool]:
     return dict(zip(batch.index.tolist(), darker_left[:, 0].tolist(), strict=True))
 
 
-def flips(root: Path, epochs: int = 4, **options) -> list[dict[int, bool]]:
-    seen = fit(image_data(root, **options), epochs=epochs)
-    assert not any(any(flipped(batch).values()) for batch in seen.validated)
-    by_epoch = [{} for _ in range(epochs)]
-    for epoch, batch in seen.trained:
-        by_epoch[epoch] |= flipped(batch)
-    return by_epoch
+@pytest.fixture
+def flips(root, image_data) -> Callable[..., list[dict[int, bool]]]:
+    """By epoch, what `flipped` finds in training."""
+
+    def run(epochs: int = 4, **options) -> list[dict[int, bool]]:
+        seen = fit(image_data(root, **options), epochs=epochs)
+        assert not any(any(flipped(batch).values()) for batch in seen.validated)
+        by_epoch = [{} for _ in range(epochs)]
+        for epoch, batch in seen.trained:
+            by_epoch[epoch] |= flipped(batch)
+        return by_epoch
+
+    return run
 
 
-def test_flips_come_from_seed_epoch_and_index(root):
-    first = flips(root)
-    assert first == flips(root, batch_size=2)  # not from the batch that an image is in
-    assert first == flips(root, num_workers=1)
-    assert first != flips(root, seed=1)
+def test_flips_come_from_seed_epoch_and_index(flips):
+    first = flips()
+    assert first == flips(batch_size=2)  # not from the batch that an image is in
+    assert first == flips(num_workers=1)
+    assert first != flips(seed=1)
     assert len({tuple(sorted(epoch.items())) for epoch in first}) == 4
     assert 20 <= sum(sum(epoch.values()) for epoch in first) <= 44  # of 64
     # Derived once more, from their definition.
@@ -244,12 +264,12 @@ def test_flips_come_from_seed_epoch_and_index(root):
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
-def test_the_probability_of_a_flip_is_an_option(root, flip):
-    assert {flag for epoch in flips(root, 2, flip=flip) for flag in epoch.values()} == {flip == 1}
+def test_the_probability_of_a_flip_is_an_option(flips, flip):
+    assert {flag for epoch in flips(2, flip=flip) for flag in epoch.values()} == {flip == 1}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_file_reaches_the_user(root, workers):
+def test_an_unreadable_file_reaches_the_user(root, workers, image_data):
     broken = sorted((root / "a").iterdir())[-1]
     broken.write_bytes(broken.read_bytes()[:-40])  # the header is fine: only reading tells
     with pytest.raises(UnreadableImageError) as raised:
@@ -257,7 +277,7 @@ def test_an_unreadable_file_reaches_the_user(root, workers):
     assert str(raised.value).startswith(f"{broken}: ")
 
 
-def test_a_file_that_is_no_image_is_named_before_training(root):
+def test_a_file_that_is_no_image_is_named_before_training(root, prepared):
     (root / "a" / "5.png").write_text("<html>404</html>")
     with pytest.raises(UnreadableImageError, match=r"/a/5\.png: not an image"):
         prepared(root)
@@ -266,7 +286,7 @@ def test_a_file_that_is_no_image_is_named_before_training(root):
 
 
 @pytest.mark.filterwarnings("ignore:No (positive|negative) samples")  # one validates, a Building
-def test_hct_trains_on_photographs(photos):
+def test_hct_trains_on_photographs(photos, image_data):
     data = image_data(photos, resolution=[128, 160], batch_size=2, max_pixels=2**24)
     data.setup()
     module = ImageClassifier(
@@ -283,7 +303,7 @@ def test_hct_trains_on_photographs(photos):
     assert module.confusion[1].sum() == 1
 
 
-def test_images_for_calibration_and_evaluation(root):
+def test_images_for_calibration_and_evaluation(root, prepared):
     """Training images as they are, mixed and the same each time; validation images with labels."""
     for i, name in enumerate("ab"):
         for file in (root / name).iterdir():

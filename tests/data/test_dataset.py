@@ -56,7 +56,7 @@ def test_an_unreadable_file_ends_the_run_or_is_noted(pictures):
 
 
 def test_a_store_knows_how_it_was_read(pictures):
-    found = store(str(PREPARED))
+    found = store(str(PREPARED), cache="unused")
     dataset = opened(found, {"size": None, "geometry": None})
     assert dataset.decoding == found.prepared.decoding
     with pytest.raises(ValueError, match=r"prepared with data\.geometry=cover, not paper"):

@@ -1,7 +1,6 @@
 """What decides the pixels is said once: stores, checkpoints and artifacts carry it whole, and originals are read by it."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +60,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_store_was_read_with_reaches_checkpoint_and_artifact(tmp_path, write_dicom, kind):
+def test_what_a_store_was_read_with_reaches_checkpoint_and_artifact(tmp_path, write_dicom, data_options, kind):
     """Until version 2 it was dropped without a word: originals were read otherwise than the store was."""
     write, options = KINDS[kind]
     originals = [str(write(tmp_path / name, write_dicom)) for name in "ab"]
@@ -72,7 +71,7 @@ def test_what_a_store_was_read_with_reaches_checkpoint_and_artifact(tmp_path, wr
         found, Recipe(decoding, "raw", None), root, workers=1, skip_unreadable=False, progress=lambda items, _: items
     )
     # A run on the store, with the options that it has by default.
-    dataset = ImageData(partial(store), root=str(root), resolution=None, geometry=None).dataset
+    dataset = ImageData(store, **data_options("store", root=str(root))).dataset
     assert dataset.decoding == decoding
 
     spec = NetworkSpec(

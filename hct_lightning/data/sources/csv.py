@@ -14,7 +14,7 @@ from hct_lightning.data.catalogue import (
 )
 
 
-def table(root: str | None, *, valid_fraction: float = 0.2, split_seed: int = 0) -> Catalogue:
+def table(root: str | None, *, valid_fraction: float, split_seed: int) -> Catalogue:
     """A CSV file with the columns `path` and `label`, and optionally `split` and `group`.
 
     Args:

@@ -11,7 +11,7 @@ from hct_lightning.data.catalogue import (
 from hct_lightning.data.reading.image import SUFFIXES, is_image
 
 
-def folder(root: str | None, *, valid_fraction: float = 0.2, split_seed: int = 0) -> Catalogue:
+def folder(root: str | None, *, valid_fraction: float, split_seed: int) -> Catalogue:
     """A tree with a folder a class, or `train/` and `valid/` (or `val/`) with such a tree each.
 
     Args:
@@ -28,24 +28,30 @@ def folder(root: str | None, *, valid_fraction: float = 0.2, split_seed: int = 0
         raise ValueError(f"data.root={root} is a file; give a folder, or use data=csv")
     valid = next((top / name for name in ("valid", "val") if (top / name).is_dir()), None)
     if (top / "train").is_dir() and valid:
-        train_images, valid_images = _tree(top / "train"), _tree(valid)
-        unknown = sorted(valid_images.keys() - train_images.keys())
-        if unknown:
-            raise ValueError(
-                f"{valid} has classes that {top / 'train'} lacks: {', '.join(unknown)}; "
-                "add training images of them, or remove their folders"
-            )
-        notes = [f"{name} has no validation image" for name in train_images if name not in valid_images]
-    else:
-        train_images, valid_images, notes = split_by_class(_tree(top), valid_fraction, split_seed)
-    classes = tuple(sorted(train_images))
-    return Catalogue(
-        f"folder {top}",
-        classes,
-        label_by_class(train_images, classes),
-        label_by_class(valid_images, classes),
-        tuple(notes),
-    )
+        return two_trees(f"folder {top}", top / "train", valid)
+    train_images, valid_images, notes = split_by_class(_tree(top), valid_fraction, split_seed)
+    return _catalogue(f"folder {top}", train_images, valid_images, notes)
+
+
+def two_trees(source: str, train: Path, valid: Path) -> Catalogue:
+    """A tree with a folder a class to train on, and one to validate on.
+
+    Raises:
+        ValueError: for an empty tree or class, or a class of `valid` that `train` lacks.
+    """
+    train_images, valid_images = _tree(train), _tree(valid)
+    if unknown := sorted(valid_images.keys() - train_images.keys()):
+        raise ValueError(
+            f"{valid} has classes that {train} lacks: {', '.join(unknown)}; "
+            "add training images of them, or remove their folders"
+        )
+    notes = [f"{name} has no validation image" for name in train_images if name not in valid_images]
+    return _catalogue(source, train_images, valid_images, notes)
+
+
+def _catalogue(source: str, train: dict[str, list[str]], valid: dict[str, list[str]], notes: list[str]) -> Catalogue:
+    classes = tuple(sorted(train))
+    return Catalogue(source, classes, label_by_class(train, classes), label_by_class(valid, classes), tuple(notes))
 
 
 def _tree(root: Path) -> dict[str, list[str]]:

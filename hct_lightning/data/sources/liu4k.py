@@ -1,7 +1,7 @@
 """LIU4K, the photographs that the paper trained on."""
 
 from hct_lightning.data.catalogue import Catalogue, resolve_root
-from hct_lightning.data.sources.folder import folder
+from hct_lightning.data.sources.folder import two_trees
 
 
 def liu4k(root: str | None) -> Catalogue:
@@ -17,5 +17,4 @@ def liu4k(root: str | None) -> Catalogue:
                 f"data.root={root}: there is no {top / name}; LIU4K is expected as train/<class>/ "
                 "and valid/<class>/ (docs/data.md says how to obtain it)"
             )
-    found = folder(root)
-    return Catalogue(f"LIU4K {top}", found.classes, found.train, found.valid, found.notes)
+    return two_trees(f"LIU4K {top}", top / "train", top / "valid")

@@ -15,7 +15,7 @@ from hct_lightning.runs.console import track
 log = logging.getLogger(__name__)
 
 
-def scenes(root: str, *, scene_size: int = 1024, scene_seed: int = 0, train: int = 400, valid: int = 400) -> Catalogue:
+def scenes(root: str, *, scene_size: int, scene_seed: int, train: int, valid: int) -> Catalogue:
     """Procedural images of four classes, drawn once and kept as JPEG files (quality 95, full colour) under `root`.
 
     Args:

@@ -5,7 +5,7 @@ from hct_lightning.data.store.remote import Mirror, is_url
 from hct_lightning.data.store.store import Store
 
 
-def store(root: str | None, *, cache: str = "data/cache") -> Catalogue:
+def store(root: str | None, *, cache: str) -> Catalogue:
     """The images of a prepared store: `data=store data.root=<folder or url>`.
 
     Args:

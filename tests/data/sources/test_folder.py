@@ -1,11 +1,14 @@
 """A folder a class, split at random or by trees for training and validation."""
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from hct_lightning.data.sources.folder import folder
+from hct_lightning.data.sources import folder as folders
+
+folder = partial(folders.folder, valid_fraction=0.2, split_seed=0)
 
 
 def test_one_tree_is_split_by_class(tmp_path, plant):

@@ -35,7 +35,7 @@ recipe = Recipe(Decoding(channels=3, size=(64, 64), geometry="cover", max_pixels
 def say(items, total):
     print("go", flush=True)
     return items
-prepare(folder(sys.argv[1]), recipe, Path(sys.argv[2]), workers=2,
+prepare(folder(sys.argv[1], valid_fraction=0.2, split_seed=0), recipe, Path(sys.argv[2]), workers=2,
         skip_unreadable=False, progress=say)
 """
 
@@ -56,7 +56,7 @@ def run(
 ) -> dict[str, str]:
     defaults = {"channels": 3, "size": (64, 64), "geometry": "cover", "max_pixels": 10**7}
     return prepare(
-        folder(str(images)),
+        folder(str(images), valid_fraction=0.2, split_seed=0),
         Recipe(Decoding(**defaults | options), file_format, quality),
         root,
         workers=2,
@@ -221,7 +221,7 @@ def test_all_unreadable_files_are_told_at_once_and_mended_ones_are_added(images,
 
 
 def test_interrupted_between_two_items_no_worker_goes_on(images, tmp_path):
-    found = folder(str(images))
+    found = folder(str(images), valid_fraction=0.2, split_seed=0)
     recipe = Recipe(Decoding(channels=3, size=(64, 64), geometry="cover", max_pixels=10**7), "raw", None)
     options = {"workers": 2, "skip_unreadable": False}
 
