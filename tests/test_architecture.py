@@ -28,6 +28,28 @@ NEIGHBOURS = {
 CONFIGURED = ("app.py", "cli/", "slurm/", "tasks/", "training/trainer.py")
 LONGEST_FUNCTION = 80  # lines
 
+# Modules without a test of their own in tests/<path>/test_<name>.py.
+ELSEWHERE = {
+    # Started by their command lines: all tests of tests/tasks, of tests/slurm, of a benchmark.
+    "__main__",
+    "slurm.__main__",
+    "benchmarks.harness.__main__",
+    # Benchmarks and their sides, which tests/test_docs.py runs as documented, but small.
+    "benchmarks.baselines.litdata_loading",
+    "benchmarks.baselines.plain_inference",
+    "benchmarks.baselines.plain_reading",
+    "benchmarks.baselines.plain_training",
+    "benchmarks.data.benchmark",
+    "benchmarks.data.files",
+    "benchmarks.data.sides",
+    "benchmarks.fit_step",
+    "benchmarks.inference.fresh",
+    "benchmarks.inference.side",
+    "benchmarks.memory",
+    "benchmarks.scaling",
+    "benchmarks.step",
+}
+
 
 def name_of(file: Path) -> str:
     """The dotted name of a module, without the package's: `data.reading.image`."""
@@ -142,6 +164,16 @@ def test_no_function_is_long():
         if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= LONGEST_FUNCTION
     ]
     assert not long
+
+
+def test_every_module_has_a_test_that_mirrors_it():
+    missing = set()
+    for module, file in FILES.items():
+        *rooms, name = module.split(".")
+        mirror = Path(ROOT, "tests", *rooms, f"test_{name}.py")
+        if file.name != "__init__.py" and not mirror.exists():
+            missing.add(module)
+    assert missing == ELSEWHERE
 
 
 def test_nothing_unpickles_or_evaluates():

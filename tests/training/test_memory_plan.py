@@ -25,7 +25,7 @@ def test_available_memory_is_shared_by_the_ranks_of_a_machine():
 
 
 @pytest.fixture
-def plan(step, remembered, build, monkeypatch, plan) -> Callable[..., MemoryPlan]:
+def plan(step, remembered, build, monkeypatch) -> Callable[..., MemoryPlan]:
     """The choice for `share` images where `images` of them fit with `speed` (the estimate is real)."""
 
     def plan(share: int, images: float, **options) -> MemoryPlan:

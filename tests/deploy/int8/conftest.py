@@ -1,9 +1,30 @@
-"""A network and images on which int8 is measured."""
+"""Networks and images on which int8 is measured."""
 
 import pytest
 import torch
+from torch import nn
 
 from hct_lightning.models import HCT, FromPixels
+
+
+class Small(nn.Module):
+    """1 3 h w uint8 -> 1 4 logits by two convolutions and a linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 32, 3, 2, 1)
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        features = self.second(self.first(pixels.float() / 255).relu()).relu()
+        return self.head(features.mean(dim=(2, 3)))
+
+
+@pytest.fixture
+def small() -> Small:
+    """What compiles in seconds."""
+    torch.manual_seed(0)
+    return Small().eval()
 
 
 @pytest.fixture(scope="session")
@@ -11,9 +32,9 @@ def network() -> FromPixels:
     torch.manual_seed(0)
     network = FromPixels(HCT(), [0.5] * 3, [0.25] * 3)
     for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # not the trivial statistics
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.uniform_(module.bias, -0.5, 0.5)
+        if isinstance(module, nn.BatchNorm2d):  # not the trivial statistics
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
     network(torch.randint(0, 256, (4, 3, 128, 128), dtype=torch.uint8))
     return network.eval()
 
