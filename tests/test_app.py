@@ -1,4 +1,4 @@
-"""The command line: it answers at once, and runs refer to earlier runs."""
+"""The command line answers at once, from anywhere."""
 
 import subprocess
 import sys

@@ -20,13 +20,7 @@ def test_dicom_as_radiologists_see_it(tmp_path, write_dicom, read):
         got = read(path, 1)[0, 0]
         assert (got.int() - torch.tensor(want)).abs().max() <= 1, name
     ct = write_dicom(tmp_path / "ct", values, RescaleSlope=1, RescaleIntercept=-1000)  # no suffix: known by its content
-    assert read(ct, 1, window=(0, 2000))[0, 0].tolist() == [
-        0,
-        0,
-        128,
-        255,
-        255,
-    ]
+    assert read(ct, 1, window=(0, 2000))[0, 0].tolist() == [0, 0, 128, 255, 255]
     assert read(ct, 3, size=(4, 4)).shape == (3, 4, 4)
     with pytest.raises(UnreadableImageError, match=r"data\.max_pixels=3"):
         read(ct, 1, max_pixels=3)

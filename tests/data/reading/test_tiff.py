@@ -53,11 +53,7 @@ def test_sixteen_bit_colour_keeps_its_window(tmp_path, read):
     values = np.zeros((8, 8, 3), np.uint16)
     values[..., 0], values[..., 1] = 500, 1000
     path = bands(tmp_path / "c.tif", values, photometric="rgb")
-    assert read(path, 3, window=(0, 1000))[:, 0, 0].tolist() == [
-        128,
-        255,
-        0,
-    ]
+    assert read(path, 3, window=(0, 1000))[:, 0, 0].tolist() == [128, 255, 0]
 
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch, read):

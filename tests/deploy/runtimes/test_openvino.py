@@ -1,4 +1,4 @@
-"""OpenVINO is optional, and takes images as they lie in memory. What it answers: test_runtimes.py."""
+"""OpenVINO is optional. What it answers: test_runtimes.py."""
 
 
 def test_a_missing_runtime_is_named(loaded_without):
