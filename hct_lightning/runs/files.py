@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -14,9 +15,9 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which takes its place when it is closed and on the disk.
 
     Readers see the old one or the new one, never a part. Killed at any moment, or with a full disk, the old one stays
-    as it was.
+    as it was. Threads and processes of a machine may write the same file: one of them is there in the end.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file

@@ -92,7 +92,16 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
 
 def checkpoint_to_resume(cfg: DictConfig, run: Run) -> Path | None:
-    """`last.ckpt`, with `run=` or where Slurm has started this run again; None for a new one."""
+    """`last.ckpt`, with `run=` or where Slurm has started this run again; None for a new one.
+
+    Raises:
+        ValueError: when another checkpoint of the run is asked for.
+    """
+    if cfg.run and cfg.ckpt not in (None, "last"):
+        raise ValueError(
+            f"ckpt={cfg.ckpt}: a run goes on from its last checkpoint; leave ckpt out, or begin a new run from that "
+            "one: ckpt=<file> without run="
+        )
     begun = job.goes_on() and (run.folder / "checkpoints" / "last.ckpt").exists()
     return run.checkpoint("last") if cfg.run or begun else None
 

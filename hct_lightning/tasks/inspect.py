@@ -101,6 +101,10 @@ def suggest(cfg: DictConfig, data: Dataset, found: Survey) -> dict[str, Any]:
     for name in ("mean", "std"):
         values = ",".join(f"{value:.4f}" for value in getattr(found, name))
         options.append(f"data.{name}=[{values}]")
+    decoding = data.decoding.as_json()
+    for name in ("reduce_to",) if prepared else ("window", "srgb", "breast", "reduce_to"):
+        if decoding[name]:
+            options.append(f"data.{name}={json.dumps(decoding[name], separators=(',', ':'))}")
     if found.unreadable:
         options.append("data.on_error=skip")
     if cfg.data.get("root"):

@@ -19,15 +19,13 @@ from hct_lightning.models import FromPixels
 from hct_lightning.runs.console import results, track
 from hct_lightning.runs.files import write_whole
 from hct_lightning.training.memory import Memory, step_memory
-from hct_lightning.training.memory_plan import available_bytes
+from hct_lightning.training.memory_plan import RESERVE, available_bytes
 from hct_lightning.training.spec import build_network
 from hct_lightning.training.step import AUTOCAST, step_seconds
 
 log = logging.getLogger(__name__)
 
 CARDS_GB = (11, 24, 48, 80)
-# Of the memory: on a card for the CUDA context, the libraries' workspaces and gaps between tensors.
-RESERVE = 0.2
 
 
 def main(cfg: DictConfig, folder: Path) -> None:

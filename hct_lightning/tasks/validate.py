@@ -32,6 +32,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     data: ImageData = instantiate(cfg.data, **fed, _convert_="all")
     dataset = data.dataset
     spec.check_classes(dataset.classes)
+    spec.check_decoding(dataset.decoding, chosen=given)
     log.info("%s on %s, %dx%d", checkpoint, dataset.catalogue.source, *dataset.size)
 
     module = ImageClassifier(network, classes=dataset.classes)

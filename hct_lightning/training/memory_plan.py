@@ -16,6 +16,9 @@ from hct_lightning.training.memory import Memory, StepMemory, step_memory
 
 log = logging.getLogger(__name__)
 
+# Of the memory: on a card for the CUDA context, the libraries' workspaces and gaps between tensors.
+RESERVE = 0.2
+
 
 class MemoryPlan(NamedTuple):
     """How a rank takes its share of a global batch.
@@ -44,7 +47,9 @@ def available_bytes(device: torch.device, ranks_here: int) -> int:
     return free // ranks_here
 
 
-def fewest_micro_batches(peak_bytes: Callable[[int], int], share: int, available: int, *, reserve: float = 0.2) -> int:
+def fewest_micro_batches(
+    peak_bytes: Callable[[int], int], share: int, available: int, *, reserve: float = RESERVE
+) -> int:
     """In how many parts a rank must see its share of a global batch to stay within memory.
 
     Args:

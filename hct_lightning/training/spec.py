@@ -1,17 +1,17 @@
 """What a network is and what it eats: the description by which a checkpoint can be used without its run."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 
-from hct_lightning.data.reading.decoding import Decoding
+from hct_lightning.data.reading.decoding import MAX_PIXELS_BEFORE, Decoding
 from hct_lightning.models import FromPixels
 
 VERSION = 2  # of the description as checkpoints hold it
-MAX_PIXELS_OF_VERSION_1 = 2**30  # it was the default, and not written down
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,22 @@ class NetworkSpec:
                 f"{', '.join(self.classes)}; give the data it was made for"
             )
 
+    def check_decoding(self, found: Decoding, *, chosen: Collection[str] = ()) -> None:
+        """Raises ValueError when data is read otherwise than in training, in what nobody has chosen.
+
+        Args:
+            found: how the data is read; a store may only have it as it was prepared.
+            chosen: options of the group `data` that the command line names.
+        """
+        here, trained = found.as_json(), self.decoding.as_json()
+        for name in trained.keys() - {"version", "size", "max_pixels", *chosen}:
+            if here[name] != trained[name]:
+                option = f"data.{name}={json.dumps(here[name], separators=(',', ':'))}"
+                raise ValueError(
+                    f"the data is read with {option}, the checkpoint was trained with {json.dumps(trained[name])}; "
+                    f"give other data, or say that it is meant: {option}"
+                )
+
     def as_json(self) -> dict[str, Any]:
         """Plain containers, with the version of their form."""
         return {
@@ -92,7 +108,7 @@ def _decoding_of_version_1(saved: Mapping[str, Any]) -> Decoding:
         channels=saved["channels"],
         size=tuple(saved["resolution"]),
         geometry=saved["geometry"],
-        max_pixels=MAX_PIXELS_OF_VERSION_1,
+        max_pixels=MAX_PIXELS_BEFORE,
         window=saved.get("window"),
     )
 

@@ -217,6 +217,16 @@ def test_a_profile_is_refused_where_it_counts(program, picture, tmp_path, suffix
     assert "it embeds an ICC profile" in refused.stderr
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_an_image_of_other_channels_is_refused(program, picture, tmp_path, suffix):
+    artifact = pixels_artifact(tmp_path, (18, 12), channels=4)
+    image = tmp_path / f"x.{suffix}"
+    picture.resize((24, 18)).save(image)
+    refused = run(program, artifact, image)
+    assert refused.returncode == 4
+    assert "it has 3 channels where the network takes 4" in refused.stderr
+
+
 def test_an_artifact_of_format_1(program):
     """As it was written before the decoding was carried whole."""
     before = Path(__file__).parents[1] / "formats" / "2026-11"

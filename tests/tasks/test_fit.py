@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from hct_lightning.runs.folder import Run
+from hct_lightning.tasks.fit import checkpoint_to_resume
 from hct_lightning.training.checkpoints import load_checkpoint
 
 
@@ -157,6 +160,17 @@ def test_fine_tunes_from_a_checkpoint_and_from_the_original_layout(cli, trained,
     stem = "network.network.stem.conv.weight"
     torch.testing.assert_close(state_of(tmp_path / "hct")[stem], weights["conv_stages.first_conv.weight"])
     torch.testing.assert_close(state_of(tmp_path / "best")[stem], state_of(trained, "best")[stem])
+
+
+def test_a_run_goes_on_from_its_last_checkpoint_alone(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    run = Run(tmp_path)
+    for ckpt in (None, "last"):
+        cfg = OmegaConf.create({"run": str(tmp_path), "ckpt": ckpt})
+        assert checkpoint_to_resume(cfg, run) == tmp_path / "checkpoints" / "last.ckpt"
+    with pytest.raises(ValueError, match=r"ckpt=best: a run goes on from its last checkpoint; leave ckpt out"):
+        checkpoint_to_resume(OmegaConf.create({"run": str(tmp_path), "ckpt": "best"}), run)
 
 
 def test_bad_options_end_with_one_clear_line(cli, tmp_path):

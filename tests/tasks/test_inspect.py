@@ -16,7 +16,7 @@ def test_inspect_tells_what_is_there_and_how_to_begin(cli, pictures, tmp_path):
     shutil.copy(pictures / "train/a/0.png", pictures / "valid/a/again.png")
     shutil.copy(pictures / "train/a/0.png", pictures / "train/a/again.png")
     (pictures / "train/b/3.png").write_bytes((pictures / "train/b/3.png").read_bytes()[:2000])
-    done = cli("task=inspect", *SMALL, "hydra.run.dir=run", cwd=tmp_path)
+    done = cli("task=inspect", *SMALL, "data.srgb=true", "hydra.run.dir=run", cwd=tmp_path)
     out = tmp_path / "run" / "inspect"
     found = json.loads((out / "inspect.json").read_text())
     assert list(found["unreadable"]) == [str(pictures / "train/b/3.png")]
@@ -33,6 +33,7 @@ def test_inspect_tells_what_is_there_and_how_to_begin(cli, pictures, tmp_path):
     command = done.stdout.strip().splitlines()[-1]
     assert command.startswith("python -m hct_lightning data=folder data.root=pictures")
     assert "data.on_error=skip" in command
+    assert "data.srgb=true" in command
     assert "data.resolution=192" in command
     cli(*command.split()[3:], *BRIEF, "trainer.max_steps=1", cwd=tmp_path)  # it really runs
     skipped = (tmp_path / "run" / "skipped.csv").read_text()

@@ -8,6 +8,7 @@ from hct_lightning.data.reading.geometry import Geometry, Size, as_size, check_g
 from hct_lightning.data.reading.window import Window, check_window
 
 VERSION = 1  # of the description as it is saved
+MAX_PIXELS_BEFORE = 2**30  # of what was written before there were descriptions: the default, and not written down
 
 
 @dataclass(frozen=True, kw_only=True)

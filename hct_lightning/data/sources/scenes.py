@@ -11,6 +11,7 @@ from hct_lightning.data.sources import drawing
 from hct_lightning.machine.pool import mapped
 from hct_lightning.machine.runtime import cpu_count
 from hct_lightning.runs.console import track
+from hct_lightning.runs.files import open_whole
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,5 @@ def _draw_missing(top: Path, jobs: list[tuple[int, int, int, Path]]) -> None:
 
 def _draw(job: tuple[int, int, int, Path]) -> None:
     seed, index, size, path = job
-    temporary = path.with_suffix(".tmp")
-    Image.fromarray(drawing.draw(seed, index, size)).save(temporary, "jpeg", quality=95, subsampling=0)
-    temporary.replace(path)
+    with open_whole(path) as file:
+        Image.fromarray(drawing.draw(seed, index, size)).save(file, "jpeg", quality=95, subsampling=0)

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hct_lightning.data.reading.decoding import Decoding
+from hct_lightning.data.reading.decoding import MAX_PIXELS_BEFORE, Decoding
 from hct_lightning.data.reading.geometry import Size
 
 VERSION = 2
 SUFFIX = {"raw": ".npy", "png": ".png", "jpeg": ".jpg"}
-MAX_PIXELS_OF_VERSION_1 = 2**30  # it was the default, and not written down
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def read_manifest(root: Path) -> dict[str, Any] | None:
 def _from_version_1(recipe: dict[str, Any]) -> dict[str, Any]:
     """There the decoding stood beside the format."""
     decoding = Decoding(
-        max_pixels=MAX_PIXELS_OF_VERSION_1,
+        max_pixels=MAX_PIXELS_BEFORE,
         **{key: value for key, value in recipe.items() if key not in ("format", "quality")},
     )
     return Recipe(decoding, recipe["format"], recipe["quality"]).as_json()

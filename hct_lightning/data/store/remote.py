@@ -4,18 +4,16 @@ What is read is copied to this machine first, whole, and stays there: the second
 a local store, and the images are the same bytes.
 """
 
-import contextlib
 import errno
 import hashlib
 import os
-import tempfile
 import time
 from pathlib import Path
 
 import fsspec
 
 from hct_lightning.data.reading.image import UnreadableImageError
-from hct_lightning.runs.files import write_whole
+from hct_lightning.runs.files import open_whole, write_whole
 
 _TRIES = 4  # a network fails now and then; after 1, 2 and 4 seconds
 
@@ -70,19 +68,13 @@ class Mirror:
         if target.exists():
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        os.close(handle)
-        try:
-            self._copy(file, temporary)
-            got = os.path.getsize(temporary)
+        with open_whole(target) as place:
+            self._copy(file, place.name)  # fsspec takes a name, not a file
+            got = os.path.getsize(place.name)
             if got != size:
                 raise UnreadableImageError(
                     f"{self.url}/{file}: {got} bytes where store.json says {size}; copy the store there again"
                 )
-            os.replace(temporary, target)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
 
     def _copy(self, file: str, target: str) -> None:
         source = f"{self.url}/{file}"

@@ -268,6 +268,9 @@ at::Tensor read_image(const std::filesystem::path& path, const Decoding& how) {
     } else {
       fail("neither a PNG nor a JPEG file");
     }
+    if (image.size(2) != how.channels)
+      fail("it has " + std::to_string(image.size(2)) + " channels where the network takes " +
+           std::to_string(how.channels));
     const Size source{image.size(0) * reduced, image.size(1) * reduced};
     Region region = choose_region(source, how.size, how.geometry);
     for (int64_t* side : {&region.top, &region.left, &region.height, &region.width}) *side /= reduced;
