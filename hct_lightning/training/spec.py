@@ -24,6 +24,7 @@ class NetworkSpec:
         decoding: how a file becomes the pixels that it takes.
         mean: per channel, of pixels in 0..1.
         std: likewise, above 0.
+        unsaid: fields of the decoding of which a checkpoint of version 1 said nothing; what they were is not known.
     """
 
     model: Mapping[str, Any]
@@ -31,6 +32,7 @@ class NetworkSpec:
     decoding: Decoding
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    unsaid: frozenset[str] = frozenset()
 
     def build(self) -> FromPixels:
         """The untrained network."""
@@ -61,7 +63,7 @@ class NetworkSpec:
             chosen: options of the group `data` that the command line names.
         """
         here, trained = found.as_json(), self.decoding.as_json()
-        for name in trained.keys() - {"version", "size", "max_pixels", *chosen}:
+        for name in trained.keys() - {"version", "size", "max_pixels", *self.unsaid, *chosen}:
             if here[name] != trained[name]:
                 option = f"data.{name}={json.dumps(here[name], separators=(',', ':'))}"
                 raise ValueError(
@@ -97,6 +99,7 @@ class NetworkSpec:
                 decoding=_decoding_of_version_1(saved) if version == 1 else Decoding.from_json(saved["decoding"]),
                 mean=tuple(saved["mean"]),
                 std=tuple(saved["std"]),
+                unsaid=frozenset({"srgb", "breast", "reduce_to"} if version == 1 else ()),
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"a damaged description: {error!r}") from error

@@ -48,6 +48,7 @@ def test_the_store():
 def test_the_checkpoint(answers):
     network, spec = load_network(RUN / "checkpoints" / "best.ckpt")
     assert spec.decoding == MEANT
+    spec.check_decoding(Store(BEFORE / "store").decoding)  # it could not say srgb
     assert spec.classes == ("dots", "grid", "rings", "stripes")
     with torch.inference_mode():
         found = network(images(answers, spec.decoding)).softmax(dim=1)
