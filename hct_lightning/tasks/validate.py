@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -11,6 +12,7 @@ from rich.table import Table
 from hct_lightning.callbacks.progress import progress_bar
 from hct_lightning.cli.recompose import given_options
 from hct_lightning.data.datamodule import ImageData
+from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.machine.devices import choose_devices
 from hct_lightning.runs.console import results
 from hct_lightning.runs.files import write_whole
@@ -32,7 +34,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     data: ImageData = instantiate(cfg.data, **fed, _convert_="all")
     dataset = data.dataset
     spec.check_classes(dataset.classes)
-    spec.check_decoding(dataset.decoding, chosen=given)
+    warn_of_differences(spec.decoding, dataset.decoding, given)
     log.info("%s on %s, %dx%d", checkpoint, dataset.catalogue.source, *dataset.size)
 
     module = ImageClassifier(network, classes=dataset.classes)
@@ -56,6 +58,18 @@ def main(cfg: DictConfig, folder: Path) -> None:
         out = folder / "validate" / f"{name}.json"
         write_whole(out, json.dumps(result, indent=2) + "\n")
         show(result, out)
+
+
+def warn_of_differences(trained: Decoding, here: Decoding, chosen: Collection[str]) -> None:
+    """Says in what the data is read otherwise than in training, and nobody has chosen that: a store is as it was made.
+
+    A warning and no error: checkpoints of version 1 do not know how their store was read.
+    """
+    said, found = trained.as_json(), here.as_json()
+    for name in sorted(said.keys() - {"version", "size", "max_pixels", *chosen}):
+        if found[name] != said[name]:
+            words = (json.dumps(value, separators=(",", ":")) for value in (found[name], said[name]))
+            log.warning("the data is read with data.%s=%s, the checkpoint says %s", name, *words)
 
 
 def show(result: dict, out: Path) -> None:

@@ -1,7 +1,6 @@
 """What a network is and what it eats: the description by which a checkpoint can be used without its run."""
 
-import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,22 +51,6 @@ class NetworkSpec:
                 f"the data has the classes {', '.join(found)}, the checkpoint was trained on "
                 f"{', '.join(self.classes)}; give the data it was made for"
             )
-
-    def check_decoding(self, found: Decoding, *, chosen: Collection[str] = ()) -> None:
-        """Raises ValueError when data is read otherwise than in training, in what nobody has chosen.
-
-        Args:
-            found: how the data is read; a store may only have it as it was prepared.
-            chosen: options of the group `data` that the command line names.
-        """
-        here, trained = found.as_json(), self.decoding.as_json()
-        for name in trained.keys() - {"version", "size", "max_pixels", *chosen}:
-            if here[name] != trained[name]:
-                option = f"data.{name}={json.dumps(here[name], separators=(',', ':'))}"
-                raise ValueError(
-                    f"the data is read with {option}, the checkpoint was trained with {json.dumps(trained[name])}; "
-                    f"give other data, or say that it is meant: {option}"
-                )
 
     def as_json(self) -> dict[str, Any]:
         """Plain containers, with the version of their form."""

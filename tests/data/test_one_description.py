@@ -1,7 +1,6 @@
 """What decides the pixels is said once: stores, checkpoints and artifacts carry it whole, and originals are read by it."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,26 +109,6 @@ def test_options_are_fed_back_to_the_data_as_they_were(data_options):
     spec = NetworkSpec(model={}, classes=("x", "y"), decoding=decoding, mean=(0.5,) * 3, std=(0.2,) * 3)
     data = ImageData(lambda: None, **data_options("store", **spec.options(), max_pixels=10**6))
     assert data.decoding == vars(decoding)
-
-
-def test_a_store_that_was_read_otherwise_than_in_training_is_refused(tmp_path, data_options):
-    """What a network was trained without, srgb=false say, was not asked of a store: it gave its own without a word."""
-    for name in "ab":
-        coloured(tmp_path / name, None)
-    originals = [str(tmp_path / f"{name}.png") for name in "ab"]
-    trained = Decoding(channels=3, size=(32, 32), geometry="cover", max_pixels=2**20)
-    found = Catalogue("pictures", ("x", "y"), Split(originals, [0, 1]), Split(originals, [0, 1]))
-    recipe = Recipe(replace(trained, srgb=True), "raw", None)
-    root = tmp_path / "store"
-    prepare(found, recipe, root, workers=1, skip_unreadable=False, progress=lambda items, _: items)
-    spec = NetworkSpec(model={}, classes=("x", "y"), decoding=trained, mean=(0.5,) * 3, std=(0.2,) * 3)
-    dataset = ImageData(store, **data_options("store", **spec.options(), root=str(root))).dataset
-    with pytest.raises(
-        ValueError, match=r"data\.srgb=true, the checkpoint was trained with false; .*: data\.srgb=true"
-    ):
-        spec.check_decoding(dataset.decoding)
-    spec.check_decoding(dataset.decoding, chosen={"srgb"})
-    spec.check_decoding(replace(trained, size=(64, 64), max_pixels=9))
 
 
 @pytest.mark.parametrize(

@@ -71,3 +71,11 @@ def test_the_run_goes_on(cli, tmp_path):
     assert {row["epoch"] for row in rows} == {"1"}
     _, spec = load_network(run / "checkpoints" / "last.ckpt")
     assert spec.decoding.srgb, "what the store was read with is now said"
+
+
+def test_the_run_is_validated_on_its_store_and_the_difference_is_said(cli, tmp_path):
+    run = shutil.copytree(RUN, tmp_path / "run")
+    done = cli("task=validate", f"run={run}", f"data.root={BEFORE}/store", cwd=tmp_path)
+    assert "the data is read with data.srgb=true, the checkpoint says false" in done.stderr
+    again = cli("task=validate", f"run={run}", f"data.root={BEFORE}/store", "data.srgb=true", cwd=tmp_path)
+    assert "the checkpoint says" not in again.stderr
