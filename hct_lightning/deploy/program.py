@@ -23,8 +23,8 @@ def program(network: nn.Module, example: Tensor, *, dynamic: bool) -> ExportedPr
         height, width = example.shape[-2:]
         if height % MULTIPLE or width % MULTIPLE:
             raise ValueError(
-                f"export.dynamic=true needs a resolution in multiples of {MULTIPLE}, "
-                f"not {height}x{width}; give data.resolution one, or leave export.dynamic=false"
+                f"export.dynamic=true takes a run at multiples of {MULTIPLE} pixels, not at {height}x{width}; use "
+                "export=[torchscript], which takes any, leave export.dynamic=false, or train at another data.resolution"
             )
         sizes = ({2: MULTIPLE * Dim("rows", min=4), 3: MULTIPLE * Dim("columns", min=4)},)
     with torch.no_grad():
