@@ -19,6 +19,9 @@ from hct_lightning.cli.plain import plain
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Before torch is imported: tests that run side by side would wait for each other's threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 TINY = (
     "data.scene_size=128",
     "data.resolution=128",

@@ -88,6 +88,7 @@ def test_killed_and_gone_on_with_ends_where_an_undisturbed_sweep_does(cli, envir
     assert (tmp_path / "cut" / "sweep.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_earlier_runs_are_swept_over_too(cli, trained, tmp_path):
     """Other tasks put their results where they belong: into the runs."""
     cli("-m", "task=validate", f"run={trained}", "ckpt=best,last", f"hydra.sweep.dir={tmp_path}/sweep", cwd=tmp_path)

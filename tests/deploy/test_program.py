@@ -35,5 +35,5 @@ def test_open_sides_take_other_multiples_of_32_and_give_the_networks_answers():
 
 
 def test_a_size_that_can_not_be_opened_is_refused():
-    with pytest.raises(ValueError, match="needs a resolution in multiples of 32, not 128x130"):
+    with pytest.raises(ValueError, match="takes a run at multiples of 32 pixels, not at 128x130"):
         program(Tiny().eval(), images(128, 130), dynamic=True)

@@ -108,7 +108,7 @@ def test_ddp4_validates_every_image_once(cli, tmp_path, images):
         "data.scene_size=128",
         "data.train=64",
         f"data.valid={images}",
-        "trainer.max_epochs=2",
+        "trainer.max_epochs=1",
         "trainer.precision=32-true",
         "export=[]",
         f"hydra.run.dir={run}",

@@ -28,7 +28,7 @@ def test_export_again_with_open_size(cli, trained, tmp_path):
     [
         (("export=[]",), "names nothing to make"),
         (("export.percentages=[50]", "export.evaluation=0"), "export.percentages measures"),
-        (("export=[openvino]", "export.dynamic=true", "data.resolution=128"), None),
+        (("export=[torchscript]", "export.dynamic=true"), None),
     ],
 )
 def test_export_without_images(cli, trained, tmp_path, args, message):

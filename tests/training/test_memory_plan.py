@@ -79,8 +79,6 @@ def test_from_the_command_line(cli, tiny, tmp_path):
     cli(
         *tiny,
         "memory=low",
-        "trainer.devices=2",
-        "trainer.accelerator=cpu",
         "export=[]",
         f"hydra.run.dir={tmp_path}/run",
         cwd=tmp_path,
