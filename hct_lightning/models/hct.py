@@ -20,10 +20,18 @@ from hct_lightning.models.performer import Kernel, PerformerAttention
 from hct_lightning.models.recompute import count_batches_once
 
 WIDTHS = (16, 32, 64, 128, 256)
+# Of the convolution stages, those that an image passes through at once where it goes tile by tile (tiles.py).
+# A fourth would triple the margin that a tile needs.
+MOST_LOCAL_STAGES = 3
 
 
 def conv3x3(in_chans: int, out_chans: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_chans, out_chans, 3, stride=stride, padding=1, bias=False)
+
+
+def as_tokens(x: Tensor) -> Tensor:
+    """b c h w -> b (h w) c; a view in channels_last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class ConvBlock(nn.Module):
@@ -79,12 +87,13 @@ class AttentionConvBlock(nn.Module):
         self.shortcut = nn.Conv2d(in_chans, out_chans, 1, stride=stride, bias=False) if project else None
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sums: Tensor | None = None) -> Tensor:
+        """`sums`: the attention's over all positions of a map, where `x` is only a part of it."""
         y = self.act1(self.bn1(x))
         shortcut = x if self.shortcut is None else self.shortcut(y)
-        # In channels_last both reshapes are views.
-        tokens = y.permute(0, 2, 3, 1).flatten(1, 2)  # b c h w -> b (h w) c
-        y = self.attn(tokens).unflatten(1, y.shape[-2:]).permute(0, 3, 1, 2)  # -> b c h w
+        tokens = as_tokens(y)
+        y = self.attn(tokens) if sums is None else self.attn.read(tokens, sums)
+        y = y.unflatten(1, x.shape[-2:]).permute(0, 3, 1, 2)  # b (h w) c -> b c h w
         y = self.conv(self.act2(self.bn2(y + x)))
         return shortcut + self.drop_path(y)
 
@@ -141,6 +150,7 @@ class HCT(nn.Module):
             raise ValueError(f"blocks={tuple(blocks)}: give five counts of at least 1")
         if first_stride not in (1, 2):
             raise ValueError(f"first_stride={first_stride}: choose 1 or 2")
+        self.local_stages = min(conv_stages, MOST_LOCAL_STAGES)
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = WIDTHS[-1]
         self.global_pool = global_pool
@@ -174,15 +184,18 @@ class HCT(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
-    def forward_features(self, x: Tensor, stem: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def forward_features(
+        self, x: Tensor, stem: Callable[[Tensor], Tensor] | None = None, stages_in_stem: int = 0
+    ) -> Tensor:
         """b in_chans h w -> b 256 h/128 w/128, normalised and activated.
 
-        `stem` replaces the network's own stem, say by one that takes uint8 pixels.
+        `stem` replaces the network's own stem, and its first stages where `stages_in_stem` says so: by one that
+        takes uint8 pixels, say.
         """
         if not torch.jit.is_tracing() and min(x.shape[-2:]) < 128:
             raise ValueError(f"an image of {x.shape[-2]}x{x.shape[-1]} is too small: HCT needs 128")
         x = (stem or self.stem)(x)
-        for stage in self.stages:
+        for stage in self.stages[stages_in_stem:]:
             if self.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(stage, x, use_reentrant=False)
             else:
@@ -195,8 +208,8 @@ class HCT(nn.Module):
             x = x.mean(dim=(2, 3))
         return x if pre_logits or not self.num_classes else self.head(x)
 
-    def forward(self, x: Tensor, stem: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        return self.forward_head(self.forward_features(x, stem))
+    def forward(self, x: Tensor, stem: Callable[[Tensor], Tensor] | None = None, stages_in_stem: int = 0) -> Tensor:
+        return self.forward_head(self.forward_features(x, stem, stages_in_stem))
 
     def get_classifier(self) -> nn.Module:
         return self.head

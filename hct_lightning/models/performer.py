@@ -5,12 +5,14 @@ tokens x tokens matrix; here queries and keys are mapped to m non-negative featu
 
     out = phi(q) (phi(k)^T v) / (phi(q) sum_n phi(k)_n)
 
-can be summed over the tokens first: time and memory grow linearly with the number of tokens.
+can be summed over the tokens first: time and memory grow linearly with the number of tokens. The sums can
+also be gathered part by part (`sums`) before any part reads them (`read`): see streaming.py.
 
 Legend: b batch, n tokens, c channels, h heads, d = c / h, m random features.
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -34,6 +36,13 @@ def orthogonal_features(rows: int, dim: int) -> Tensor:
         q, _ = torch.linalg.qr(torch.randn(dim, dim))
         blocks.append(q.T[: rows - start])
     return torch.cat(blocks) * math.sqrt(dim)
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager:
+    # Entered only when needed: torch.export makes an opaque call of an autocast block.
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()
 
 
 class PerformerAttention(nn.Module):
@@ -72,26 +81,39 @@ class PerformerAttention(nn.Module):
         self.register_buffer("projection", orthogonal_features(features, head_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.q(x), self.k(x), self.v(x)
-        # Entered only when needed: torch.export makes an opaque call of an autocast block.
-        if torch.is_autocast_enabled(x.device.type):
-            with torch.autocast(x.device.type, enabled=False):
-                out = self._attend(q, k, v)
-        else:
-            out = self._attend(q, k, v)
-        return self.drop(self.proj(out))
+        return self.read(x, self.sums(x))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q, k and v, each b n (h d) -> b n (h d), in the precision of q."""
+    def key_peak(self, x: Tensor) -> Tensor:
+        """The greatest projection of a key, for each head: b n c -> b h 1 1.
+
+        The softmax kernel wants that of all tokens. Give the greatest of all parts to `sums`.
+        """
+        k = self.k(x)
+        with _without_autocast(x):
+            return self._project(self._split_heads(k)).amax(dim=(-1, -2), keepdim=True)
+
+    def sums(self, x: Tensor, key_peak: Tensor | None = None) -> Tensor:
+        """Sums over the tokens, in fp32: phi(k)^T v and, as one more column, phi(k): b n c -> b h m (d + 1).
+
+        The sums of parts of the tokens add up to those of the whole.
+        """
+        k, v = self.k(x), self.v(x)
+        with _without_autocast(x):
+            k = self._features(self._split_heads(k), is_query=False, peak=key_peak)  # b h n m
+            context = k.transpose(-1, -2) @ self._split_heads(v)  # b h m d
+            total = k.sum(dim=-2)[..., None]  # b h m 1
+            # The normaliser is one more column of the context, so that phi(q) is read once.
+            return torch.cat([context, total], dim=-1)
+
+    def read(self, x: Tensor, sums: Tensor) -> Tensor:
+        """What each token takes from the sums over all of them: b n c and b h m (d + 1) -> b n c."""
+        q = self.q(x)
         dtype = q.dtype
-        q = self._features(self._split_heads(q), is_query=True)  # b h n m
-        k = self._features(self._split_heads(k), is_query=False)  # b h n m
-        context = k.transpose(-1, -2) @ self._split_heads(v)  # b h m d
-        total = k.sum(dim=-2)[..., None]  # b h m 1
-        # The normaliser is one more column of the context, so that phi(q) is read once.
-        out = q @ torch.cat([context, total], dim=-1)  # b h n (d + 1)
-        out = out[..., :-1] / out[..., -1:]
-        return out.transpose(1, 2).to(dtype, memory_format=torch.contiguous_format).flatten(2)
+        with _without_autocast(x):
+            out = self._features(self._split_heads(q), is_query=True) @ sums  # b h n (d + 1)
+            out = out[..., :-1] / out[..., -1:]
+            out = out.transpose(1, 2).to(dtype, memory_format=torch.contiguous_format).flatten(2)
+        return self.drop(self.proj(out))
 
     def _split_heads(self, x: Tensor) -> Tensor:
         """b n (h d) -> b h n d in fp32: one copy casts and moves the heads to the front.
@@ -102,17 +124,22 @@ class PerformerAttention(nn.Module):
         x = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return x.to(torch.float32, memory_format=torch.contiguous_format)
 
-    def _features(self, x: Tensor, *, is_query: bool) -> Tensor:
+    def _project(self, x: Tensor) -> Tensor:
+        """b h n d -> b h n m."""
+        # The scale is folded into the small matrix, not applied to every token.
+        projection = (self.projection.float() * self.projection.shape[1] ** -0.25).T
+        # One product over all heads. In a product for each head, exports would hold a projection for each.
+        return (x.flatten(0, -2) @ projection).unflatten(0, x.shape[:-1])
+
+    def _features(self, x: Tensor, *, is_query: bool, peak: Tensor | None = None) -> Tensor:
         """phi: b h n d -> b h n m."""
         m, d = self.projection.shape
-        # The scale is folded into the small matrix, not applied to every token.
-        projection = (self.projection.float() * d**-0.25).T
-        # One product over all heads. In a product for each head, exports would hold a projection for each.
-        projected = (x.flatten(0, -2) @ projection).unflatten(0, x.shape[:-1])
+        projected = self._project(x)
         if self.kernel == "relu":
             return projected.relu() + 1e-3
         norm = x.square().sum(dim=-1, keepdim=True) * (0.5 * d**-0.5)
         # Keeps exp within range. It is one number a token for queries and one a head for keys, so it cancels in
         # the ratio of `_attend`.
-        peak = projected.detach().amax(dim=-1 if is_query else (-1, -2), keepdim=True)
+        if peak is None:
+            peak = projected.detach().amax(dim=-1 if is_query else (-1, -2), keepdim=True)
         return (torch.exp(projected - norm - peak) + 1e-4) * m**-0.5

@@ -1,6 +1,6 @@
 """From uint8 pixels to the floats a network takes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import cast
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hct_lightning.models.hct import HCT
 from hct_lightning.models.recompute import count_batches_once, stem_in_strips
+from hct_lightning.models.tiles import Tiled, reach_of
 
 
 class FromPixels(nn.Module):
@@ -73,6 +74,30 @@ class FromPixels(nn.Module):
         rows = pixels.permute(0, 2, 3, 1).reshape(b, h, w * c).to(dtype)
         scale, offset = self.scale.to(dtype).repeat(w), self.offset.to(dtype).repeat(w)
         return torch.addcmul(offset, rows, scale).view(b, h, w, c).permute(0, 3, 1, 2)
+
+    def first_stages(self, read: Callable[[slice, slice], Tensor], size: tuple[int, int], tile: int) -> Tiled:
+        """HCT's stem and first stages for an image that is read tile by tile, in the caller's precision.
+
+        Args:
+            read: gives rows and columns of the image, 1 c h w uint8.
+            size: height and width of the image.
+            tile: height and width, in pixels, of what a tile stands for.
+        """
+        hct = cast(HCT, self.network)
+        stages = list(hct.stages)[: hct.local_stages]
+        kind = self.scale.device.type
+        precision = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
+
+        def run(pixels: Tensor) -> Tensor:
+            with precision:  # that of the forward pass, in the backward pass too
+                normalise = partial(self.normalise, dtype=self.precision(kind))
+                x = stem_in_strips(pixels, hct.stem.conv.weight, normalise)
+                for stage in stages:
+                    x = stage(x)
+                return x
+
+        reach = reach_of(hct.stem, *stages)
+        return Tiled(run, reach, read, size, (max(1, tile // reach.stride),) * 2)
 
     def forward(self, pixels: Tensor) -> Tensor:
         normalise = partial(self.normalise, dtype=self.precision(pixels.device.type))

@@ -1,0 +1,96 @@
+"""The logits of an image read tile by tile are those of the image whole."""
+
+import numpy as np
+import pytest
+import torch
+
+from hct_lightning.models import HCT, FromPixels, streaming
+from hct_lightning.models.streaming import StreamedHCT
+
+
+class Array:
+    """An image in memory; counts what is read of it."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels, self.shape, self.most = pixels, pixels.shape, 0
+
+    def read(self, y0, y1, x0, x1):
+        assert 0 <= y0 < y1 <= self.shape[0]
+        assert 0 <= x0 < x1 <= self.shape[1]
+        self.most = max(self.most, (y1 - y0) * (x1 - x0))
+        return self.pixels[y0:y1, x0:x1]
+
+
+def network(channels=3, **options):
+    """With statistics, weights and biases that all matter."""
+    torch.manual_seed(0)
+    made = FromPixels(HCT(in_chans=channels, **options), [0.3] * channels, [0.2] * channels)
+    for module in made.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+            torch.nn.init.normal_(module.bias)
+    made(torch.randint(0, 256, (4, channels, 256, 192), dtype=torch.uint8))
+    return made.eval()
+
+
+def image(h, w, channels=3):
+    """Noise of several scales: every pixel matters, and regions differ."""
+    rng = np.random.default_rng(h * 10000 + w)
+    coarse = np.kron(rng.integers(0, 128, (h // 50 + 1, w // 50 + 1, channels)), np.ones((50, 50, 1)))[:h, :w]
+    return (coarse + rng.integers(0, 128, (h, w, channels))).astype(np.uint8)
+
+
+def whole(made, pixels):
+    with torch.inference_mode():
+        return made(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+
+
+@pytest.mark.parametrize("kernel", ["relu", "softmax"])
+@pytest.mark.parametrize("conv_stages", [2, 3, 4, 5])
+def test_same_logits(monkeypatch, conv_stages, kernel):
+    monkeypatch.setattr(streaming, "POSITIONS_AT_ONCE", 40)
+    made = network(conv_stages=conv_stages, kernel=kernel)
+    for (h, w), tile in (((531, 777), 128), ((777, 531), 96), ((640, 512), 224)):
+        pixels = image(h, w)
+        torch.testing.assert_close(StreamedHCT(made, tile=tile)(Array(pixels)), whole(made, pixels), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"channels": 1}, {"first_stride": 1}, {"blocks": (1, 2, 1, 3, 1)}])
+def test_other_networks(monkeypatch, options):
+    monkeypatch.setattr(streaming, "POSITIONS_AT_ONCE", 100)
+    made = network(**options)
+    pixels = image(603, 409, options.get("channels", 3))
+    torch.testing.assert_close(StreamedHCT(made, tile=160)(Array(pixels)), whole(made, pixels), rtol=0, atol=1e-4)
+
+
+def test_every_size_and_every_tile(monkeypatch):
+    """Each remainder of the stride, and tiles of one output upwards."""
+    made = network(blocks=(1, 1, 1, 1, 1))
+    for h in range(128, 161):
+        pixels = image(h, 297 - h)
+        given = StreamedHCT(made, tile=32 * (1 + h % 5))(Array(pixels))
+        torch.testing.assert_close(given, whole(made, pixels), rtol=0, atol=1e-4)
+
+
+def test_reads_no_more_than_a_tile_and_its_margin():
+    made, source = network(), Array(image(1000, 1200))
+    done = []
+    StreamedHCT(made, tile=256)(source, lambda *numbers: done.append(numbers))
+    assert source.most <= (256 + 416) ** 2
+    assert done == [(i, 20) for i in range(1, 21)]
+
+
+def test_under_autocast():
+    made, pixels = network(), image(400, 500)
+    with torch.autocast("cpu", torch.bfloat16):
+        given, expected = StreamedHCT(made, tile=128)(Array(pixels)), whole(made, pixels)
+    torch.testing.assert_close(given, expected, rtol=0.05, atol=0.1)
+
+
+def test_says_what_it_can_not_stream():
+    with pytest.raises(ValueError, match="Identity can't be streamed"):
+        StreamedHCT(FromPixels(torch.nn.Identity(), [0], [1]).eval())
+    with pytest.raises(ValueError, match="call eval"):
+        StreamedHCT(network().train())
+    with pytest.raises(ValueError, match="100x300 is too small"):
+        StreamedHCT(network())(Array(image(100, 300)))
