@@ -35,6 +35,7 @@ class FromPixels(nn.Module):
             raise ValueError(f"std={list(std)}: every channel's deviation must be above 0")
         self.network = network
         self.grad_checkpointing = False
+        self.tile: int | None = None
         # Normalising is one multiply-add on pixels of 0..255. Its factors are computed in double and rounded once.
         std64 = torch.tensor(std, dtype=torch.float64)
         scale = (1 / (255 * std64)).float()
@@ -60,6 +61,34 @@ class FromPixels(nn.Module):
         count_batches_once(self.network)
         self.grad_checkpointing = enable
 
+    def set_streaming(self, tile: int | None = 2048) -> None:
+        """Trains HCT's stem and first stages tile by tile, so that no image needs to pass through them as a whole.
+
+        The gradients are exact: BatchNorm of these stages keeps its running statistics, which are frozen, and their
+        stochastic depth is off. What follows sees the whole map.
+
+        Args:
+            tile: height and width, in pixels, of what a tile stands for; None: the image as a whole again.
+
+        Raises:
+            ValueError: when the network is no HCT.
+        """
+        if not isinstance(self.network, HCT):
+            raise ValueError(f"{type(self.network).__name__} can't be streamed; HCT can. Use memory=low")
+        self.tile = tile
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "FromPixels":
+        super().train(mode)
+        if self.tile:
+            for stage in self._local_stages():
+                stage.eval()
+        return self
+
+    def _local_stages(self) -> list[nn.Module]:
+        hct = cast(HCT, self.network)
+        return list(hct.stages)[: hct.local_stages]
+
     def precision(self, device_type: str) -> torch.dtype:
         """The precision in which the network takes its input: autocast's, or that of the weights."""
         if torch.is_autocast_enabled(device_type):
@@ -83,26 +112,41 @@ class FromPixels(nn.Module):
             size: height and width of the image.
             tile: height and width, in pixels, of what a tile stands for.
         """
-        hct = cast(HCT, self.network)
-        stages = list(hct.stages)[: hct.local_stages]
+        stem, stages = cast(HCT, self.network).stem, self._local_stages()
         kind = self.scale.device.type
         precision = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
 
         def run(pixels: Tensor) -> Tensor:
             with precision:  # that of the forward pass, in the backward pass too
                 normalise = partial(self.normalise, dtype=self.precision(kind))
-                x = stem_in_strips(pixels, hct.stem.conv.weight, normalise)
+                x = stem_in_strips(pixels, stem.conv.weight, normalise)
                 for stage in stages:
                     x = stage(x)
                 return x
 
-        reach = reach_of(hct.stem, *stages)
+        reach = reach_of(stem, *stages)
         return Tiled(run, reach, read, size, (max(1, tile // reach.stride),) * 2)
 
+    def _streamed(self, pixels: Tensor) -> Tensor:
+        """b c h w uint8 -> the map after the first stages."""
+        hct = cast(HCT, self.network)
+        parameters = [p for part in (hct.stem, *self._local_stages()) for p in part.parameters() if p.requires_grad]
+        maps = []
+        for image in pixels.split(1):
+            tiled = self.first_stages(partial(_region, image), image.shape[2:], self.tile)
+            maps.append(tiled.trained(parameters))
+        return torch.cat(maps)
+
     def forward(self, pixels: Tensor) -> Tensor:
+        if self.tile:
+            return self.network(pixels, stem=self._streamed, stages_in_stem=cast(HCT, self.network).local_stages)
         normalise = partial(self.normalise, dtype=self.precision(pixels.device.type))
         if self.grad_checkpointing and isinstance(self.network, HCT):
             weight = self.network.stem.conv.weight
             stem = partial(stem_in_strips, weight=weight, normalise=normalise)
             return self.network(pixels, stem=stem)
         return self.network(normalise(pixels))
+
+
+def _region(image: Tensor, rows: slice, columns: slice) -> Tensor:
+    return image[:, :, rows, columns]

@@ -94,3 +94,38 @@ def test_says_what_it_can_not_stream():
         StreamedHCT(network().train())
     with pytest.raises(ValueError, match="100x300 is too small"):
         StreamedHCT(network())(Array(image(100, 300)))
+
+
+@pytest.mark.parametrize(("kernel", "conv_stages"), [("relu", 3), ("softmax", 3), ("relu", 5)])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_same_gradients(kernel, conv_stages, recompute):
+    """Of every parameter, those of the whole image with the statistics of the first stages frozen."""
+    pixels = torch.from_numpy(np.stack([image(420, 300), image(420, 300)[::-1]])).permute(0, 3, 1, 2)
+
+    def step(tile):
+        made = network(kernel=kernel, conv_stages=conv_stages, drop_rate=0.0)
+        made.set_grad_checkpointing(recompute)
+        made.set_streaming(tile)
+        made.train()
+        for stage in made.network.stages[:3]:
+            stage.eval()
+        loss = torch.nn.functional.cross_entropy(made(pixels), torch.tensor([0, 2]))
+        loss.backward()
+        return loss.detach(), {name: p.grad for name, p in made.named_parameters()}, dict(made.named_buffers())
+
+    (loss, gradients, buffers), (exact_loss, exact, exact_buffers) = step(160), step(None)
+    torch.testing.assert_close(loss, exact_loss, rtol=0, atol=1e-4)
+    for name, gradient in exact.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-4, msg=name)
+    for name, buffer in exact_buffers.items():
+        torch.testing.assert_close(buffers[name], buffer, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_frozen_weights_need_no_gradient():
+    made = network()
+    made.set_streaming(160)
+    made.train()
+    made.network.stages[0].requires_grad_(False)
+    made(torch.from_numpy(image(300, 200)).permute(2, 0, 1)[None]).sum().backward()
+    assert made.network.stages[0][0].conv1.weight.grad is None
+    assert made.network.stem.conv.weight.grad is not None
