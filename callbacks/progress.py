@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from datetime import timedelta
 from typing import Any
 
 import lightning
@@ -27,6 +28,8 @@ class PlainProgress(ProgressBar):
         super().__init__()
         self.every_s = every_s
         self._last = 0.0
+        self._begun = 0.0
+        self._images = 0
         self._enabled = True
 
     def disable(self) -> None:
@@ -61,6 +64,10 @@ class PlainProgress(ProgressBar):
     ) -> None:
         self._batch("validation batch", batch_idx, trainer.num_val_batches[dataloader_idx])
 
+    def on_predict_start(self, *_: Any) -> None:
+        self._begun = self._last = time.monotonic()
+        self._images = 0
+
     def on_predict_batch_end(
         self,
         trainer: lightning.Trainer,
@@ -70,7 +77,10 @@ class PlainProgress(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._batch("prediction batch", batch_idx, trainer.num_predict_batches[dataloader_idx])
+        self._images += len(batch.index) * trainer.world_size
+        seconds, total = time.monotonic() - self._begun, trainer.num_predict_batches[dataloader_idx]
+        left = timedelta(seconds=round(seconds * (total / (batch_idx + 1) - 1)))
+        self._batch(f"{self._images / seconds:.3g} images/s, {left} left: prediction batch", batch_idx, total)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"

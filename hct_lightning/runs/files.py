@@ -31,11 +31,15 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
 def write_whole(path: Path, text: str) -> None:
     """Writes a text file as `open_whole` does."""
     with open_whole(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="surrogateescape"))  # names of files need not be UTF-8
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """Rows as comma-separated values."""
+    """Rows as comma-separated values, a line feed behind each."""
+    return "".join(map(_csv_line, rows))
+
+
+def _csv_line(row: Sequence[object]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    csv.writer(text).writerow(row)  # its own line end is \r\n, so it quotes both where they stand in a value
+    return text.getvalue().removesuffix("\r\n") + "\n"

@@ -74,7 +74,6 @@ class Run:
         started = time.time()
         if self.writes:
             endings.begin(self.folder)
-            threading.Thread(target=self._end_with_the_others, daemon=True).start()
         self.update(
             **{"id": uuid.uuid4().hex[:8], "created": _now()} | self.record,
         )
@@ -88,17 +87,30 @@ class Run:
             versions={"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
             **fields,
         )
-        try:
-            yield
-        except BaseException as error:
-            ending = endings.of_run(self.folder, error)
-            if self.writes or ending.rank == ranks.rank():
-                self.end(ending.status, ending.reason, since=started)
-            raise
-        finally:
-            endings.completed()
+        with self.together(records=True):
+            try:
+                yield
+            except BaseException as error:
+                ending = endings.of_run(self.folder, error)
+                if self.writes or ending.rank == ranks.rank():
+                    self.end(ending.status, ending.reason, since=started)
+                raise
         if self.writes:
             self.end("completed", None, since=started)
+
+    @contextlib.contextmanager
+    def together(self, *, records: bool = False) -> Iterator[None]:
+        """Around what the ranks do together: rank 0 ends when another one has, even while it waits for that one for ever.
+
+        Args:
+            records: whether what they do is the run, of which `run.json` tells.
+        """
+        if self.writes:
+            threading.Thread(target=self._end_with_the_others, args=(records,), daemon=True).start()
+        try:
+            yield
+        finally:
+            endings.completed()
 
     def end(self, status: str, reason: str | None, *, since: float | None = None) -> None:
         """Records how the run has ended; any rank may, also one that does not keep the record.
@@ -113,13 +125,14 @@ class Run:
         with contextlib.suppress(OSError) if status != "completed" else contextlib.nullcontext():
             Run(self.folder).update(status=status, reason=reason, ended=_now(), **seconds)
 
-    def _end_with_the_others(self) -> None:
+    def _end_with_the_others(self, records: bool) -> None:
         """Ends this process when another rank has ended, and the main thread waits for it for ever."""
         while not endings.ends_by_itself(within_s=0.2):
             if endings.told(self.folder) and not endings.ends_by_itself(within_s=endings.GRACE_S):
                 ending = endings.of_run(self.folder)
-                self.end(ending.status, ending.reason)
-                endings.at_once(ending, self.folder, go_on=self.folder)
+                if records:
+                    self.end(ending.status, ending.reason)
+                endings.at_once(ending, self.folder, go_on=self.folder if records else None)
 
 
 def _now() -> str:

@@ -193,10 +193,13 @@ class Loader:
 
 
 class Pixels:
-    """The images of a loader's batches, without the labels; can be gone through again."""
+    """The images of a loader's batches, without the labels; read anew each time they are gone through."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
 
     def __iter__(self) -> Iterator[Tensor]:
         for batch in self.loader:
