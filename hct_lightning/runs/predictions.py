@@ -57,14 +57,17 @@ class Predictions:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = io.FileIO(self.path, "a+")
             _lock(self._file)
-            ends = self._kept()
-            if ends:
+            if ends := self._kept():
                 self.done = len(ends) - 1
                 self._file.truncate(ends[-1])
                 log.info("going on after %d of %d images in %s", self.done, len(self.images), self.path)
             else:
                 self._begin()
+        except ValueError:
+            self.close()
+            raise
         except OSError as error:
+            self.close()
             raise ValueError(
                 f"predict.output={self.path}: {error.strerror or error}; give a file that can be written"
             ) from error
@@ -143,10 +146,16 @@ class Predictions:
 
     def finish(self) -> None:
         """Closes the file, which has all its rows."""
-        assert self._file and self.done == len(self.images)
+        assert self._file
+        assert self.done == len(self.images)
         os.fsync(self._file.fileno())
         self.unfinished.unlink()
-        self._file.close()
+        self.close()
+
+    def close(self) -> None:
+        """Lets others write the file."""
+        if self._file:
+            self._file.close()
 
 
 def whole_rows(path: Path) -> Iterator[tuple[Row, int]]:
