@@ -35,6 +35,7 @@ from hct_lightning.deploy.artifact import digest
 from hct_lightning.machine.devices import Devices, choose_devices
 from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
 from hct_lightning.machine.runtime import resolve_precision
+from hct_lightning.runs import endings
 from hct_lightning.runs.console import on_terminal, results
 from hct_lightning.runs.folder import Run
 from hct_lightning.runs.predictions import Predictions, whole_rows
@@ -187,13 +188,18 @@ def saying_how_to_go_on(file: Predictions, *, named: bool) -> Iterator[None]:
     Raises:
         ValueError: when predicting ends before all images are through.
     """
+
+    def say() -> None:
+        more = "" if named else f" with predict.output={file.path}"
+        log.info("%d of %d images are in %s; the same command%s goes on", file.done, len(file.images), file.path, more)
+
+    endings.before_at_once(say)
     try:
         yield
         if is_rank_zero() and file.done < len(file.images):
             raise ValueError("trainer.fast_dev_run or limit_predict_batches ended it early; predict without them")
     except BaseException:
-        more = "" if named else f" with predict.output={file.path}"
-        log.info("%d of %d images are in %s; the same command%s goes on", file.done, len(file.images), file.path, more)
+        say()
         raise
 
 

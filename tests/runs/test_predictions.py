@@ -42,7 +42,8 @@ def opened(tmp_path, images) -> Iterator[Opened]:
         return last[0]
 
     yield opened
-    last[0].close()
+    for file in last:
+        file.close()
 
 
 def add(file: Predictions, count: int | None = None) -> Predictions:
