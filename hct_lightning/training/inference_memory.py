@@ -2,44 +2,40 @@
 
 import logging
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
 
 from hct_lightning.data.reading.geometry import Size
 from hct_lightning.models import FromPixels
-from hct_lightning.training.memory import LiveBytes, StepMemory
-from hct_lightning.training.memory_plan import available_bytes, fewest_micro_batches
+from hct_lightning.training.memory_plan import available_bytes
 from hct_lightning.training.step import TrainingStep
 
 log = logging.getLogger(__name__)
 
-PLENTY = 500  # bytes a pixel: nobody asks for an estimate where a hungry network has enough
+PLENTY = 500  # bytes a pixel, several times what HCT takes: with so much nothing is estimated
+SHARE = 0.5  # of the memory available, for tensors: batches are read ahead, and allocators leave gaps
 
 
-def inference_memory(
-    build: Callable[[], FromPixels], *, channels: int, size: Size, batch: int, precision: str
-) -> StepMemory:
-    """The peak of a batch without gradients: weights, activations, batch. Found as `step_memory` finds it.
+def inference_bytes(build: Callable[[], FromPixels], *, channels: int, size: Size, precision: str) -> int:
+    """The most that is alive at once when one image goes through: weights, activations, image. Found on fake tensors.
 
     Args:
         build: gives the network, from uint8 images to logits.
         channels: of the images.
         size: (height, width) of the images.
-        batch: images at a time.
         precision: Lightning's name.
     """
     network = build().to(memory_format=torch.channels_last).eval()
     with FakeTensorMode() as fake, torch.no_grad():
         network._apply(fake.from_tensor)
-        live = LiveBytes()
-        for tensor in (*network.parameters(), *network.buffers()):
-            live.add(tensor)
-        with live:
-            images = torch.empty((batch, *size, channels), dtype=torch.uint8).permute(0, 3, 1, 2)
-            TrainingStep(network, precision=precision).forward(images)
-    return live.peak()
+        tracker = MemTracker()
+        tracker.track_external(network)
+        with tracker:
+            image = torch.empty((1, *size, channels), dtype=torch.uint8).permute(0, 3, 1, 2)
+            TrainingStep(network, precision=precision).forward(image)
+    return max(sizes["Total"] for sizes in tracker.get_tracker_snapshot("peak").values())
 
 
 def images_at_a_time(
@@ -74,18 +70,12 @@ def images_at_a_time(
     height, width = size
     if batch_size * height * width * PLENTY < available:
         return batch_size
-
-    @cache
-    def peak(batch: int) -> int:
-        return inference_memory(build, channels=channels, size=size, batch=batch, precision=precision).on(device.type)
-
-    log.info("estimating the memory of a batch ...")
-    try:
-        parts = fewest_micro_batches(peak, batch_size, available)
-    except ValueError as error:
+    log.info("estimating the memory of an image ...")
+    one = inference_bytes(build, channels=channels, size=size, precision=precision)
+    if one > available:
         raise ValueError(
-            f"an image of {height}x{width} takes about {peak(1) / 2**30:.1f} GiB in the network; "
+            f"an image of {height}x{width} takes about {one / 2**30:.1f} GiB in the network; "
             f"{available / 2**30:.1f} GiB are available to each rank. Use fewer trainer.devices on this machine, or a "
             "smaller data.resolution"
-        ) from error
-    return -(-batch_size // parts)
+        )
+    return min(batch_size, max(1, int(SHARE * available / one)))

@@ -71,9 +71,6 @@ class LiveBytes(TorchDispatchMode):
         self.most_small = max(self.most_small, self._small)
         self.most_large = max(self.most_large, self._large)
 
-    def peak(self) -> StepMemory:
-        return StepMemory(self.most, int(HEAP_GAPS * self.most_small) + self.most_large)
-
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
@@ -120,4 +117,4 @@ def step_memory(
             step.optimizer.zero_grad()
             images = torch.empty((batch, *size, channels), dtype=torch.uint8).permute(0, 3, 1, 2)
             step(images, torch.zeros(batch, dtype=torch.long))
-    return live.peak()
+    return StepMemory(live.most, int(HEAP_GAPS * live.most_small) + live.most_large)
