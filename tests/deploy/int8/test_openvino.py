@@ -24,12 +24,15 @@ def test_the_chosen_layers_are_int8_and_the_answers_near(small, images, tmp_path
 def test_images_are_streamed_and_the_model_is_the_same(small, streamed, tmp_path, percent):
     """Until they were, all of them lay in memory at once: 3 GB at 4000 px."""
     from hct_lightning.deploy.int8 import openvino
+    from hct_lightning.deploy.runtimes.openvino import load
 
+    weights, answers = [], []
     for name, calibration in (("listed", streamed.images), ("streamed", streamed)):
-        (tmp_path / name).mkdir()
-        openvino.export(
-            small, streamed.images[0], tmp_path / name, dynamic=False, calibration=calibration, percent=percent
-        )
-    for file in ("model.bin", "model.xml"):
-        assert (tmp_path / "streamed" / file).read_bytes() == (tmp_path / "listed" / file).read_bytes()
+        folder = tmp_path / name
+        folder.mkdir()
+        openvino.export(small, streamed.images[0], folder, dynamic=False, calibration=calibration, percent=percent)
+        weights.append((folder / "model.bin").read_bytes())
+        answers.append(load(folder / "model.xml", {"precision": "int8"}, 1)(streamed.images[1]))
+    assert weights[0] == weights[1]
+    assert answers[0].equal(answers[1])
     assert streamed.most <= (2 if percent == 100 else 5), "the ranking of layers looks at four"
