@@ -65,7 +65,7 @@ def cli(environment, tmp_path_factory) -> Iterator[Cli]:
                 os.killpg(warm.pid, signal.SIGKILL)
                 pytest.fail(f"no end after {timeout} s: {args}\n{files['stderr'].read_text()}")
             returned = int(warm.stdout.readline())
-            said = {name: file.read_text() for name, file in files.items()}
+            said = {name: file.read_text(errors="replace") for name, file in files.items()}
             if status is not None and returned != status:
                 pytest.fail(f"exit {returned}, not {status}\n{said['stdout']}\n{said['stderr']}")
             return subprocess.CompletedProcess(args, returned, **said)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 from torch.utils.data import BatchSampler
 
 from hct_lightning.callbacks.progress import progress_bar
@@ -206,11 +206,11 @@ def saying_how_to_go_on(file: Predictions, *, named: bool) -> Iterator[None]:
 def show(file: Predictions) -> None:
     """The table of the first rows for people, the whole file for pipes; and how many images could not be read."""
     if on_terminal(sys.stdout):
-        table = Table("image", "class", *map(Text, file.classes))
+        table = Table("image", "class", *map(escape, file.classes))
         rows = itertools.islice(csv.reader(file.path.open(newline="", errors="replace")), 1, 1 + SHOWN)
         for path, winner, *probabilities, _ in rows:
             table.add_row(
-                Text(path), Text(winner or "unreadable"), *(f"{float(p or 'nan'):.3f}" for p in probabilities)
+                escape(path), escape(winner or "unreadable"), *(f"{float(p or 'nan'):.3f}" for p in probabilities)
             )
         if len(file.images) > SHOWN:
             table.caption = f"and {len(file.images) - SHOWN} more"
