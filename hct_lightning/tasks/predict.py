@@ -1,6 +1,5 @@
 """Classes and probabilities of new images."""
 
-import csv
 import glob
 import hashlib
 import itertools
@@ -204,23 +203,25 @@ def saying_how_to_go_on(file: Predictions, *, named: bool) -> Iterator[None]:
 
 
 def show(file: Predictions) -> None:
-    """The table of the first rows for people, the whole file for pipes; and how many images could not be read."""
+    """The table of the first rows for people, the whole file for pipes; and how many images have no answer."""
+    table = Table("image", "class", *map(escape, file.classes))
+    failed = 0
+    for i, (row, _) in enumerate(itertools.islice(whole_rows(file.path), 1, None)):
+        path, winner, *probabilities, error = row
+        failed += bool(error)
+        if i < SHOWN:
+            name = path.encode(errors="replace").decode()
+            numbers = (f"{float(p):.3f}" if p else "" for p in probabilities)
+            table.add_row(escape(name), escape(winner) or "no answer", *numbers)
+    if len(file.images) > SHOWN:
+        table.caption = f"and {len(file.images) - SHOWN} more"
     if on_terminal(sys.stdout):
-        table = Table("image", "class", *map(escape, file.classes))
-        rows = itertools.islice(csv.reader(file.path.open(newline="", errors="replace")), 1, 1 + SHOWN)
-        for path, winner, *probabilities, _ in rows:
-            table.add_row(
-                escape(path), escape(winner or "unreadable"), *(f"{float(p or 'nan'):.3f}" for p in probabilities)
-            )
-        if len(file.images) > SHOWN:
-            table.caption = f"and {len(file.images) - SHOWN} more"
         results().print(table)
     else:
         sys.stdout.flush()
         with file.path.open("rb") as whole:
             shutil.copyfileobj(whole, sys.stdout.buffer)
         sys.stdout.buffer.flush()
-    failed = sum(bool(row[-1]) for row, _ in whole_rows(file.path)) - 1  # the header says `error`
     if failed:
         log.warning("%d of %d images have no answer; the column `error` says why", failed, len(file.images))
     log.info("-> %s", file.path)

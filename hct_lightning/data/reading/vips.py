@@ -25,6 +25,11 @@ def libvips() -> ModuleType | None:
     return pyvips
 
 
+def _takes(name: str) -> bool:
+    """Whether pyvips finds a file by its name: it encodes it as UTF-8, and takes what stands in brackets for options."""
+    return name.isprintable() and not name.endswith("]")
+
+
 def read_with_vips(
     path: Path | str,
     file_format: str,
@@ -47,6 +52,8 @@ def read_with_vips(
     """
     vips = libvips()
     if vips is None or file_format not in _FORMATS or orientation != 1 or channels not in (1, 3):
+        return None
+    if not _takes(str(path)):
         return None
     region = geo.choose_region(source, target, geometry)
     inside = geo.inside(region, source)
