@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -27,7 +28,7 @@ def libvips() -> ModuleType | None:
 
 def _takes(name: str) -> bool:
     """Whether pyvips finds a file by its name: it encodes it as UTF-8, and takes what stands in brackets for options."""
-    return name.isprintable() and not name.endswith("]")
+    return os.fsencode(name) == name.encode(errors="replace") and not name.endswith("]")
 
 
 def read_with_vips(
