@@ -4,7 +4,6 @@ import glob
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +17,6 @@ from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import given_options
 from hct_lightning.data.feeding.loader import Images, Loader, auto_workers
 from hct_lightning.data.reading.decoding import Decoding
-from hct_lightning.data.reading.geometry import as_size
 from hct_lightning.data.reading.image import is_image
 from hct_lightning.data.reading.readers import FileReader
 from hct_lightning.machine.devices import choose_devices
@@ -27,6 +25,7 @@ from hct_lightning.runs.files import csv_text, write_whole
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import load_network
 from hct_lightning.training.module import ImageClassifier
+from hct_lightning.training.spec import NetworkSpec
 from hct_lightning.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     run = Run(folder)
     network, spec = load_network(run.checkpoint(cfg.ckpt or "best"), cfg.safety.allow)
     paths = find_images(str(cfg.predict.input))
-    decoding = chosen_decoding(cfg, spec.decoding)
+    decoding = chosen_decoding(cfg, spec)
     reader = FileReader(decoding)
     log.info("%d image(s) at %dx%d (%s)", len(paths), *reader.shape[:2], decoding.geometry)
     loader = Loader(
@@ -69,14 +68,12 @@ def main(cfg: DictConfig, folder: Path) -> None:
     log.info("-> %s", out)
 
 
-def chosen_decoding(cfg: DictConfig, trained: Decoding) -> Decoding:
+def chosen_decoding(cfg: DictConfig, spec: NetworkSpec) -> Decoding:
     """What the network was trained on, with what the command line says of `data` and `predict.resolution` on top."""
-    options = plain(cfg.data)
-    given = {name: options[name] for name in given_options("data") if options.get(name) is not None}
-    size = plain(cfg.predict)["resolution"] or given.get("resolution")
-    known = {field.name for field in fields(Decoding)}
-    changes = {name: value for name, value in given.items() if name in known}
-    return replace(trained, **changes, size=as_size(size) if size else trained.size)
+    given = given_options(cfg, "data", *spec.unsaid)
+    spec.check_normalisation(given)
+    size = plain(cfg.predict)["resolution"]
+    return spec.decoding.with_options(given | ({"resolution": size} if size else {}))
 
 
 def find_images(pattern: str) -> list[str]:
