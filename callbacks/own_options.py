@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import lightning
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 
@@ -14,7 +13,7 @@ class OwnOptions(Callback):
     next epoch would replace `best.ckpt`, however bad it is.
     """
 
-    def on_load_checkpoint(self, trainer: lightning.Trainer, module: Any, checkpoint: dict) -> None:
+    def on_load_checkpoint(self, trainer: Any, module: Any, checkpoint: dict) -> None:
         for callback in trainer.callbacks:
             state = checkpoint["callbacks"].get(callback.state_key)
             if state and isinstance(callback, EarlyStopping):

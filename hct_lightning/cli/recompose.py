@@ -54,7 +54,7 @@ def _still_meant(key: str, given: Collection[str]) -> bool:
 
 def _recorded(folder: Path) -> list[str]:
     """The overrides of a run: those it began with, those it went on with, and its paths, which hold in any folder."""
-    overrides = [_by_new_name(override) for override in OmegaConf.load(folder / BEGUN)]
+    overrides = [_by_new_name(str(override)) for override in OmegaConf.load(folder / BEGUN)]
     record = Run.record_in(folder)
     since = {key_of(override): override for override in record.get("since", ())}
     overrides = [override for override in overrides if _still_meant(key_of(override), since)] + [*since.values()]

@@ -11,7 +11,7 @@ import lightning
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from hct_lightning.callbacks.epoch_time import EpochTime
 from hct_lightning.callbacks.export import ExportAtEnd
@@ -83,7 +83,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         )
         introduce(cfg, trainer, module, devices, plan)
         if resume:
-            say_how_it_goes_on(cfg, run, resume)
+            prepare_to_go_on(cfg, run, resume)
         if cfg.run:
             run.update(since=since_begun(folder))
         run.update(options=options_of_training(cfg))
@@ -116,18 +116,26 @@ def checkpoint_to_resume(cfg: DictConfig, run: Run) -> Path | None:
     return folder / chosen.name
 
 
-def say_how_it_goes_on(cfg: DictConfig, run: Run, checkpoint: Path) -> None:
-    """Logs what a run that goes on does otherwise than before. One that goes back gets that as its last checkpoint."""
+def prepare_to_go_on(cfg: DictConfig, run: Run, checkpoint: Path) -> None:
+    """Logs what a run that goes on does otherwise than before. One that goes back gets that as its last checkpoint.
+
+    Raises:
+        ValueError: when it has had more epochs already.
+    """
+    saved, _ = load_checkpoint(checkpoint, cfg.safety.allow)
+    if 0 < (most := cfg.trainer.max_epochs or 0) <= saved["epoch"]:
+        raise ValueError(
+            f"trainer.max_epochs={most}: {checkpoint} is from epoch {saved['epoch'] + 1}; give a larger number, or go back "
+            "with ckpt=best"
+        )
     log.info("resuming from %s", checkpoint)
-    began = run.folder / ".hydra" / "config.yaml"
-    before = run.record.get("options") or (options_of_training(OmegaConf.load(began)) if began.exists() else {})
+    before = run.record.get("options", {})
     if changes := differences(before, options_of_training(cfg)):
         log.info("other options than before: %s", ", ".join(changes))
     last = checkpoint.with_name("last.ckpt")
     if checkpoint.name == last.name or not is_rank_zero():
         return
-    step = load_checkpoint(checkpoint, cfg.safety.allow)[0]["global_step"]
-    log.info("back at step %d: what metrics.csv and checkpoints hold of later steps is written anew", step)
+    log.info("back at step %d: metrics.csv and checkpoints of later steps are written anew", saved["global_step"])
     with open_whole(last) as file:  # stopped from here on, it goes on from here
         file.write(checkpoint.read_bytes())
 

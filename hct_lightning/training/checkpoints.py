@@ -99,9 +99,9 @@ def load_weights(network: FromPixels, path: Path, allow: Iterable[str] = ()) -> 
         try:
             network.network.load_state_dict(trained.network.state_dict())
         except RuntimeError as error:
-            first = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+            first = str(error).splitlines()[1].strip().split(", ")[0]
             raise ValueError(
-                f"{path} does not fit this network: {first}; give the options of `model`, and data with as many "
+                f"{path} does not fit this network: {first} ...; give the options of `model`, and data with as many "
                 "classes and channels, that it was trained with"
             ) from error
     elif isinstance(network.network, HCT):
