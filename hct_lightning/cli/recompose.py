@@ -71,6 +71,13 @@ def _as_list(arg: str) -> str:
     return f"{key}=[{value.strip(',')}]" if key == "trainer.devices" and re.fullmatch(r"\d+(,\d*)+", value) else arg
 
 
+def _environment(argv: list[str]) -> list[str]:
+    """Writes $HCT_DATA down, for points of a sweep that begin later, and elsewhere."""
+    key, data = "hydra.job.env_set.HCT_DATA", os.environ.get("HCT_DATA")
+    given = any(key_of(arg) == key for arg in argv)
+    return [f'+{key}="{Path(data).expanduser().absolute()}"'] if data and not given else []
+
+
 def recompose(argv: list[str]) -> list[str]:
     """Expands `run=<folder>` to that run's own overrides, those on the command line winning.
 
@@ -90,8 +97,10 @@ def recompose(argv: list[str]) -> list[str]:
         holder = Path(ckpt).resolve().parent.parent
         if (holder / BEGUN).exists():
             run = str(holder)
-    # A sweep's points do it themselves, as processes of their own.
-    if not run or run == "null" or (MULTIRUN & set(flags) and "slurm" not in given):
+    sweeps = bool(MULTIRUN & set(flags))
+    if not run or run == "null":
+        return argv + (_environment(argv) if sweeps or "slurm" in given else [])
+    if sweeps and "slurm" not in given:  # its points do it themselves, as processes of their own
         return argv
     folder = Path(run).expanduser().resolve()
     if (folder / "multirun.yaml").exists():

@@ -1,6 +1,7 @@
 """What a network is and what it eats: the description by which a checkpoint can be used without its run."""
 
 import json
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -160,12 +161,14 @@ def build_network(
     """
     fetches = {name: value for name, value in model.items() if name in FETCHING and value}
     options = model if pretrained else {name: value for name, value in model.items() if name not in fetches}
+    if pretrained and fetches:
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a line for each try
     try:
         network = instantiate(options, in_chans=channels, num_classes=classes, _convert_="all")
     except Exception as error:
         if not (pretrained and fetches):
             raise
-        why = next(line for line in [*str(error.__cause__ or error).splitlines(), type(error).__name__] if line.strip())
+        why = (str(error.__cause__ or error) or type(error).__name__).strip().splitlines()[0].split(". ")[0]
         asked = " ".join(f"model.{name}={value}" for name, value in fetches.items())
         raise ValueError(
             f"{asked}: the weights of {model.get('model_name', model['_target_'])} can't be had ({why}); run it once "
