@@ -52,8 +52,11 @@ class NetworkSpec:
         )
 
     def options(self) -> dict[str, Any]:
-        """What it eats, in the words of the configuration group `data`."""
-        decoding = vars(self.decoding)
+        """What it eats, in the words of the configuration group `data`.
+
+        What is not done to its images (srgb, breast) is null: a store may have it done, which `check_decoding` sees.
+        """
+        decoding = {name: None if value is False else value for name, value in vars(self.decoding).items()}
         return {"resolution": decoding["size"], "mean": self.mean, "std": self.std} | {
             name: value for name, value in decoding.items() if name not in ("size", "max_pixels")
         }
