@@ -60,7 +60,8 @@ def _recorded(folder: Path) -> list[str]:
     overrides = [override for override in overrides if _still_meant(key_of(override), since)] + [*since.values()]
     mine = {key_of(override) for override in overrides}
     # What the environment or a default said is left to them where it is gone: the folder may have been moved here.
-    paths = {key: path for key, path in record.get("paths", {}).items() if key in mine or Path(path).exists()}
+    known = record.get("paths", {})
+    paths = {key: known[key] for key in PATHS if key in known and (key in mine or Path(known[key]).exists())}
     overrides = [override for override in overrides if key_of(override) not in paths]
     return overrides + [f'{key}="{path}"' for key, path in paths.items()]
 

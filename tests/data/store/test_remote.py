@@ -185,13 +185,14 @@ from hct_lightning.data.sources.store import store
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 found = store(sys.argv[1], cache=sys.argv[2])
 reader = found.prepared.reader(found.prepared.decoding)
-print(sum(int(reader(path).sum()) for path in found.train.paths[: int(sys.argv[3])]))
+for path in found.train.paths:
+    print(int(reader(path).sum()), flush=True)
 """
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 def test_a_second_user_reads_what_the_first_has_cached(photos):
-    """And is told what helps for what is not there yet, or where the first lets nobody read."""
+    """And is told what helps for what is not there yet."""
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
         home.chmod(0o755)
@@ -200,15 +201,9 @@ def test_a_second_user_reads_what_the_first_has_cached(photos):
         mirror = remote.Mirror(url, str(cache))
         found = store.Store(mirror.folder, mirror).catalogue()
         reader = found.prepared.reader(found.prepared.decoding)
-        total = sum(int(reader(path).sum()) for path in found.train.paths[:2])
-
-        def second(count: int) -> subprocess.CompletedProcess:
-            command = [sys.executable, "-c", READ, url, str(cache), str(count)]
-            return subprocess.run(command, capture_output=True, text=True)
-
-        done = second(2)
-        assert done.stdout.strip() == str(total), done.stderr
-        refused = second(4).stderr.splitlines()[-1]
+        first = [int(reader(path).sum()) for path in found.train.paths[:2]]
+        command = [sys.executable, "-c", READ, url, str(cache)]
+        second = subprocess.run(command, capture_output=True, text=True)
+        assert [int(line) for line in second.stdout.splitlines()] == first
+        refused = second.stderr.splitlines()[-1]
         assert re.search(r"Permission denied, .* give a cache of your own with data\.cache=<folder>", refused)
-        mirror.folder.chmod(0o700)
-        assert "Permission denied" in second(2).stderr.splitlines()[-1]
