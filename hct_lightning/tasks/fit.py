@@ -83,7 +83,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         )
         introduce(cfg, trainer, module, devices, plan)
         if resume:
-            prepare_to_go_on(cfg, run, resume)
+            prepare_to_go_on(cfg, resume, earlier, dataset.summary()["images"])
         if cfg.run:
             run.update(since=since_begun(folder))
         run.update(options=options_of_training(cfg))
@@ -116,8 +116,14 @@ def checkpoint_to_resume(cfg: DictConfig, run: Run) -> Path | None:
     return folder / chosen.name
 
 
-def prepare_to_go_on(cfg: DictConfig, run: Run, checkpoint: Path) -> None:
+def prepare_to_go_on(cfg: DictConfig, checkpoint: Path, earlier: Mapping[str, Any], images: Mapping[str, int]) -> None:
     """Logs what a run that goes on does otherwise than before. One that goes back gets that as its last checkpoint.
+
+    Args:
+        cfg: the whole configuration.
+        checkpoint: it goes on from.
+        earlier: the record of the run.
+        images: of both splits.
 
     Raises:
         ValueError: when it has had more epochs already.
@@ -129,8 +135,10 @@ def prepare_to_go_on(cfg: DictConfig, run: Run, checkpoint: Path) -> None:
             "with ckpt=best"
         )
     log.info("resuming from %s", checkpoint)
-    before = run.record.get("options", {})
-    if changes := differences(before, options_of_training(cfg)):
+    before = earlier.get("data", {}).get("images", images)
+    if before != images:
+        log.warning("the data has %s images, before it had %s: epochs are others than they were", images, before)
+    if changes := differences(earlier.get("options", {}), options_of_training(cfg)):
         log.info("other options than before: %s", ", ".join(changes))
     last = checkpoint.with_name("last.ckpt")
     if checkpoint.name == last.name or not is_rank_zero():
