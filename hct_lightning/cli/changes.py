@@ -1,11 +1,14 @@
 """The options that shape a training, and which of them a run that goes on has otherwise than before."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from hct_lightning.cli.plain import plain
+
+log = logging.getLogger(__name__)
 
 GROUPS = ("data", "model", "optim", "schedule", "loss", "trainer", "seed")
 # Where things lie says nothing of what is trained, and a url may hold a password.
@@ -24,6 +27,21 @@ def _flat(prefix: str, options: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
             yield from _flat(f"{prefix}{key}.", value)
         else:
             yield f"{prefix}{key}", value
+
+
+def say_changes(earlier: Mapping[str, Any], options: Mapping[str, Any], images: Mapping[str, int]) -> None:
+    """Logs what a run that goes on has otherwise than before.
+
+    Args:
+        earlier: its record.
+        options: of `options_of_training`.
+        images: their numbers, by split.
+    """
+    before = earlier.get("data", {}).get("images", images)
+    if before != images:
+        log.warning("the data has %s images, before it had %s: epochs are others than they were", images, before)
+    if changes := differences(earlier.get("options", {}), options):
+        log.info("other options than before: %s", ", ".join(changes))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

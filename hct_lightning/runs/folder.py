@@ -15,7 +15,7 @@ from typing import Any
 from hct_lightning.machine import ranks
 from hct_lightning.machine import slurm as job
 from hct_lightning.runs import endings
-from hct_lightning.runs.files import locked, write_whole
+from hct_lightning.runs.files import locked, open_whole, write_whole
 
 _PACKAGES = ("hct-lightning", "torch", "lightning", "timm", "torchmetrics", "hydra-core", "pillow")
 
@@ -69,6 +69,12 @@ class Run:
                 "give run=<folder of an earlier run> with ckpt=best or last, or ckpt=<file>"
             )
         return path
+
+    def go_back(self, checkpoint: Path) -> None:
+        """Makes a checkpoint the last one: stopped from here on, the run goes on from there."""
+        if self.writes:
+            with open_whole(self.folder / "checkpoints" / "last.ckpt") as file:
+                file.write(checkpoint.read_bytes())
 
     @contextlib.contextmanager
     def recording(self, **fields: Any) -> Iterator[None]:

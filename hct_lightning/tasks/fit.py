@@ -17,7 +17,7 @@ from hct_lightning.callbacks.epoch_time import EpochTime
 from hct_lightning.callbacks.export import ExportAtEnd
 from hct_lightning.callbacks.micro_batches import MicroBatches
 from hct_lightning.callbacks.own_options import OwnOptions
-from hct_lightning.cli.changes import differences, options_of_training
+from hct_lightning.cli.changes import options_of_training, say_changes
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import absolute_paths, given_options, since_begun
 from hct_lightning.data.datamodule import ImageData
@@ -29,7 +29,6 @@ from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
 from hct_lightning.machine.runtime import resolve_precision
 from hct_lightning.models import FromPixels
 from hct_lightning.report.tables import describe, epoch_times_of, say_speed_up, show_results
-from hct_lightning.runs.files import open_whole
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import begin_network, load_checkpoint
 from hct_lightning.training.class_weights import class_weights
@@ -83,7 +82,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
         )
         introduce(cfg, trainer, module, devices, plan)
         if resume:
-            prepare_to_go_on(cfg, resume, earlier, dataset.summary()["images"])
+            prepare_to_go_on(cfg, run, resume)
+            say_changes(earlier, options_of_training(cfg), dataset.summary()["images"])
         if cfg.run:
             run.update(since=since_begun(folder))
         run.update(options=options_of_training(cfg))
@@ -116,14 +116,8 @@ def checkpoint_to_resume(cfg: DictConfig, run: Run) -> Path | None:
     return folder / chosen.name
 
 
-def prepare_to_go_on(cfg: DictConfig, checkpoint: Path, earlier: Mapping[str, Any], images: Mapping[str, int]) -> None:
-    """Logs what a run that goes on does otherwise than before. One that goes back gets that as its last checkpoint.
-
-    Args:
-        cfg: the whole configuration.
-        checkpoint: it goes on from.
-        earlier: the record of the run.
-        images: of both splits.
+def prepare_to_go_on(cfg: DictConfig, run: Run, checkpoint: Path) -> None:
+    """One that goes back to an earlier checkpoint gets that as its last one.
 
     Raises:
         ValueError: when it has had more epochs already.
@@ -135,17 +129,9 @@ def prepare_to_go_on(cfg: DictConfig, checkpoint: Path, earlier: Mapping[str, An
             "with ckpt=best"
         )
     log.info("resuming from %s", checkpoint)
-    before = earlier.get("data", {}).get("images", images)
-    if before != images:
-        log.warning("the data has %s images, before it had %s: epochs are others than they were", images, before)
-    if changes := differences(earlier.get("options", {}), options_of_training(cfg)):
-        log.info("other options than before: %s", ", ".join(changes))
-    last = checkpoint.with_name("last.ckpt")
-    if checkpoint.name == last.name or not is_rank_zero():
-        return
-    log.info("back at step %d: metrics.csv and checkpoints of later steps are written anew", saved["global_step"])
-    with open_whole(last) as file:  # stopped from here on, it goes on from here
-        file.write(checkpoint.read_bytes())
+    if checkpoint.name != "last.ckpt":
+        log.info("back at step %d: metrics.csv and checkpoints of later steps are written anew", saved["global_step"])
+        run.go_back(checkpoint)
 
 
 def devices_of(cfg: DictConfig, data: ImageData, global_batch: int | None) -> Devices:

@@ -2,7 +2,7 @@
 
 from hydra import compose, initialize_config_module
 
-from hct_lightning.cli.changes import differences, options_of_training
+from hct_lightning.cli.changes import differences, options_of_training, say_changes
 
 
 def options(*overrides: str) -> dict:
@@ -25,3 +25,9 @@ def test_changes_are_said_as_on_the_command_line():
         "no schedule.warmup_epochs",
         "no schedule.final",
     ]
+
+
+def test_other_images_are_said(caplog):
+    earlier = {"data": {"images": {"train": 8, "valid": 2}}}
+    say_changes(earlier, options(), {"train": 9, "valid": 2})
+    assert "the data has {'train': 9, 'valid': 2} images, before it had {'train': 8, 'valid': 2}" in caplog.text

@@ -56,7 +56,6 @@ def test_inspect_of_a_store_says_what_it_was_made_of(cli, pictures, tmp_path):
     assert (found["channels"], found["unreadable"]) == ({"3": 16}, {})
     command = done.stdout.strip().splitlines()[-1]
     assert command.startswith("python -m hct_lightning data=store data.root=store")
-    cli(*shlex.split(command)[3:], *BRIEF, "trainer.max_steps=1", cwd=tmp_path)
 
 
 def test_what_was_given_is_what_is_looked_at_and_kept(cli, pictures, tmp_path):
