@@ -116,6 +116,8 @@ class EpochTime(Callback):
         if trainer.world_size > 1:
             everyone = [None] * trainer.world_size
             torch.distributed.all_gather_object(everyone, mine)
+        if not any(images for *_, images in everyone):
+            return  # resumed where an epoch's training was done, and only its end came
         ranks = [dict(zip(PARTS, row, strict=False)) for row in everyone]
         row = {part: sum(rank[part] for rank in ranks) / len(ranks) for part in PARTS}
         row["images_s"] = sum(images for *_, images in everyone) / max(row["run_s"], 1e-9)

@@ -19,7 +19,8 @@ class StopOnSigterm(Callback):
 
     The signals are SIGTERM and those of `slurm_notices`.
 
-    In a validation pass they end without saving: the last checkpoint is from before it. Lightning's
+    In a validation pass they end without saving, for a checkpoint from there would go on without its result. The last one
+    is from before the epoch's end, at most `callbacks.last.every_minutes` of training ago, which is done again. Lightning's
     own handler is replaced, because it enters a collective wherever the signal happens to come,
     and now and then waits there for ever.
 

@@ -197,7 +197,11 @@ SMALL_TASKS = {
     ),
     "task=plan": ("plan.resolution=[256]", "plan.timed_at=[128,192]"),
 }
-SHORTER = {"plan.resolution=[2048,4000]": "plan.resolution=[256]", "trainer.max_epochs=30": "trainer.max_epochs=1"}
+SHORTER = {
+    "plan.resolution=[2048,4000]": "plan.resolution=[256]",
+    "trainer.max_epochs=30": "trainer.max_epochs=1",
+    "trainer.max_time=00:10:00:00": "trainer.max_time=00:00:00:03",
+}
 
 
 def small(args: list[str], folder: Path) -> list[str]:

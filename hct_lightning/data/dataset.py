@@ -103,8 +103,8 @@ def open_dataset(
 
     Args:
         found: the files.
-        decoding: fields of `Decoding`; `channels`, `size` and `geometry` may be None: what the first images, or
-            the store, have.
+        decoding: fields of `Decoding`; None is what the store was read with, and elsewhere for `channels` what
+            the first images have; `size` and `geometry` are then to be given.
         mean: per channel; None: as `statistics` says.
         std: likewise.
         statistics: `imagenet` (their average for grey) or `data`, measured on training images. Those of many
@@ -130,7 +130,8 @@ def open_dataset(
             raise ValueError("data.resolution and data.geometry are null; only data=store knows them")
         shapes = _look(found, decoding["max_pixels"], skipped if skips else None)
         channels = decoding["channels"] or max(channels for channels, _, _ in shapes)
-        how = Decoding(**{**decoding, "channels": channels, "size": as_size(decoding["size"])})
+        said = {name: value for name, value in decoding.items() if value is not None}
+        how = Decoding(**{**said, "channels": channels, "size": as_size(decoding["size"])})
         sizes = [(height, width) for _, height, width in shapes]
     reader = reader_of(found, how)
     if (mean is None or std is None) and (statistics == "data" or how.channels not in (1, 3)):
@@ -170,7 +171,7 @@ def _look(found: Catalogue, max_pixels: int, skipped: dict[str, str] | None) -> 
 
 def _as_prepared(made: Decoding, asked: Mapping[str, Any]) -> Decoding:
     """What a store was read with, where nothing else is asked for; the limit on pixels is the store's own."""
-    chosen = {name: value for name, value in asked.items() if value not in (None, False) and name != "max_pixels"}
+    chosen = {name: value for name, value in asked.items() if value is not None and name != "max_pixels"}
     if "size" in chosen:
         chosen["size"] = as_size(chosen["size"])
     return Decoding(**vars(made) | chosen)

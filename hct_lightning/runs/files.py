@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import fcntl
 import io
 import os
 import threading
@@ -32,6 +33,19 @@ def write_whole(path: Path, text: str) -> None:
     """Writes a text file as `open_whole` does."""
     with open_whole(path) as file:
         file.write(text.encode(errors="surrogateescape"))  # names of files need not be UTF-8
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One thread of one process at a time, for what reads the file `path` and writes it anew.
+
+    The lock is a hidden file beside it, which stays. Where the disk has no locks, or no room, it goes on without.
+    """
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            file = held.enter_context(path.with_name(f".{path.name}.lock").open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)  # of this opening of the file: threads, too, wait for each other
+        yield
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:

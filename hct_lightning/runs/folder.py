@@ -15,7 +15,7 @@ from typing import Any
 from hct_lightning.machine import ranks
 from hct_lightning.machine import slurm as job
 from hct_lightning.runs import endings
-from hct_lightning.runs.files import write_whole
+from hct_lightning.runs.files import locked, open_whole, write_whole
 
 _PACKAGES = ("hct-lightning", "torch", "lightning", "timm", "torchmetrics", "hydra-core", "pillow")
 
@@ -40,13 +40,19 @@ class Run:
     @property
     def record(self) -> dict[str, Any]:
         """What is known of the run so far; empty for a new one."""
-        return json.loads(self.record_path.read_text()) if self.record_path.exists() else {}
+        return self.record_in(self.folder)
+
+    @staticmethod
+    def record_in(folder: Path) -> dict[str, Any]:
+        """What `run.json` in `folder` says; empty where there is none. Makes nothing."""
+        path = folder / "run.json"
+        return json.loads(path.read_text()) if path.exists() else {}
 
     def update(self, **fields: Any) -> None:
         """Adds fields to `run.json`, replacing the file as a whole."""
         if self.writes:
-            text = json.dumps(self.record | fields, indent=2, default=str) + "\n"
-            write_whole(self.record_path, text)
+            with locked(self.record_path):  # a watching thread, or another rank, may add at the same time
+                write_whole(self.record_path, json.dumps(self.record | fields, indent=2, default=str) + "\n")
 
     def checkpoint(self, name: str) -> Path:
         """The file behind `best`, `last` or a path.
@@ -63,6 +69,12 @@ class Run:
                 "give run=<folder of an earlier run> with ckpt=best or last, or ckpt=<file>"
             )
         return path
+
+    def go_back(self, checkpoint: Path) -> None:
+        """Makes a checkpoint the last one: stopped from here on, the run goes on from there."""
+        if self.writes:
+            with open_whole(self.folder / "checkpoints" / "last.ckpt") as file:
+                file.write(checkpoint.read_bytes())
 
     @contextlib.contextmanager
     def recording(self, **fields: Any) -> Iterator[None]:

@@ -16,7 +16,10 @@ from omegaconf import DictConfig
 from hct_lightning.callbacks.epoch_time import EpochTime
 from hct_lightning.callbacks.export import ExportAtEnd
 from hct_lightning.callbacks.micro_batches import MicroBatches
+from hct_lightning.callbacks.own_options import OwnOptions
+from hct_lightning.cli.changes import options_of_training, say_changes
 from hct_lightning.cli.plain import plain
+from hct_lightning.cli.recompose import absolute_paths, given_options, since_begun
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.deploy.export import choose_exporters
 from hct_lightning.machine import slurm as job
@@ -25,9 +28,9 @@ from hct_lightning.machine.facts import machine_facts
 from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
 from hct_lightning.machine.runtime import resolve_precision
 from hct_lightning.models import FromPixels
-from hct_lightning.report.tables import describe, say_speed_up, show_results
+from hct_lightning.report.tables import describe, epoch_times_of, say_speed_up, show_results
 from hct_lightning.runs.folder import Run
-from hct_lightning.training.checkpoints import load_weights
+from hct_lightning.training.checkpoints import begin_network, load_checkpoint
 from hct_lightning.training.class_weights import class_weights
 from hct_lightning.training.memory_plan import MemoryPlan, choose_memory
 from hct_lightning.training.module import ImageClassifier
@@ -43,13 +46,14 @@ def main(cfg: DictConfig, folder: Path) -> None:
     if job.goes_on() and not cfg.run and run.record.get("status") == "completed":
         log.info("done already: %s", folder)
         return
-    with run.recording(task="fit", machine=machine_facts()):
+    with run.recording(task="fit", machine=machine_facts(), paths=absolute_paths(cfg)):
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)
         data: ImageData = instantiate(cfg.data, _convert_="all")
         dataset = data.dataset
         describe(dataset.summary())
-        run.update(classes=dataset.classes, data=dataset.summary())
-
+        against = cfg.fit.against and epoch_times_of(cfg.fit.against, dataset.size, dataset.decoding.channels)
+        resume = checkpoint_to_resume(cfg, run)
+        start = resume or (run.checkpoint(cfg.ckpt) if cfg.ckpt else None)
         spec = NetworkSpec(
             model=plain(cfg.model),
             classes=dataset.classes,
@@ -57,11 +61,11 @@ def main(cfg: DictConfig, folder: Path) -> None:
             mean=dataset.mean,
             std=dataset.std,
         )
-        network = spec.build()
-        resume = checkpoint_to_resume(cfg, run)
-        if cfg.ckpt and not resume:
-            load_weights(network, run.checkpoint(cfg.ckpt), cfg.safety.allow)
+        network, spec = begin_network(
+            spec, start, goes_on=resume is not None, given=given_options(cfg, "data"), allow=cfg.safety.allow
+        )
         earlier = run.record if resume else {}
+        run.update(classes=spec.classes, data=dataset.summary() | {"mean": spec.mean, "std": spec.std})
         devices = devices_of(cfg, data, earlier.get("global_batch"))
         timer = EpochTime()
         callbacks = build_callbacks(cfg, timer, devices.global_batch)
@@ -78,32 +82,56 @@ def main(cfg: DictConfig, folder: Path) -> None:
         )
         introduce(cfg, trainer, module, devices, plan)
         if resume:
-            log.info("resuming from %s", resume)
+            prepare_to_go_on(cfg, run, resume)
+            say_changes(earlier, options_of_training(cfg), dataset.summary()["images"])
+        if cfg.run:
+            run.update(since=since_begun(folder))
+        run.update(options=options_of_training(cfg))
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-        run.update(
-            metrics=read_metrics(trainer),
-            confusion=module.confusion.tolist() if module.confusion is not None else None,
-            epoch_times=timer.rows,
-        )
+        record_results(run, trainer, module, timer, earlier)
     if trainer.is_global_zero:
         show_results(run, trainer, timer.rows)
-        if cfg.fit.against:
-            say_speed_up(timer.rows, cfg.fit.against)
+        if against and timer.rows:
+            say_speed_up(timer.rows, against, cfg.fit.against)
 
 
 def checkpoint_to_resume(cfg: DictConfig, run: Run) -> Path | None:
-    """`last.ckpt`, with `run=` or where Slurm has started this run again; None for a new one.
+    """The checkpoint that the run goes on from; None for a new one.
+
+    It is `last.ckpt` with `run=`, or where Slurm has started this run again, and another one of the run where
+    `ckpt=` says so. Started again, such a run goes on from the last one, which is then its own.
 
     Raises:
-        ValueError: when another checkpoint of the run is asked for.
+        ValueError: when the checkpoint is of another folder.
     """
-    if cfg.run and cfg.ckpt not in (None, "last"):
+    folder = run.folder / "checkpoints"
+    if not cfg.run:
+        return folder / "last.ckpt" if job.goes_on() and (folder / "last.ckpt").exists() else None
+    chosen = run.checkpoint("last" if job.restarts() else cfg.ckpt or "last")
+    if chosen.resolve().parent != folder.resolve():
         raise ValueError(
-            f"ckpt={cfg.ckpt}: a run goes on from its last checkpoint; leave ckpt out, or begin a new run from that "
-            "one: ckpt=<file> without run="
+            f"ckpt={cfg.ckpt}: a run goes on from a checkpoint of its own, in {folder}; give ckpt=best or last, or "
+            "begin a new run from this one's weights: ckpt=<file> without run="
         )
-    begun = job.goes_on() and (run.folder / "checkpoints" / "last.ckpt").exists()
-    return run.checkpoint("last") if cfg.run or begun else None
+    return folder / chosen.name
+
+
+def prepare_to_go_on(cfg: DictConfig, run: Run, checkpoint: Path) -> None:
+    """One that goes back to an earlier checkpoint gets that as its last one.
+
+    Raises:
+        ValueError: when it has had more epochs already.
+    """
+    saved, _ = load_checkpoint(checkpoint, cfg.safety.allow)
+    if 0 < (most := cfg.trainer.max_epochs or 0) <= saved["epoch"]:
+        raise ValueError(
+            f"trainer.max_epochs={most}: {checkpoint} is from epoch {saved['epoch'] + 1}; give a larger number, or go back "
+            "with ckpt=best"
+        )
+    log.info("resuming from %s", checkpoint)
+    if checkpoint.name != "last.ckpt":
+        log.info("back at step %d: metrics.csv and checkpoints of later steps are written anew", saved["global_step"])
+        run.go_back(checkpoint)
 
 
 def devices_of(cfg: DictConfig, data: ImageData, global_batch: int | None) -> Devices:
@@ -133,6 +161,7 @@ def build_callbacks(cfg: DictConfig, timer: EpochTime, global_batch: int) -> lis
         *instantiate(cfg.callbacks, _convert_="all").values(),
         timer,
         MicroBatches(),
+        OwnOptions(),
         ExportAtEnd(
             choose_exporters(instantiate(cfg.export, _convert_="all")),
             dynamic=cfg.export.dynamic,
@@ -238,6 +267,28 @@ def introduce(
         log.info("memory=low: the backward pass computes again what is not kept")
     if plan.micro_batches > 1:
         log.info("in %d micro-batches of about %.3g images a rank", plan.micro_batches, module.images_per_backward)
+
+
+def record_results(
+    run: Run, trainer: lightning.Trainer, module: ImageClassifier, timer: EpochTime, earlier: Mapping[str, Any]
+) -> None:
+    """Adds to `run.json` what was measured; a run that had nothing left to do keeps what it has.
+
+    Args:
+        run: whose record it is.
+        trainer: that has trained.
+        module: that was trained.
+        timer: with the times of its epochs.
+        earlier: the record of the run that went on; its earlier epochs stay.
+    """
+    if not timer.rows and earlier.get("metrics"):
+        return
+    before = [row for row in earlier.get("epoch_times") or () if timer.rows and row["epoch"] < timer.rows[0]["epoch"]]
+    run.update(
+        metrics=read_metrics(trainer),
+        confusion=module.confusion.tolist() if module.confusion is not None else None,
+        epoch_times=before + timer.rows,
+    )
 
 
 def read_metrics(trainer: lightning.Trainer) -> dict[str, float]:

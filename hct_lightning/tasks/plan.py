@@ -35,6 +35,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     options["precision"] = [resolve_precision(p, kind) for p in options["precision"]]
     check(options)
     channels = cfg.data.channels or 3
+    epochs = max(1, cfg.trainer.max_epochs or 1)  # of a training without a number of them, one
     build = partial(
         build_network,
         plain(cfg.model),
@@ -58,7 +59,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     for resolution, batch, (precision, memory) in track("predicting", points, len(points)):
         size = as_size(resolution)
         step = step_memory(build, channels=channels, size=size, batch=batch, precision=precision, memory=memory)
-        images = options["images"] * cfg.trainer.max_epochs
+        images = options["images"] * epochs
         rows.append(
             {
                 "resolution": resolution,
@@ -82,7 +83,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     print(
         f"GPU, CPU: GiB of a step's peak. Fits with {RESERVE:.0%} to spare; here: {kind}, "
         f"{here / 2**30:.1f} GiB available.\n"
-        f"Hours: training alone on this machine, {cfg.trainer.max_epochs} epochs of "
+        f"Hours: training alone on this machine, {epochs} epoch(s) of "
         f"{options['images']} images, scaled by pixels from real steps at "
         f"{' and '.join(map(str, options['timed_at']))} px."
     )

@@ -9,7 +9,6 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from hct_lightning.data.catalogue import some
 from hct_lightning.data.feeding.loader import Images, Loader, auto_workers
 from hct_lightning.data.feeding.samplers import EveryImageOnce
 from hct_lightning.data.reading.decoding import Decoding
-from hct_lightning.data.reading.geometry import as_size
 from hct_lightning.data.reading.image import is_image
 from hct_lightning.data.reading.readers import FileReader
 from hct_lightning.deploy.artifact import digest
@@ -41,6 +39,7 @@ from hct_lightning.runs.predictions import Predictions, whole_rows
 from hct_lightning.training.checkpoints import load_network
 from hct_lightning.training.inference_memory import images_at_a_time
 from hct_lightning.training.module import ImageClassifier
+from hct_lightning.training.spec import NetworkSpec
 from hct_lightning.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
@@ -60,7 +59,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     network, spec = load_network(checkpoint, cfg.safety.allow)
     images = find_images(plain(cfg.predict)["input"])
     skips = skips_unreadable(cfg.data.on_error, images)
-    reader = FileReader(chosen_decoding(cfg, spec.decoding))
+    reader = FileReader(chosen_decoding(cfg, spec))
     devices = devices_of(cfg, len(images))
     precision = resolve_precision(cfg.trainer.precision, devices.accelerator)
     file = Predictions(
@@ -119,14 +118,12 @@ def devices_of(cfg: DictConfig, images: int) -> Devices:
     return choose_devices(cfg.trainer.accelerator, asked, cfg.trainer.num_nodes, cfg.data.batch_size)
 
 
-def chosen_decoding(cfg: DictConfig, trained: Decoding) -> Decoding:
+def chosen_decoding(cfg: DictConfig, spec: NetworkSpec) -> Decoding:
     """What the network was trained on, with what the command line says of `data` and `predict.resolution` on top."""
-    options = plain(cfg.data)
-    given = {name: options[name] for name in given_options("data") if options.get(name) is not None}
-    size = plain(cfg.predict)["resolution"] or given.get("resolution")
-    known = {field.name for field in fields(Decoding)}
-    changes = {name: value for name, value in given.items() if name in known}
-    return replace(trained, **changes, size=as_size(size) if size else trained.size)
+    given = given_options(cfg, "data", *spec.unsaid)
+    spec.check_normalisation(given)
+    size = plain(cfg.predict)["resolution"]
+    return spec.decoding.with_options(given | ({"resolution": size} if size else {}))
 
 
 def find_images(given: object) -> list[str]:

@@ -34,7 +34,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
     run = Run(folder, writes=is_rank_zero())
     checkpoint = run.checkpoint(cfg.ckpt or "best")
     network, spec = load_network(checkpoint, cfg.safety.allow)
-    given = given_options("data")
+    given = given_options(cfg, "data", *spec.unsaid)
+    spec.check_normalisation(given)
     fed = {name: value for name, value in spec.options().items() if name not in given}
     data: ImageData = instantiate(cfg.data, **fed, _convert_="all")
     dataset = data.dataset

@@ -118,7 +118,7 @@ def choose_memory(
     if memory not in ("speed", "auto", "low"):
         raise ValueError(f"memory={memory}: choose speed, auto or low")
     fixed = micro_batches != "auto"
-    wanted = int(micro_batches) if fixed else -(-share // batch_size)
+    wanted = micro_batches if isinstance(micro_batches, int) else 0 if fixed else -(-share // batch_size)
     if wanted < 1:
         raise ValueError(f"micro_batches={micro_batches}: give at least 1, or auto")
     height, width = size

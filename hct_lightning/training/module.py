@@ -1,5 +1,6 @@
 """The LightningModule: forward, loss, metrics, optimiser and schedule. It computes and logs."""
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,7 +20,10 @@ from torchmetrics.classification import (
 )
 
 from hct_lightning.data.feeding.loader import Batch
+from hct_lightning.training.resuming import StepSchedule, keep_options
 from hct_lightning.training.spec import NetworkSpec
+
+log = logging.getLogger(__name__)
 
 
 class Answers(NamedTuple):
@@ -74,6 +78,8 @@ class ImageClassifier(lightning.LightningModule):
         super().__init__()
         if not lr > 0:
             raise ValueError(f"optim.lr={lr}: give a positive learning rate")
+        if reference_batch < 1:
+            raise ValueError(f"optim.reference_batch={reference_batch}: give at least 1")
         self.network = network
         self.classes = list(classes)
         self.optimizer = optimizer
@@ -170,8 +176,11 @@ class ImageClassifier(lightning.LightningModule):
             by_kind[parameter.ndim > 1].append(parameter)
         groups = [{"params": by_kind[True]}, {"params": by_kind[False], "weight_decay": 0.0}]
         optimizer = self.optimizer(groups, lr=self.lr * self.scale)
+        keep_options(optimizer)
         self.trainer.fit_loop.setup_data()  # else the batches of an epoch may not be known yet
-        total_steps = int(self.trainer.estimated_stepping_batches)
+        total_steps = self.trainer.estimated_stepping_batches  # infinite where only a time or a callback ends it
+        if total_steps == math.inf:
+            log.info("trainer.max_epochs and max_steps are open: the schedule holds its rate after the warm-up")
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         multiplier = partial(
             self.schedule,
@@ -179,7 +188,7 @@ class ImageClassifier(lightning.LightningModule):
             total_steps=total_steps,
             scale=self.scale,
         )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: multiplier(step))
+        scheduler = StepSchedule(optimizer, lambda step: multiplier(step))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

@@ -58,6 +58,11 @@ def build_trainer(
             f"trainer.accumulate_grad_batches={given}: a step has data.batch_size images for each device; "
             "give a larger data.batch_size for more, or micro_batches to divide them"
         )
+    if cfg.trainer.use_distributed_sampler:
+        raise ValueError(
+            "trainer.use_distributed_sampler=true: the data module divides the images among the ranks itself, and "
+            "counts each once; leave it out"
+        )
     if cfg.trainer.sync_batchnorm and devices.accelerator == "cpu":
         raise ValueError(
             "trainer.sync_batchnorm=true needs GPUs: PyTorch's SyncBatchNorm does not run on the CPU; "

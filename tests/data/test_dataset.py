@@ -67,3 +67,12 @@ def test_a_store_knows_how_it_was_read(pictures):
         opened(found, {"size": None, "window": [0, 100]})
     with pytest.raises(ValueError, match=r"data\.resolution and data\.geometry are null; only data=store"):
         opened(pictures, {"size": None})
+
+
+def test_what_is_asked_of_a_store_counts_also_where_it_is_no(pictures):
+    found = store(str(PREPARED), cache="unused")
+    null = {"size": None, "geometry": None, "srgb": None, "breast": None, "window": None}
+    assert opened(found, null).decoding.srgb
+    with pytest.raises(ValueError, match=r"prepared with data\.srgb=True, not False"):
+        opened(found, null | {"srgb": False})
+    assert opened(pictures, {"srgb": None}).decoding.srgb is False

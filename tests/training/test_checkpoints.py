@@ -1,5 +1,6 @@
 """A checkpoint gives its network back, and runs nothing that is in it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.models import HCT, FromPixels
 from hct_lightning.models.original import original_key
-from hct_lightning.training.checkpoints import load_checkpoint, load_network, load_weights
+from hct_lightning.training.checkpoints import begin_network, load_checkpoint, load_network, load_weights
 from hct_lightning.training.spec import NetworkSpec
 
 
@@ -67,3 +68,34 @@ def test_weights_of_the_original_layout_are_for_hct_alone(tmp_path):
     assert torch.equal(network.network.stem.conv.weight, weights["stem.conv.weight"])
     with pytest.raises(ValueError, match=r"hct\.pt holds no weights of Identity"):
         load_weights(FromPixels(torch.nn.Identity(), (0.5,), (0.5,)), published)
+
+
+def test_weights_come_with_their_normalisation_unless_another_is_asked_for(tmp_path, caplog):
+    trained = spec_of()
+    path = save(tmp_path / "a.ckpt", trained.build(), trained)
+    data = replace(trained, mean=(0.7,), std=(0.1,))
+    images = torch.randint(0, 256, (1, 1, 128, 128), dtype=torch.uint8)
+
+    def begun(goes_on: bool = False, **given: object) -> tuple[FromPixels, NetworkSpec]:
+        return begin_network(data, path, goes_on=goes_on, given=given)
+
+    for goes_on in (False, True):
+        with caplog.at_level("INFO"):
+            network, spec = begun(goes_on)
+        assert (spec.mean, spec.std) == (trained.mean, trained.std)
+        assert torch.equal(network.eval()(images), load_network(path)[0](images))
+        assert "mean (0.4,) and deviation (0.2,) are those of" in caplog.text
+    network, spec = begun(mean=[0.7])
+    assert (spec.mean, spec.std) == (data.mean, data.std)
+    assert torch.equal(network.scale, data.build().scale)
+    assert torch.equal(network.network.stem.conv.weight, load_network(path)[0].network.stem.conv.weight)
+    with pytest.raises(ValueError, match=r"data\.mean=\[0\.7\]: the network was trained with \[0\.4\], and keeps it"):
+        begun(goes_on=True, mean=[0.7])
+
+
+def test_a_run_keeps_its_classes(tmp_path):
+    path = save(tmp_path / "a.ckpt", spec_of().build(), spec_of())
+    other = spec_of(classes=("x", "y", "z"))
+    assert begin_network(other, path, goes_on=False, given={})[1].classes == other.classes
+    with pytest.raises(ValueError, match="the checkpoint was trained on a, b, c"):
+        begin_network(other, path, goes_on=True, given={})

@@ -71,6 +71,8 @@ def test_what_is_asked_for_is_done(plan):
         plan(8, 9, memory="slow")
     with pytest.raises(ValueError, match="micro_batches=0: give at least 1"):
         plan(8, 9, micro_batches=0)
+    with pytest.raises(ValueError, match="micro_batches=few: give at least 1, or auto"):
+        plan(8, 9, micro_batches="few")
     with pytest.raises(ValueError, match=r"one image takes about .* memory=low"):
         plan(8, 0.2)
 

@@ -7,9 +7,16 @@ from hct_lightning.machine.devices import choose_devices
 from hct_lightning.training.trainer import build_trainer
 
 
-def test_lightnings_accumulation_is_refused_with_what_to_give_instead(tmp_path):
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("trainer.accumulate_grad_batches=4", r"accumulate_grad_batches=4: .* larger data.batch_size .* micro_batches"),
+        ("trainer.use_distributed_sampler=true", r"use_distributed_sampler=true: .* leave it out"),
+    ],
+)
+def test_what_means_something_else_here_is_refused_with_what_to_give_instead(option, message, tmp_path):
     with initialize_config_module("hct_lightning.conf", version_base="1.3"):
-        cfg = compose("config", overrides=["trainer.accumulate_grad_batches=4"])
+        cfg = compose("config", overrides=[option])
     devices = choose_devices("cpu", 1, 1, 1)
-    with pytest.raises(ValueError, match=r"accumulate_grad_batches=4: .* larger data.batch_size .* micro_batches"):
+    with pytest.raises(ValueError, match=message):
         build_trainer(cfg, tmp_path, devices, callbacks=[])

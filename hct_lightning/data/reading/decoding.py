@@ -1,7 +1,7 @@
 """How a file becomes pixels: one description, which stores, checkpoints and artifacts carry whole."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 from hct_lightning.data.reading.geometry import Geometry, Size, as_size, check_geometry
@@ -53,6 +53,21 @@ class Decoding:
             object.__setattr__(self, "size", as_size(self.size))
         if self.window is not None:
             object.__setattr__(self, "window", check_window(self.window))
+
+    def with_options(self, given: Mapping[str, Any]) -> "Decoding":
+        """This one with what is asked for on top.
+
+        Args:
+            given: options of the group `data`, by name; those that say nothing of decoding are left alone. Null is
+                what the field is without being asked for (no window), or leaves one that every decoding has.
+        """
+        changes = {}
+        for known in fields(self):
+            option = "resolution" if known.name == "size" else known.name
+            if option in given:
+                value = known.default if given[option] is None else given[option]
+                changes |= {} if value is MISSING else {known.name: value}
+        return replace(self, **changes)
 
     def as_json(self) -> dict[str, Any]:
         """Plain containers, with the version of their form."""

@@ -48,8 +48,14 @@ def scenes(root: str, *, scene_size: int, scene_seed: int, train: int, valid: in
 
 
 def _draw_missing(top: Path, jobs: list[tuple[int, int, int, Path]]) -> None:
-    for folder_ in {path.parent for *_, path in jobs}:
-        folder_.mkdir(parents=True, exist_ok=True)
+    try:
+        for folder_ in {path.parent for *_, path in jobs}:
+            folder_.mkdir(parents=True, exist_ok=True)
+    except PermissionError as error:
+        raise PermissionError(
+            f"{top}: {len(jobs)} scenes are not drawn yet, and this folder can't be written; give one of your own with "
+            "data.root=<folder> or HCT_DATA=<folder>"
+        ) from error
     with (top / ".lock").open("w") as lock:
         # Other ranks wait here, and then find the images drawn. Not flock: workers would inherit it.
         fcntl.lockf(lock, fcntl.LOCK_EX)

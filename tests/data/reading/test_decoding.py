@@ -22,3 +22,14 @@ def test_a_description_that_can_not_be_is_refused(change, message):
     saved = Decoding(channels=3, size=(8, 8), geometry="cover", max_pixels=64).as_json() | change
     with pytest.raises(ValueError, match=message):
         Decoding.from_json(saved)
+
+
+def test_options_on_top_of_a_description():
+    trained = Decoding(channels=3, size=(8, 8), geometry="paper", max_pixels=64, window=(0, 9), srgb=True, reduce_to=4)
+    nothing = {"window": None, "reduce_to": None, "srgb": False, "channels": None, "geometry": None, "batch_size": 3}
+    assert trained.with_options(nothing) == Decoding(channels=3, size=(8, 8), geometry="paper", max_pixels=64)
+    other = trained.with_options({"resolution": [4, 6], "window": [1, 2], "breast": True})
+    assert (other.size, other.window, other.breast, other.srgb) == ((4, 6), (1, 2), True, True)
+    assert trained.with_options({}) == trained
+    with pytest.raises(ValueError, match=r"data\.window"):
+        trained.with_options({"window": [5, 1]})
