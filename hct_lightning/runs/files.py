@@ -29,9 +29,9 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file as `open_whole` does."""
+    """Writes a text file, UTF-8, as `open_whole` does; names of files that are no UTF-8 keep their bytes."""
     with open_whole(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="surrogateescape"))
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:

@@ -39,7 +39,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         dataset.reader,
         max_pixels=dataset.decoding.max_pixels,
         workers=cpu_count(),
-        progress=partial(track, "looking"),
+        progress=partial(track, "looking", workers=cpu_count()),
     )
     out = folder / "inspect"
     out.mkdir(parents=True, exist_ok=True)
