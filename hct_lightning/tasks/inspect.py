@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from PIL import Image, ImageDraw
@@ -109,7 +110,7 @@ def suggest(cfg: DictConfig, data: Dataset, found: Survey) -> dict[str, Any]:
         options.append("data.on_error=skip")
     if cfg.data.get("root"):
         options.insert(0, f"data.root={cfg.data.root}")
-    group = cfg.data.source["_target_"].split(".")[-2]  # a source's module is named like its configuration
+    group = HydraConfig.get().runtime.choices["data"]
     command = " ".join(["python -m hct_lightning", f"data={group}", *options])
     hours = None
     if not torch.cuda.is_available():

@@ -17,9 +17,9 @@ from hct_lightning.callbacks.progress import progress_bar
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import given_options
 from hct_lightning.data.feeding.loader import Images, Loader, auto_workers
-from hct_lightning.data.reading.decoding import Decoding
+from hct_lightning.data.reading.decoding import Decoding, padding_note
 from hct_lightning.data.reading.geometry import as_size
-from hct_lightning.data.reading.image import is_image
+from hct_lightning.data.reading.image import is_image, sample_sizes
 from hct_lightning.data.reading.readers import FileReader
 from hct_lightning.machine.devices import choose_devices
 from hct_lightning.runs.console import on_terminal, results
@@ -45,6 +45,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
     decoding = chosen_decoding(cfg, spec.decoding)
     reader = FileReader(decoding)
     log.info("%d image(s) at %dx%d (%s)", len(paths), *reader.shape[:2], decoding.geometry)
+    if note := padding_note(decoding, sample_sizes(paths, max_pixels=decoding.max_pixels)):
+        log.info("  note: %s", note)
     loader = Loader(
         Images(paths, [0] * len(paths), reader),
         BatchSampler(range(len(paths)), cfg.predict.batch_size, drop_last=False),

@@ -77,12 +77,14 @@ def test_statistics_are_measured_where_they_are_asked_for(pictures):
 def test_an_unreadable_file_ends_the_run_or_is_noted(pictures):
     broken = pictures.train.paths[2]
     Path(broken).write_text("no image")
-    with pytest.raises(UnreadableImageError, match=r"2\.png: it is text, not an image"):
+    with pytest.raises(UnreadableImageError, match=r"2\.png: not an image, but text"):
         opened(pictures)
     assert list(opened(pictures, skips=True).skipped) == [broken]
     for path in pictures.train.paths + pictures.valid.paths:
         Path(path).write_text("no image")
-    with pytest.raises(ValueError, match=r"none of the 6 images looked at can be read; the first: .*0\.png: it is text"):
+    with pytest.raises(
+        ValueError, match=r"none of the 6 images looked at can be read; the first: .*0\.png: not an image, but text"
+    ):
         opened(pictures, skips=True)
 
 

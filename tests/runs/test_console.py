@@ -49,7 +49,8 @@ def test_work_that_goes_on_says_what_is_left_where_there_is_no_bar(monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (91, "2 min"), (5000, "83 min"), (9000, "2.5 h"), (2e5, "2.3 days")]
+    ("seconds", "text"),
+    [(0.4, "0 s"), (89, "89 s"), (91, "2 min"), (5000, "83 min"), (9000, "2.5 h"), (2e5, "2.3 days")],
 )
 def test_durations_are_for_people(seconds, text):
     assert duration(seconds) == text

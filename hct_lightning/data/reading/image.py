@@ -9,8 +9,8 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +98,15 @@ def probe(path: Path | str, *, max_pixels: int) -> tuple[int, int, int]:
         return shape
 
 
+def sample_sizes(paths: Sequence[str], *, max_pixels: int, most: int = 32) -> list[geo.Size]:
+    """(height, width) of some of the files, evenly spaced; those that can't be read are left out."""
+    sizes = []
+    for i in range(0, len(paths), -(-len(paths) // most)):
+        with suppress(UnreadableImageError):
+            sizes.append(probe(paths[i], max_pixels=max_pixels)[1:])
+    return sizes
+
+
 def read_image(path: Path | str, decoding: Decoding) -> Tensor:
     """Reads a file that Pillow reads, a TIFF of many bands, or DICOM, as `decoding` says.
 
@@ -156,7 +165,9 @@ def _upright_size(image: Image.Image) -> geo.Size:
 
 def _read_with_pillow(image: Image.Image, channels: int, window: Window | None, *, srgb: bool) -> np.ndarray:
     if channels not in (1, 3):
-        kind = _KINDS.get(image.mode) or (GREY_MODES & {image.mode} and "a 16-bit grey image") or f"a {image.mode} image"
+        kind = (
+            _KINDS.get(image.mode) or (GREY_MODES & {image.mode} and "a 16-bit grey image") or f"a {image.mode} image"
+        )
         raise ValueError(f"it is {kind} where data.channels={channels} takes a TIFF of so many bands")
     mode = "L" if channels == 1 else "RGB"
     image.info.pop("transparency", None)
@@ -208,7 +219,7 @@ def _what_it_is(path: Path | str) -> str:
     with open(path, "rb") as file:
         start = file.read(512)
     if not start:
-        return "the file is empty"
+        return "not an image: the file is empty"
     if start.isascii() and start.decode().replace("\n", " ").replace("\r", " ").replace("\t", " ").isprintable():
-        return "it is text, not an image"
+        return "not an image, but text"
     return "not an image, or of a format that Pillow does not read"

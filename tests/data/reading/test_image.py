@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from hct_lightning.data.reading.image import UnreadableImageError, is_image, probe
+from hct_lightning.data.reading.image import UnreadableImageError, is_image, probe, sample_sizes
 
 ANY_MODE = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F")
 STORES = {
@@ -117,7 +117,7 @@ def test_every_reason_is_given(tmp_path, read, store_values):
     fits = store(tmp_path / "large.png", "RGB", "PNG")
     nan = store_values(tmp_path / "nan.tiff", [np.nan, np.nan], np.float32)
     for path, reason in (
-        (text, "it is text, not an image"),
+        (text, "not an image, but text"),
         (tmp_path / "absent.png", "no such file"),
         (tmp_path, "it is a folder"),
         (nan, "no finite value"),
@@ -140,6 +140,16 @@ def test_a_huge_header_is_refused_without_pillows_warning(tmp_path, read):
     assert probe(path, max_pixels=2**30) == (1, 20_000, 20_000)
     with pytest.raises(UnreadableImageError, match=r"data\.max_pixels=16777216"):
         read(path)
+
+
+def test_sizes_of_some_files(tmp_path):
+    paths = [str(tmp_path / f"{i:03}.png") for i in range(100)]
+    for i, path in enumerate(paths):
+        Image.new("1", (1 + i, 9)).save(path)
+    Path(paths[0]).write_text("no image")
+    sizes = sample_sizes(paths, max_pixels=10**4, most=10)
+    assert sizes == [(9, 1 + i) for i in range(10, 100, 10)]
+    assert sample_sizes(paths[1:3], max_pixels=10**4) == [(9, 2), (9, 3)]
 
 
 def test_is_image():

@@ -149,8 +149,8 @@ def test_what_is_no_file_is_neither_waited_for_nor_read_for_ever(tmp_path, read)
         "device.png": "it is a device or socket, not a file",
         "loop.png": "it is a link that leads back to itself",
         "broken.png": "there is no such file",
-        "empty.png": "the file is empty",
-        "text.png": "it is text, not an image",
+        "empty.png": "not an image: the file is empty",
+        "text.png": "not an image, but text",
     }.items():
         assert said(tmp_path / name, read) == f"{tmp_path / name}: {reason}; remove or replace the file"
 
@@ -169,7 +169,7 @@ def test_a_name_can_t_break_the_line_that_names_it(name, tmp_path, read):
 @pytest.mark.parametrize("name", ["-dash.png", "quo'te\".png", "ünï 图.png", " space .png", "[a]*?.png"])
 def test_other_names_are_shown_as_they_are(name, tmp_path, read):
     (tmp_path / name).touch()
-    assert said(tmp_path / name, read).startswith(f"{tmp_path / name}: the file is empty")
+    assert said(tmp_path / name, read).startswith(f"{tmp_path / name}: not an image: the file is empty")
 
 
 def test_thin_images(tmp_path, read):

@@ -19,7 +19,9 @@ def test_a_large_file_is_opened_without_pillow_s_own_limit(tmp_path, monkeypatch
 def test_damaged_tags_are_no_warning(tmp_path: Path):
     path = tmp_path / "a.tif"
     Image.new("L", (5, 4)).save(path, software="Nobody's")
-    path.write_bytes(path.read_bytes().replace(b"\x31\x01\x02\x00\x09\x00\x00\x00", b"\x31\x01\x02\x00\x09\x00\x00\x7f"))
+    path.write_bytes(
+        path.read_bytes().replace(b"\x31\x01\x02\x00\x09\x00\x00\x00", b"\x31\x01\x02\x00\x09\x00\x00\x7f")
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with open_image(path) as image:
