@@ -25,22 +25,21 @@ class Forecast(Callback):
         measure_s: seconds of batches that are measured, after a first one that warms up; two batches at least.
 
     Attributes:
-        epoch_s: training of an epoch, None until it is known.
-        left_s: training of the whole run from then on.
+        epoch_s: training of an epoch, 0 until it is known.
+        left_s: training of the whole run from then on; infinite where it has no end.
     """
 
     def __init__(self, *, over_minutes: float, measure_s: float) -> None:
         self.over_minutes = over_minutes
         self.measure_s = measure_s
-        self.epoch_s: float | None = None
-        self.left_s: float | None = None
+        self.epoch_s = self.left_s = 0.0
         self._batches = 0
         self._start = self._waited = 0.0
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.epoch_s is not None:
+        if self.epoch_s:
             return
         loader: Any = trainer.train_dataloader
         self._batches += 1
@@ -59,7 +58,6 @@ class Forecast(Callback):
                 self._say(trainer, batch_s, waited_s / elapsed_s, batch.images.shape)
 
     def _say(self, trainer: lightning.Trainer, batch_s: float, waiting: float, shape: Any) -> None:
-        assert self.epoch_s is not None and self.left_s is not None
         of_ranks = f" on each of {trainer.world_size} ranks" if trainer.world_size > 1 else ""
         log.info(
             "training takes about %s an epoch here, %s in all, and validation comes on top: "

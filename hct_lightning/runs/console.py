@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 FIRST_S, EVERY_S = 5.0, 30.0  # when work that goes on says so where there is no bar
+_FEWEST = 8  # results that a time left is said from
 
 
 def on_terminal(stream: TextIO) -> bool:
@@ -45,15 +46,14 @@ def track(what: str, items: Iterable[T], total: int, workers: int = 1) -> Iterab
 
 def _with_lines(what: str, items: Iterable[T], total: int, workers: int) -> Iterator[T]:
     """The time left follows from how fast results come once every worker has begun and given its first."""
-    begun = count = 0
+    begun = 0.0
     next_line = time.monotonic() + FIRST_S
-    for item in items:
+    for count, item in enumerate(items, start=1):
         yield item
-        count += 1
         now = time.monotonic()
         if count <= workers:
             begun = now
-        elif now >= next_line and count >= 3 * workers:
+        elif now >= next_line and count - workers >= max(_FEWEST, 2 * workers):
             left_s = (total - count) * (now - begun) / (count - workers)
             log.info("%s: %d of %d, about %s left", what, count, total, duration(left_s))
             next_line = now + EVERY_S

@@ -44,7 +44,7 @@ def test_work_that_goes_on_says_what_is_left_where_there_is_no_bar(monkeypatch, 
     with caplog.at_level(logging.INFO, "hct_lightning"):
         assert list(track("working", working(), 20_000, workers=2)) == list(range(20))
     first, *more = [record.message for record in caplog.records]
-    assert re.fullmatch(r"working: 6 of 20000, about (1[789]|2\d) min left", first)  # 19,994 at 0.05 s, and a little
+    assert re.fullmatch(r"working: 10 of 20000, about (1[789]|2\d) min left", first)  # 19,990 at 0.05 s, and a little
     assert 1 <= len(more) <= 6
 
 

@@ -5,8 +5,8 @@ import io
 import shutil
 
 import pytest
-from PIL import Image
 import torch
+from PIL import Image
 
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.geometry import apply

@@ -18,8 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
-
+from typing import Any
 
 from hct_lightning.data.catalogue import Catalogue
 from hct_lightning.data.reading import geometry as geo
