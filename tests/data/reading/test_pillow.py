@@ -27,5 +27,8 @@ def test_damaged_tags_are_no_warning(tmp_path: Path):
         with open_image(path) as image:
             image.load()
     assert not caught
-    with pytest.warns(UserWarning, match="larger than file"), Image.open(path) as image:  # the file is one that Pillow warns about
+    with (
+        pytest.warns(UserWarning, match="larger than file"),
+        Image.open(path) as image,
+    ):  # the file is one that Pillow warns about
         image.load()
