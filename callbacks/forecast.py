@@ -53,8 +53,7 @@ class Forecast(Callback):
             steps = trainer.estimated_stepping_batches - trainer.global_step
             self.epoch_s = batch_s * trainer.num_training_batches
             self.left_s = batch_s * steps * trainer.accumulate_grad_batches
-            limits = [callback.time_remaining() for callback in trainer.callbacks if isinstance(callback, Timer)]
-            if min([self.left_s, *filter(None, limits)]) > 60 * self.over_minutes:
+            if min(self.left_s, _allowed_s(trainer)) > 60 * self.over_minutes:
                 self._say(trainer, batch_s, waited_s / elapsed_s, batch.images.shape)
 
     def _say(self, trainer: lightning.Trainer, batch_s: float, waiting: float, shape: Any) -> None:
@@ -72,6 +71,12 @@ class Forecast(Callback):
             100 * waiting,
         )
         log.info("shorter: %s", "; ".join(advice(max(shape[-2:]), waiting, trainer.strategy.root_device.type)))
+
+
+def _allowed_s(trainer: Any) -> float:
+    """What `trainer.max_time` leaves of the run."""
+    timers = (callback for callback in trainer.callbacks if isinstance(callback, Timer))
+    return min((timer.time_remaining() or 0.0 for timer in timers), default=float("inf"))
 
 
 def advice(side: int, waiting: float, device_type: str) -> list[str]:

@@ -24,18 +24,18 @@ def is_dicom(path: Path | str) -> bool:
 
 def _dataset(path: Path | str, **options: Any) -> Any:
     try:
-        import pydicom
         from pydicom.errors import InvalidDicomError
+        from pydicom.filereader import dcmread, read_file_meta_info
     except ImportError as error:
         raise ValueError("DICOM takes pydicom: pip install 'hct-lightning[data]'") from error
     # What is wrong with a file is said once, by the error that names it.
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", module="pydicom")
     try:
-        syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
+        syntax = read_file_meta_info(path).get("TransferSyntaxUID")
         if syntax is not None and syntax.is_deflated:  # its header too: a small file may fill the memory
             raise ValueError("it is a deflated DICOM file; save it with another transfer syntax")
-        data = pydicom.dcmread(path, **options)
+        data = dcmread(path, **options)
     except (InvalidDicomError, KeyError, AttributeError) as error:
         raise ValueError(f"not a DICOM file that can be read: {error}") from error
     if missing := [name for name in _NEEDED if name not in data]:
