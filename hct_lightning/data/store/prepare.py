@@ -54,7 +54,7 @@ def prepare(
         progress: wraps the items as they are made, given their number, in a progress bar.
 
     Returns:
-        The reason for every unreadable file.
+        The reason for every unreadable file, in the order of their names.
 
     Raises:
         ValueError: when another store is there.
@@ -92,6 +92,7 @@ def prepare(
                 items[item.file] = item
                 journal.write(json.dumps(item._asdict()) + "\n")
                 journal.flush()
+        unreadable = dict(sorted(unreadable.items()))
         if unreadable and not skip_unreadable:
             return unreadable
         _remove_others(root, {file for file, item in items.items() if item})

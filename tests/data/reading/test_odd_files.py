@@ -215,7 +215,14 @@ def test_decoders_write_nothing_beside_our_messages(tmp_path, write, read, caplo
         Image.fromarray(noise).save(path)
     paths += [write(noise, photometric="rgb", compression="deflate"), tmp_path / "old.tif"]
     Image.fromarray(noise).convert("1").save(paths[-1], compression="group4")
-    with caplog.at_level(logging.DEBUG):
+    wrong = tmp_path / "wrong.tif"  # whose codes libtiff itself complains of
+    Image.fromarray(noise).save(wrong, compression="tiff_lzw")
+    whole = bytearray(wrong.read_bytes())
+    whole[200:400] = b"\xff" * 200
+    wrong.write_bytes(whole)
+    with pytest.raises(UnreadableImageError):
+        read(wrong)
+    with caplog.at_level(logging.INFO):
         for path in paths:
             path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
             with pytest.raises(UnreadableImageError):
