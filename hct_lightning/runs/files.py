@@ -30,9 +30,9 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file as `open_whole` does."""
+    """Writes a text file, UTF-8, as `open_whole` does; names of files that are no UTF-8 keep their bytes."""
     with open_whole(path) as file:
-        file.write(text.encode(errors="surrogateescape"))  # names of files need not be UTF-8
+        file.write(text.encode(errors="surrogateescape"))
 
 
 @contextlib.contextmanager

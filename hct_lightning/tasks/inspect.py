@@ -45,7 +45,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         dataset.reader,
         max_pixels=dataset.decoding.max_pixels,
         workers=cpu_count(),
-        progress=partial(track, "looking"),
+        progress=partial(track, "looking", workers=cpu_count()),
     )
     out = folder / "inspect"
     out.mkdir(parents=True, exist_ok=True)
@@ -103,8 +103,7 @@ def suggest(cfg: DictConfig, data: Dataset, found: Survey) -> dict[str, Any]:
         fitting |= {name: f"[{','.join(f'{x:.4f}' for x in getattr(found, name))}]" for name in ("mean", "std")}
     if found.unreadable:
         fitting["on_error"] = "skip"
-    group = cfg.data.source["_target_"].split(".")[-2]  # a source's module is named like its configuration
-    source = [] if "data" in given else [f"data={group}"]
+    source = [] if "data" in given else [f"data={HydraConfig.get().runtime.choices['data']}"]
     mine = [f"data.{name}={value}" for name, value in fitting.items() if f"data.{name}" not in given]
     command = f"python -m hct_lightning {shlex.join([*source, *overrides, *mine])}"
     images = len(data.catalogue.train) + len(data.catalogue.valid) - len(found.unreadable)

@@ -25,8 +25,8 @@ from hct_lightning.cli.recompose import given_options
 from hct_lightning.data.catalogue import some
 from hct_lightning.data.feeding.loader import Images, Loader, auto_workers
 from hct_lightning.data.feeding.samplers import EveryImageOnce
-from hct_lightning.data.reading.decoding import Decoding
-from hct_lightning.data.reading.image import is_image
+from hct_lightning.data.reading.decoding import Decoding, padding_note
+from hct_lightning.data.reading.image import is_image, sample_sizes
 from hct_lightning.data.reading.readers import FileReader
 from hct_lightning.deploy.artifact import digest
 from hct_lightning.machine.devices import Devices, choose_devices
@@ -96,6 +96,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
             *(len(todo), *reader.shape[:2], reader.decoding.geometry),
             *(devices.accelerator, trainer.world_size, precision, begun["batch"]),
         )
+        if note := padding_note(reader.decoding, sample_sizes(todo.paths, max_pixels=reader.decoding.max_pixels)):
+            log.info("  note: %s", note)
         shard = EveryImageOnce(len(todo), rank=trainer.global_rank, world=trainer.world_size)
         loader = Loader(
             todo,

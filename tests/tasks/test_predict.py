@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.geometry import apply
@@ -195,3 +196,10 @@ def test_the_table_on_a_terminal(monkeypatch, tmp_path, capsys):
 def test_predict_refuses(cli, trained, args, message):
     done = cli("task=predict", f"run={trained}", *args, cwd=trained.parent, status=1)
     assert message in done.stderr
+
+
+def test_predict_says_where_it_pads(cli, trained, tmp_path):
+    Image.new("RGB", (128, 128)).save(tmp_path / "small.png")
+    args = ("task=predict", f"run={trained}", f"predict.input={tmp_path}", "data.geometry=paper")
+    done = cli(*args, "predict.resolution=256", f"predict.output={tmp_path}/a.csv", cwd=tmp_path)
+    assert "data.geometry=paper pads more than half of 1 of the 1 images looked at" in done.stderr

@@ -21,7 +21,8 @@ def libvips() -> ModuleType | None:
         import pyvips
     except (ImportError, OSError):
         return None
-    logging.getLogger("pyvips").setLevel(logging.WARNING)
+    # Pillow reads what libvips can't, and says what is wrong: libvips writes nothing beside that.
+    logging.getLogger("pyvips").setLevel(logging.CRITICAL + 1)
     pyvips.cache_set_max(0)  # a file may change between two readings
     return pyvips
 

@@ -7,16 +7,23 @@ Items are plain files of their format, so that any program reads them. While `ta
 when it was killed, `store.json` says that the store isn't complete, and it is refused.
 """
 
+import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
 
 from hct_lightning.data.reading.decoding import MAX_PIXELS_BEFORE, Decoding
 from hct_lightning.data.reading.geometry import Size
 
 VERSION = 2
+_STEM_BYTES = 180  # of a source's name that an item's keeps; a name has 255 on most disks
 SUFFIX = {"raw": ".npy", "png": ".png", "jpeg": ".jpg"}
 
 
@@ -69,6 +76,30 @@ class Item(NamedTuple):
     source_bytes: int
     source_mtime_ns: int
     sha256: str
+
+
+def item_file(split: str, label: str, source: str, file_format: str) -> str:
+    """The item of a source file, relative to the store: the same in every call and different for every source."""
+    folder = "".join(c if c.isalnum() or c in "-_. " else "_" for c in label).strip(". ") or "_"
+    # Names come from anywhere: of any bytes, and as long as a disk allows without what is added here.
+    stem = os.fsencode(Path(source).stem[:80])[:_STEM_BYTES].decode(errors="ignore")
+    digest = hashlib.sha256(os.fsencode(source)).hexdigest()[:10]
+    return f"{split}/{folder}/{stem}-{digest}{SUFFIX[file_format]}"
+
+
+def write_item(image: Tensor, file: BinaryIO, recipe: Recipe) -> None:
+    """Writes c h w uint8 in the recipe's format."""
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    if recipe.format == "raw":
+        header = np.lib.format.header_data_from_array_1_0(pixels)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(pixels.data)
+        return
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    if recipe.format == "png":
+        picture.save(file, "png", compress_level=1)
+    else:
+        picture.save(file, "jpeg", quality=recipe.quality, subsampling=0)
 
 
 def read_manifest(root: Path) -> dict[str, Any] | None:
