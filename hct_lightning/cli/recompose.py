@@ -1,10 +1,15 @@
 """`run=<folder>`: the command line of an earlier run, with what is given now on top."""
 
+import re
+import sys
 from importlib.resources import files
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+
+from hct_lightning.cli.recorded import check_links, is_believed, read_overrides
+from hct_lightning.machine import ranks
 
 MULTIRUN = {"-m", "--multirun"}
 # Options that runs may have recorded by an earlier name.
@@ -29,7 +34,7 @@ def _by_new_name(override: str) -> str:
 def _still_meant(key: str, given: dict[str, str]) -> bool:
     """Whether an earlier run's override of `key` holds beside what is given now."""
     group, _, option = key.partition(".")
-    if key in given or group in ("hydra", "task", "run", "ckpt", "slurm"):
+    if key in given or re.split(r"\W", group)[0] in ("hydra", "task", "run", "ckpt", "slurm"):
         return False
     if group in given and option:
         # Another data set has its own options; resolution and the like go on.
@@ -62,26 +67,22 @@ def recompose(argv: list[str]) -> list[str]:
     if not run or run == "null" or (MULTIRUN & set(flags) and "slurm" not in given):
         return argv
     folder = Path(run).expanduser().resolve()
+    check_links(folder)
     if (folder / "multirun.yaml").exists():
-        begun = OmegaConf.load(folder / "multirun.yaml").hydra.overrides
         del given["run"]
-        return [
-            *flags,
-            "-m",
-            *begun.hydra,
-            *begun.task,
-            *given.values(),
-            f'hydra.sweep.dir="{folder}"',
-        ]
+        return [*flags, "-m", *_of_sweep(folder, given), *given.values(), f'hydra.sweep.dir="{folder}"']
     recorded = folder / ".hydra" / "overrides.yaml"
     if not recorded.exists():
         raise ValueError(
             f"run={run} is not the folder of an earlier run: there is no {recorded}; "
             "give the folder that holds checkpoints/ and run.json"
         )
-    earlier = [
-        override for override in map(_by_new_name, OmegaConf.load(recorded)) if _still_meant(key_of(override), given)
-    ]
+    begun = map(_by_new_name, read_overrides(recorded))
+    meant = [override for override in begun if _still_meant(key_of(override), given)]
+    earlier = [override for override in meant if is_believed(override)]
+    if len(earlier) < len(meant) and ranks.is_rank_zero():
+        left = " ".join(override for override in meant if override not in earlier)
+        print(f"{folder} says {left}, which is not taken from there; give it again if you trust it", file=sys.stderr)
     given["task"] = f"task={verb}"
     given["run"] = f'run="{folder}"'
     home = [
@@ -94,6 +95,25 @@ def recompose(argv: list[str]) -> list[str]:
     hydras = [override for key, override in given.items() if key.startswith("hydra.")]
     hydras += [override for override in home if key_of(override) not in given]
     return flags + earlier + mine + hydras
+
+
+def _of_sweep(folder: Path, given: dict[str, str]) -> list[str]:
+    """The overrides with which a sweep began, but for those that are given now.
+
+    Raises:
+        ValueError: for one that is not taken from a folder: without it this would be another sweep.
+    """
+    file = folder / "multirun.yaml"
+    begun = [override for kind in ("hydra", "task") for override in read_overrides(file, "hydra", "overrides", kind)]
+    meant = [o for o in begun if key_of(o) not in given and key_of(o) not in ("hydra.mode", "hydra.sweep.dir")]
+    for override in meant:
+        swept = override.lstrip("+").removeprefix("hydra.sweeper.params.")
+        if not (is_believed(override) or is_believed(swept) or re.fullmatch(r"task=\w+", override)):
+            raise ValueError(
+                f"{file} says {override}, which is not taken from a sweep's folder; if you trust it, give it again: "
+                f"run={folder} {override}"
+            )
+    return meant
 
 
 def given_options(group: str) -> set[str]:

@@ -16,6 +16,7 @@ from hct_lightning.machine import ranks
 from hct_lightning.machine import slurm as job
 from hct_lightning.runs import endings
 from hct_lightning.runs.files import write_whole
+from hct_lightning.runs.secrets import hide_in
 
 _PACKAGES = ("hct-lightning", "torch", "lightning", "timm", "torchmetrics", "hydra-core", "pillow")
 
@@ -39,14 +40,28 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What is known of the run so far; empty for a new one."""
-        return json.loads(self.record_path.read_text()) if self.record_path.exists() else {}
+        """What is known of the run so far; empty for a new one.
+
+        Raises:
+            ValueError: when the file is damaged.
+        """
+        if not self.record_path.exists():
+            return {}
+        try:
+            found = json.loads(self.record_path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{self.record_path} is damaged: {error}; remove it, and the run goes on without"
+            ) from error
+        if not isinstance(found, dict):
+            raise ValueError(f"{self.record_path} is damaged: it is no object; remove it, and the run goes on without")
+        return found
 
     def update(self, **fields: Any) -> None:
-        """Adds fields to `run.json`, replacing the file as a whole."""
+        """Adds fields to `run.json`, without secrets, replacing the file as a whole."""
         if self.writes:
-            text = json.dumps(self.record | fields, indent=2, default=str) + "\n"
-            write_whole(self.record_path, text)
+            kept = self.record | hide_in(json.loads(json.dumps(fields, default=str)))
+            write_whole(self.record_path, json.dumps(kept, indent=2) + "\n")
 
     def checkpoint(self, name: str) -> Path:
         """The file behind `best`, `last` or a path.

@@ -27,7 +27,7 @@ from hct_lightning.machine.runtime import resolve_precision
 from hct_lightning.models import FromPixels
 from hct_lightning.report.tables import describe, say_speed_up, show_results
 from hct_lightning.runs.folder import Run
-from hct_lightning.training.checkpoints import load_weights
+from hct_lightning.training.checkpoints import check_resumable, load_weights
 from hct_lightning.training.class_weights import class_weights
 from hct_lightning.training.memory_plan import MemoryPlan, choose_memory
 from hct_lightning.training.module import ImageClassifier
@@ -78,6 +78,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         )
         introduce(cfg, trainer, module, devices, plan)
         if resume:
+            check_resumable(resume, cfg.safety.allow)
             log.info("resuming from %s", resume)
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         run.update(

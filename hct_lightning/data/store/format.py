@@ -8,9 +8,9 @@ when it was killed, `store.json` says that the store isn't complete, and it is r
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from hct_lightning.data.reading.decoding import MAX_PIXELS_BEFORE, Decoding
@@ -44,7 +44,18 @@ class Recipe:
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> "Recipe":
-        return cls(Decoding.from_json(saved["decoding"]), saved["format"], saved["quality"])
+        """The recipe that `as_json` gave.
+
+        Raises:
+            ValueError: when it is damaged.
+        """
+        try:
+            decoding, made_as, quality = Decoding.from_json(saved["decoding"]), saved["format"], saved["quality"]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"a recipe without {error}") from error
+        if made_as not in SUFFIX or not decoding.size:
+            raise ValueError(f"a recipe of format {made_as!r} and size {decoding.size}")
+        return cls(decoding, made_as, quality)
 
 
 class Item(NamedTuple):
@@ -69,6 +80,25 @@ class Item(NamedTuple):
     source_bytes: int
     source_mtime_ns: int
     sha256: str
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any], classes: Collection[str]) -> "Item":
+        """An item as `store.json` holds it, of one of these classes.
+
+        Raises:
+            TypeError: when a field is missing, unknown or of another kind.
+            ValueError: when it has another class or split.
+        """
+        item = cls(**saved)
+        height, width = item.source_size
+        texts, numbers = (item.file, item.source, item.sha256), (item.bytes, item.source_bytes, height, width)
+        if not all(isinstance(text, str) for text in texts) or not all(type(n) is int and n > 0 for n in numbers):
+            raise TypeError(f"an item is {saved}")
+        if ".." in PurePosixPath(item.file).parts or item.file.startswith("/"):
+            raise ValueError(f"it names {item.file}, which is outside of the store")
+        if item.label not in classes or item.split not in ("train", "valid"):
+            raise ValueError(f"{item.file} is of the class {item.label!r} and the split {item.split!r}")
+        return item
 
 
 def read_manifest(root: Path) -> dict[str, Any] | None:
