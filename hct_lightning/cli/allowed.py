@@ -93,7 +93,8 @@ def _find(target: str, where: str) -> Any:
     try:
         return get_object(target)
     except Exception as error:
-        raise ValueError(f"{where}._target_={target} can't be found: {error}") from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{where}._target_={target} can't be found: {reason}") from error
 
 
 def check_network(model: Mapping[str, Any], allow: Iterable[str], where: str) -> dict[str, Any]:

@@ -1,16 +1,19 @@
 """Checkpoints: read as data, never run; and the trained networks in them."""
 
+import logging
+import zipfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hct_lightning.cli.allowed import check_network
 from hct_lightning.models import HCT, FromPixels, load_original_state_dict
 from hct_lightning.training.spec import NetworkSpec
+
+log = logging.getLogger(__name__)
 
 
 def load_checkpoint(path: Path, allow: Iterable[str] = ()) -> tuple[dict[str, Any], NetworkSpec]:
@@ -38,12 +41,19 @@ def _read(path: Path) -> dict[str, Any]:
         ValueError: when it holds anything else, or is no such file.
     """
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch does not look at the check sums
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(damaged)
         found = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # of the unpickler, which has many
-        reason = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"{path} is not a checkpoint, or it is damaged: {type(error).__name__}: {reason}") from error
+    except Exception as error:  # of the unpickler, which has many; torch would have the file unpickled as it is
+        log.debug("%s: %s", path, error)
+        raise ValueError(
+            f"{path} is not a checkpoint, or it is damaged: it holds no tensors and plain containers of torch.save "
+            f"({type(error).__name__})"
+        ) from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} is not a checkpoint: it holds a {type(found).__name__}")
     return found
@@ -71,7 +81,7 @@ def load_network(path: Path, allow: Iterable[str] = ()) -> tuple[FromPixels, Net
 def _check_size(spec: NetworkSpec, path: Path) -> None:
     """Refuses a description of a network that is larger than the file with its weights, before it takes memory."""
     try:
-        with FakeTensorMode():
+        with torch.device("meta"):
             described = spec.build().state_dict()
     except Exception:  # some networks compute while they are built; what is wrong with others shows soon
         return
