@@ -75,7 +75,7 @@ def check_same(folder: Path, overrides: Sequence[Sequence[str]]) -> None:
     if any(hide_in(point) not in earlier for point in options(overrides)) and earlier:
         raise ValueError(
             f"{folder} holds runs with other options; give another hydra.sweep.dir, or go on with "
-            f"those: python -m hct_lightning run={folder}"
+            f"those: python -m hct_lightning run={folder} and the same +slurm=..."
         )
 
 

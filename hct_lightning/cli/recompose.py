@@ -105,15 +105,21 @@ def _of_sweep(folder: Path, given: dict[str, str]) -> list[str]:
     """
     file = folder / "multirun.yaml"
     begun = [override for kind in ("hydra", "task") for override in read_overrides(file, "hydra", "overrides", kind)]
-    meant = [o for o in begun if key_of(o) not in given and key_of(o) not in ("hydra.mode", "hydra.sweep.dir")]
-    for override in meant:
-        swept = override.lstrip("+").removeprefix("hydra.sweeper.params.")
-        if not (is_believed(override) or is_believed(swept) or re.fullmatch(r"task=\w+", override)):
-            raise ValueError(
-                f"{file} says {override}, which is not taken from a sweep's folder; if you trust it, give it again: "
-                f"run={folder} {override}"
-            )
+    ours = {"hydra.mode", "hydra.sweep.dir", *given}
+    again = "slurm" if "slurm" in given else None  # then its options are those of now
+    meant = [o for o in begun if key_of(o) not in ours and key_of(o).split(".")[0] != again]
+    left = [override for override in meant if not _is_believed_of_sweep(override)]
+    if left:
+        raise ValueError(
+            f"{file} says {' '.join(left)}, which is not taken from a sweep's folder; if you trust it, give it again: "
+            f"run={folder} {' '.join(left)}"
+        )
     return meant
+
+
+def _is_believed_of_sweep(override: str) -> bool:
+    swept = override.lstrip("+").removeprefix("hydra.sweeper.params.")
+    return is_believed(override) or is_believed(swept) or re.fullmatch(r"task=\w+", override) is not None
 
 
 def given_options(group: str) -> set[str]:

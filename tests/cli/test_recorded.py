@@ -109,6 +109,14 @@ def test_a_sweep_that_would_be_another_without_what_is_left_out_does_not_begin(t
 
 
 @pytest.mark.parametrize("text", ["[", "a: b", "- 1", "- [x]", "- !!python/object/apply:os.system [x]", "\x00", "- *x"])
+def test_a_sweep_on_slurm_goes_on_with_the_slurm_options_of_now(tmp_path):
+    text = "hydra:\n  overrides:\n    hydra: []\n    task: [+slurm=cpu, 'slurm.setup=[evil]', seed=3]\n"
+    (tmp_path / "multirun.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"says \+slurm=cpu slurm\.setup=\[evil\], which is not taken"):
+        recompose([f"run={tmp_path}"])
+    assert recompose([f"run={tmp_path}", "+slurm=node"])[:3] == ["-m", "seed=3", "+slurm=node"]
+
+
 def test_a_damaged_file_is_named(tmp_path, text):
     file = tmp_path / "overrides.yaml"
     file.write_text(text)
