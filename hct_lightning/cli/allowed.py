@@ -114,13 +114,13 @@ def check_network(model: Mapping[str, Any], allow: Iterable[str], where: str) ->
             package = str(target).rpartition(".")[0]
             known = ", ".join(sorted(_named("model")))
             raise ValueError(
-                f"{where}: its network is {target}, none of {known}; if you trust it, add safety.allow=[{package}]"
+                f"{where}: its network is {target!s:.100}, none of {known}; if you trust it, add safety.allow=[{package:.100}]"
             )
         _check(target, tuple(allow), where)
     options = {name: value for name, value in model.items() if name not in ("_target_", *_WEIGHTS)}
     if name := _first_special(options):
         raise ValueError(
-            f"{where}: its network has the option {name}; a network's are plain values and no large numbers"
+            f"{where}: its network has the option {name!r:.100}; a network's are plain values and no large numbers"
         )
     return {"_target_": target, **options}
 

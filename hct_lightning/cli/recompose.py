@@ -82,7 +82,11 @@ def recompose(argv: list[str]) -> list[str]:
     earlier = [override for override in meant if is_believed(override)]
     if len(earlier) < len(meant) and ranks.is_rank_zero():
         left = " ".join(override for override in meant if override not in earlier)
-        print(f"{folder} says {left}, which is not taken from there; give it again if you trust it", file=sys.stderr)
+        # In quotes, for it may hold anything.
+        print(
+            f"{folder} says {left!r:.500}, which is not taken from there; give it again if you trust it",
+            file=sys.stderr,
+        )
     given["task"] = f"task={verb}"
     given["run"] = f'run="{folder}"'
     home = [
@@ -111,8 +115,8 @@ def _of_sweep(folder: Path, given: dict[str, str]) -> list[str]:
     left = [override for override in meant if not _is_believed_of_sweep(override)]
     if left:
         raise ValueError(
-            f"{file} says {' '.join(left)}, which is not taken from a sweep's folder; if you trust it, give it again: "
-            f"run={folder} {' '.join(left)}"
+            f"{file} says {' '.join(left)!r:.500}, which is not taken from a sweep's folder; if you trust it, give it "
+            f"again, after run={folder}"
         )
     return meant
 

@@ -105,10 +105,11 @@ def check_links(folder: Path) -> None:
     Raises:
         ValueError: naming the link.
     """
+    folder = folder.resolve()
     for parent, folders, names in os.walk(folder):
         for name in (*folders, *names):
             path = Path(parent, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(folder):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder):
                 raise ValueError(
-                    f"{path} leads to {path.resolve()}, outside of the run's folder; put the file itself there"
+                    f"{path} leads to {os.path.realpath(path)}, outside of the run's folder; put the file itself there"
                 )

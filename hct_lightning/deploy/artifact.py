@@ -122,9 +122,9 @@ def load_artifact(
     folder = Path(folder)
     description = read_description(folder)
     if description["runtime"] not in RUNTIMES:
-        raise ValueError(f"{folder}: runtime {description['runtime']!r} is unknown to this version")
+        raise ValueError(f"{folder}: runtime {description['runtime']!r:.50} is unknown to this version")
     if description["file"] not in description["sha256"]:
-        raise ValueError(f"{folder}: artifact.json gives no digest of {description['file']}")
+        raise ValueError(f"{folder}: artifact.json gives no digest of {description['file']!r:.200}")
     for name, expected in description["sha256"].items():
         file = folder / name
         if Path(name).name != name:
@@ -170,15 +170,15 @@ def read_description(folder: Path) -> dict[str, Any]:
         if made_as == 1:
             description["decoding"] = _decoding_of_format_1(description)
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged: {error!r}; export it again") from error
+        raise ValueError(f"{file} is damaged: {error!r:.200}; export it again") from error
     if isinstance(made_as, bool) or made_as not in (1, FORMAT):
         raise ValueError(
-            f"{folder} has format {made_as}, this version reads {FORMAT}; export it again with this version"
+            f"{folder} has format {made_as!r:.50}, this version reads {FORMAT}; export it again with this version"
         )
     try:
         _check(description)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is damaged: {error!r}; export it again") from error
+        raise ValueError(f"{file} is damaged: {error!r:.200}; export it again") from error
     return description | {"format": FORMAT}
 
 
@@ -193,7 +193,7 @@ def _check(description: Mapping[str, Any]) -> None:
     if not whole or not all(isinstance(text, str) for text in texts):
         raise TypeError("a text, or the list of classes, is of another kind")
     if len(sides) != 4 or not all(type(number) is int and number > 0 for number in numbers):
-        raise TypeError(f"input={dict(takes)}")
+        raise TypeError("the sizes of its input are no positive numbers")
 
 
 def _decoding_of_format_1(description: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,9 @@ def load_checkpoint(path: Path, allow: Iterable[str] = ()) -> tuple[dict[str, An
     try:
         spec = NetworkSpec.from_json(checkpoint["hyper_parameters"]["spec"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a checkpoint written by hct_lightning, or it is damaged: {error!r}") from error
+        raise ValueError(
+            f"{path} is not a checkpoint written by hct_lightning, or it is damaged: {error!r:.300}"
+        ) from error
     return checkpoint, replace(spec, model=check_network(spec.model, allow, str(path)))
 
 
@@ -40,13 +42,15 @@ def _read(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: when it holds anything else, or is no such file.
     """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a checkpoint: it is no file")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:  # torch does not look at the check sums
                 if damaged := archive.testzip():
                     raise zipfile.BadZipFile(damaged)
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+    except FileNotFoundError:
         raise
     except Exception as error:  # of the unpickler, which has many; torch would have the file unpickled as it is
         log.debug("%s: %s", path, error)
@@ -74,7 +78,9 @@ def load_network(path: Path, allow: Iterable[str] = ()) -> tuple[FromPixels, Net
         network.load_state_dict({key.removeprefix(prefix): value for key, value in state if key.startswith(prefix)})
     except Exception as error:  # a network says in its own way which options it does not take
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is damaged, its network can't be made: {type(error).__name__}: {reason}") from error
+        raise ValueError(
+            f"{path} is damaged, its network can't be made: {type(error).__name__}: {reason:.500}"
+        ) from error
     return network.eval(), spec
 
 

@@ -109,10 +109,12 @@ class NetworkSpec:
     def _check(self) -> None:
         """Raises ValueError for what no network can have been trained on."""
         if not self.classes or not all(isinstance(name, str) for name in self.classes):
-            raise ValueError(f"classes are {self.classes}, not names")
+            raise ValueError(f"classes are {self.classes!r:.100}, not names")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.decoding.channels or not all(isinstance(value, float | int) for value in values):
-                raise ValueError(f"{name} is {values}, not a number for each of {self.decoding.channels} channels")
+                raise ValueError(
+                    f"{name} is {values!r:.100}, not a number for each of {self.decoding.channels} channels"
+                )
 
 
 def _decoding_of_version_1(saved: Mapping[str, Any]) -> Decoding:

@@ -54,7 +54,7 @@ class Recipe:
         except (KeyError, TypeError) as error:
             raise ValueError(f"a recipe without {error}") from error
         if made_as not in SUFFIX or not decoding.size:
-            raise ValueError(f"a recipe of format {made_as!r} and size {decoding.size}")
+            raise ValueError(f"a recipe of format {made_as!r:.50} and size {decoding.size}")
         return cls(decoding, made_as, quality)
 
 
@@ -93,11 +93,11 @@ class Item(NamedTuple):
         height, width = item.source_size
         texts, numbers = (item.file, item.source, item.sha256), (item.bytes, item.source_bytes, height, width)
         if not all(isinstance(text, str) for text in texts) or not all(type(n) is int and n > 0 for n in numbers):
-            raise TypeError(f"an item is {saved}")
+            raise TypeError("a field of an item is of another kind")
         if ".." in PurePosixPath(item.file).parts or item.file.startswith("/"):
-            raise ValueError(f"it names {item.file}, which is outside of the store")
+            raise ValueError(f"it names {item.file!r:.200}, which is outside of the store")
         if item.label not in classes or item.split not in ("train", "valid"):
-            raise ValueError(f"{item.file} is of the class {item.label!r} and the split {item.split!r}")
+            raise ValueError(f"{item.file!r:.200} is of the class {item.label!r:.50} and the split {item.split!r:.50}")
         return item
 
 
@@ -118,7 +118,7 @@ def read_manifest(root: Path) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}); remove it and prepare again") from error
     if version not in (1, VERSION):
-        raise ValueError(f"{path} is of version {version}, this program reads {VERSION}; prepare the store again")
+        raise ValueError(f"{path} is of version {version!r:.50}, this program reads {VERSION}; prepare the store again")
     return manifest | {"version": VERSION}
 
 

@@ -58,7 +58,7 @@ class Store:
             self.notes = tuple(map(str, manifest["notes"]))
             self.items = [Item.from_json(item, self.classes) for item in manifest["items"]]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{root}/store.json is damaged: {error}; prepare the store again") from error
+            raise ValueError(f"{root}/store.json is damaged: {error!s:.500}; prepare the store again") from error
         self.by_path = {str(root / item.file): item for item in self.items}
         for item in self.items:
             path = root / item.file
