@@ -107,6 +107,8 @@ def check_links(folder: Path) -> None:
     """
     folder = folder.resolve()
     for parent, folders, names in os.walk(folder):
+        if Path(parent) == folder / "wandb":
+            folders.clear()  # W&B keeps links to its own cache in there, and makes a new folder each time
         for name in (*folders, *names):
             path = Path(parent, name)
             if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder):

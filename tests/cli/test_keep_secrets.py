@@ -20,9 +20,10 @@ def test_what_is_submitted_is_readable_by_its_owner_alone(environment, tmp_path)
     sbatch.write_text("#!/bin/sh\necho Submitted batch job 7\n")
     sbatch.chmod(0o755)
     folder = tmp_path / "sweep"
+    secret = f"+slurm.environment.MINE={CANARY}"
+    options = ("-m", "seed=1,2", "+slurm=cpu", "slurm.wait=false", secret, f"hydra.sweep.dir={folder}")
     done = subprocess.run(
-        [sys.executable, "-m", "hct_lightning", "-m", "seed=1,2", "+slurm=cpu", "slurm.wait=false"]
-        + [f"+slurm.environment.MINE={CANARY}", f"hydra.sweep.dir={folder}"],
+        [sys.executable, "-m", "hct_lightning", *options],
         cwd=tmp_path,
         env=environment | {"PATH": f"{sbatch.parent}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
