@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Collection
 from contextlib import suppress
 from importlib.resources import files
@@ -12,14 +13,17 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hct_lightning.cli.plain import plain
+from hct_lightning.cli.recorded import began_in, check_links, is_believed, read_overrides
+from hct_lightning.machine import ranks
 from hct_lightning.runs.folder import Run
 
 MULTIRUN = {"-m", "--multirun"}
 BEGUN = Path(".hydra", "overrides.yaml")  # of a run's folder: the options it began with
+DATA = "hydra.job.env_set.HCT_DATA"  # where the points of a sweep find data
 # Options that runs may have recorded by an earlier name.
 RENAMED = {"trainer.accumulate_grad_batches": "micro_batches"}
 # Options that are paths, and mean what they meant in the folder where the run began.
-PATHS = ("data.root", "data.cache", "fit.against")
+PATHS = ("data.root", "fit.against")
 
 
 def is_override(arg: str) -> bool:
@@ -40,7 +44,7 @@ def _by_new_name(override: str) -> str:
 def _still_meant(key: str, given: Collection[str]) -> bool:
     """Whether an earlier override of `key` holds beside what is given now."""
     group, _, option = key.partition(".")
-    if key in given or group in ("hydra", "task", "run", "ckpt", "slurm"):
+    if key in given or re.split(r"\W", group)[0] in ("hydra", "task", "run", "ckpt", "slurm"):
         return False
     if group in given and option:
         # Another data set has its own options; resolution and the like go on.
@@ -54,16 +58,23 @@ def _still_meant(key: str, given: Collection[str]) -> bool:
 
 def _recorded(folder: Path) -> list[str]:
     """The overrides of a run: those it began with, those it went on with, and its paths, which hold in any folder."""
-    overrides = [_by_new_name(str(override)) for override in OmegaConf.load(folder / BEGUN)]
-    record = Run.record_in(folder)
-    since = {key_of(override): override for override in record.get("since", ())}
+    overrides = [_by_new_name(override) for override in read_overrides(folder / BEGUN)]
+    since = {key_of(override): override for override in _since(folder)}
     overrides = [override for override in overrides if _still_meant(key_of(override), since)] + [*since.values()]
     mine = {key_of(override) for override in overrides}
     # What the environment or a default said is left to them where it is gone: the folder may have been moved here.
-    known = record.get("paths", {})
-    paths = {key: known[key] for key in PATHS if key in known and (key in mine or Path(known[key]).exists())}
+    known = Run.record_in(folder).get("paths", {})
+    paths = {key: str(known[key]) for key in PATHS if key in known and (key in mine or Path(known[key]).exists())}
     overrides = [override for override in overrides if key_of(override) not in paths]
     return overrides + [f'{key}="{path}"' for key, path in paths.items()]
+
+
+def _since(folder: Path) -> list[str]:
+    """The overrides by which the run in a folder went on differently."""
+    since = Run.record_in(folder).get("since", [])
+    if not isinstance(since, list) or not all(isinstance(override, str) for override in since):
+        raise ValueError(f"{folder / 'run.json'} is damaged: `since` is no list of overrides")
+    return since
 
 
 def _as_list(arg: str) -> str:
@@ -74,9 +85,9 @@ def _as_list(arg: str) -> str:
 
 def _environment(argv: list[str]) -> list[str]:
     """Writes $HCT_DATA down, for points of a sweep that begin later, and elsewhere."""
-    key, data = "hydra.job.env_set.HCT_DATA", os.environ.get("HCT_DATA")
-    given = any(key_of(arg) == key for arg in argv)
-    return [f'+{key}="{Path(data).expanduser().absolute()}"'] if data and not given else []
+    data = os.environ.get("HCT_DATA")
+    given = any(key_of(arg) == DATA for arg in argv)
+    return [f'+{DATA}="{Path(data).expanduser().absolute()}"'] if data and not given else []
 
 
 def recompose(argv: list[str]) -> list[str]:
@@ -104,27 +115,28 @@ def recompose(argv: list[str]) -> list[str]:
     if sweeps and "slurm" not in given:  # its points do it themselves, as processes of their own
         return argv
     folder = Path(run).expanduser().resolve()
+    check_links(folder)
     if (folder / "multirun.yaml").exists():
-        hydra = OmegaConf.load(folder / "multirun.yaml").hydra
-        with suppress(OSError):  # paths mean what they meant where the sweep began
-            os.chdir(OmegaConf.select(hydra, "runtime.cwd") or ".")
         del given["run"]
-        return [
-            *flags,
-            "-m",
-            *hydra.overrides.hydra,
-            *hydra.overrides.task,
-            *given.values(),
-            f'hydra.sweep.dir="{folder}"',
-        ]
+        with suppress(OSError):  # paths mean what they meant where the sweep began
+            os.chdir(began_in(folder / "multirun.yaml"))
+        return [*flags, "-m", *_of_sweep(folder, given), *given.values(), f'hydra.sweep.dir="{folder}"']
     if not (folder / BEGUN).exists():
         raise ValueError(
             f"run={run} is not the folder of an earlier run: there is no {folder / BEGUN}; "
             "give the folder that holds checkpoints/ and run.json"
         )
     recorded = _recorded(folder)
-    new = {key for key, override in given.items() if override not in recorded}
-    earlier = [override for override in recorded if _still_meant(key_of(override), new)]
+    believed = [override for override in recorded if is_believed(override)]
+    new = {key for key, override in given.items() if override not in believed}
+    earlier = [override for override in believed if _still_meant(key_of(override), new)]
+    left = [o for o in recorded if o not in believed and _still_meant(key_of(o), given)]
+    if left and ranks.is_rank_zero():
+        # In quotes, for it may hold anything.
+        print(
+            f"{folder} says {' '.join(left)!r:.500}, which is not taken from there; give it again if you trust it",
+            file=sys.stderr,
+        )
     # Ranks expand again what has been expanded.
     given = {key: override for key, override in given.items() if override not in earlier}
     given["task"] = f"task={verb}"
@@ -150,6 +162,33 @@ def given_now() -> list[str]:
     return [override for override in now if key_of(override) not in ("run", "task", "ckpt")]
 
 
+def _of_sweep(folder: Path, given: dict[str, str]) -> list[str]:
+    """The overrides with which a sweep began, but for those that are given now.
+
+    Raises:
+        ValueError: for one that is not taken from a folder: without it this would be another sweep.
+    """
+    file = folder / "multirun.yaml"
+    begun = [override for kind in ("hydra", "task") for override in read_overrides(file, "hydra", "overrides", kind)]
+    ours = {"hydra.mode", "hydra.sweep.dir", *given}
+    again = "slurm" if "slurm" in given else None  # then its options are those of now
+    meant = [o for o in begun if key_of(o) not in ours and key_of(o).split(".")[0] != again]
+    left = [override for override in meant if not _is_believed_of_sweep(override)]
+    if left:
+        raise ValueError(
+            f"{file} says {' '.join(left)!r:.500}, which is not taken from a sweep's folder; if you trust it, give it "
+            f"again, after run={folder}"
+        )
+    return meant
+
+
+def _is_believed_of_sweep(override: str) -> bool:
+    if key_of(override) == DATA:  # a place as data.root is one
+        return "$" not in override
+    swept = override.lstrip("+").removeprefix("hydra.sweeper.params.")
+    return is_believed(override) or is_believed(swept) or re.fullmatch(r"task=\w+", override) is not None
+
+
 def given_options(cfg: DictConfig, group: str, *also: str) -> dict[str, Any]:
     """The options of a group that this command line names, and those of `also`, with their values.
 
@@ -163,7 +202,7 @@ def given_options(cfg: DictConfig, group: str, *also: str) -> dict[str, Any]:
 
 def since_begun(folder: Path) -> list[str]:
     """The options by which the run in `folder`, which goes on, differs from the one that began: given now or before."""
-    before = {key_of(override): override for override in Run.record_in(folder).get("since", ())}
+    before = {key_of(override): override for override in _since(folder)}
     now = {key_of(override): override for override in given_now()}
     kept = [override for key, override in before.items() if _still_meant(key, now)]
     return kept + [override for key, override in now.items() if key.split(".")[0] != "slurm"]

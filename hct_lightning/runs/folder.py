@@ -16,6 +16,7 @@ from hct_lightning.machine import ranks
 from hct_lightning.machine import slurm as job
 from hct_lightning.runs import endings
 from hct_lightning.runs.files import locked, open_whole, write_whole
+from hct_lightning.runs.secrets import hide_in
 
 _PACKAGES = ("hct-lightning", "torch", "lightning", "timm", "torchmetrics", "hydra-core", "pillow")
 
@@ -44,15 +45,28 @@ class Run:
 
     @staticmethod
     def record_in(folder: Path) -> dict[str, Any]:
-        """What `run.json` in `folder` says; empty where there is none. Makes nothing."""
+        """What `run.json` in `folder` says; empty where there is none. Makes nothing.
+
+        Raises:
+            ValueError: when the file is damaged.
+        """
         path = folder / "run.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        if not path.exists():
+            return {}
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged: {error}; remove it, and the run goes on without") from error
+        if not isinstance(found, dict):
+            raise ValueError(f"{path} is damaged: it is no object; remove it, and the run goes on without")
+        return found
 
     def update(self, **fields: Any) -> None:
-        """Adds fields to `run.json`, replacing the file as a whole."""
+        """Adds fields to `run.json`, without secrets, replacing the file as a whole."""
         if self.writes:
+            added = hide_in(json.loads(json.dumps(fields, default=str)))
             with locked(self.record_path):  # a watching thread, or another rank, may add at the same time
-                write_whole(self.record_path, json.dumps(self.record | fields, indent=2, default=str) + "\n")
+                write_whole(self.record_path, json.dumps(self.record | added, indent=2) + "\n")
 
     def checkpoint(self, name: str) -> Path:
         """The file behind `best`, `last` or a path.

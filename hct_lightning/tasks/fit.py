@@ -30,7 +30,7 @@ from hct_lightning.machine.runtime import resolve_precision
 from hct_lightning.models import FromPixels
 from hct_lightning.report.tables import describe, epoch_times_of, say_speed_up, show_results
 from hct_lightning.runs.folder import Run
-from hct_lightning.training.checkpoints import begin_network, load_checkpoint
+from hct_lightning.training.checkpoints import begin_network, check_resumable, load_checkpoint
 from hct_lightning.training.class_weights import class_weights
 from hct_lightning.training.memory_plan import MemoryPlan, choose_memory
 from hct_lightning.training.module import ImageClassifier
@@ -122,6 +122,7 @@ def prepare_to_go_on(cfg: DictConfig, run: Run, checkpoint: Path) -> None:
     Raises:
         ValueError: when it has had more epochs already.
     """
+    check_resumable(checkpoint, cfg.safety.allow)
     saved, _ = load_checkpoint(checkpoint, cfg.safety.allow)
     if 0 < (most := cfg.trainer.max_epochs or 0) <= saved["epoch"]:
         raise ValueError(

@@ -116,7 +116,7 @@ class NetworkSpec:
             version = saved.get("version", 1)
             if version not in (1, VERSION):
                 raise ValueError(f"a description of version {version!r}; this program reads {VERSION}")
-            return cls(
+            spec = cls(
                 model=dict(saved["model"]),
                 classes=tuple(saved["classes"]),
                 decoding=_decoding_of_version_1(saved) if version == 1 else Decoding.from_json(saved["decoding"]),
@@ -124,8 +124,20 @@ class NetworkSpec:
                 std=tuple(saved["std"]),
                 unsaid=frozenset({"srgb", "breast", "reduce_to"} if version == 1 else ()),
             )
+            spec._check()
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"a damaged description: {error!r}") from error
+        return spec
+
+    def _check(self) -> None:
+        """Raises ValueError for what no network can have been trained on."""
+        if not self.classes or not all(isinstance(name, str) for name in self.classes):
+            raise ValueError(f"classes are {self.classes!r:.100}, not names")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.decoding.channels or not all(isinstance(value, float | int) for value in values):
+                raise ValueError(
+                    f"{name} is {values!r:.100}, not a number for each of {self.decoding.channels} channels"
+                )
 
 
 def _decoding_of_version_1(saved: Mapping[str, Any]) -> Decoding:

@@ -3,11 +3,14 @@
 import csv
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -250,3 +253,35 @@ def test_bad_options_end_with_one_clear_line(cli, tmp_path):
 def test_debug_fast_passes_through_everything(cli, tiny, tmp_path):
     cli(*tiny, "debug=fast", "model=timm", f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
     assert not (tmp_path / "run" / "artifacts").exists()
+
+
+class Evil:
+    """Unpickled without care, it makes the file."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Path]]:
+        return Path.touch, (self.canary,)
+
+
+def test_a_strangers_checkpoint_and_folder_run_nothing(cli, tiny, trained, tmp_path):
+    canary = tmp_path / "canary"
+    torch.save({"state_dict": Evil(canary)}, tmp_path / "evil.ckpt")
+    said = cli(*tiny, f"ckpt={tmp_path}/evil.ckpt", cwd=tmp_path, status=1).stderr.splitlines()[-1]
+    assert said.startswith(f"error: {tmp_path}/evil.ckpt is not a checkpoint, or it is damaged")
+
+    run = shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "evil.ckpt").replace(run / "checkpoints" / "last.ckpt")
+    recorded = run / ".hydra" / "overrides.yaml"
+    load = "{_target_: lightning.fabric.utilities.cloud_io._load, path_or_url: x, weights_only: false}"
+    evil = ["safety.allow=[os]", f"+hydra.callbacks.x={load}", f"+logger.x={load}", f"predict.output={canary}"]
+    honest = recorded.read_text()
+    recorded.write_text(honest + "".join(f'- "{override}"\n' for override in evil))
+    done = cli(f"run={run}", "trainer.max_epochs=3", cwd=tmp_path, status=1)
+    assert "says 'safety.allow=[os]" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"error: {run}/checkpoints/last.ckpt is not a checkpoint")
+    recorded.write_text(f'{honest}- "+callbacks.x={{_target_: os.getcwd}}"\n')
+    done = cli(f"run={run}", "trainer.max_epochs=3", cwd=tmp_path, status=1)
+    assert "callbacks.x._target_=os.getcwd is none of" in done.stderr.splitlines()[-1]
+    assert not canary.exists()

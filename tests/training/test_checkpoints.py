@@ -9,7 +9,13 @@ import torch
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.models import HCT, FromPixels
 from hct_lightning.models.original import original_key
-from hct_lightning.training.checkpoints import begin_network, load_checkpoint, load_network, load_weights
+from hct_lightning.training.checkpoints import (
+    begin_network,
+    check_resumable,
+    load_checkpoint,
+    load_network,
+    load_weights,
+)
 from hct_lightning.training.spec import NetworkSpec
 
 
@@ -40,13 +46,52 @@ def test_what_is_no_checkpoint_or_names_what_is_not_allowed_is_refused(tmp_path)
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     for name in ("text", "other"):
-        with pytest.raises(ValueError, match=f"{name}.ckpt is not a checkpoint written by hct_lightning"):
+        with pytest.raises(ValueError, match=rf"{name}\.ckpt is not a checkpoint.*") as refused:
             load_checkpoint(tmp_path / f"{name}.ckpt")
-    path = save(tmp_path / "evil.ckpt", spec_of().build(), spec_of("os.system"))
-    with pytest.raises(ValueError, match=r"evil\.ckpt: model\._target_=os\.system is not from an allowed package"):
-        load_checkpoint(path)
+        assert "\n" not in str(refused.value)
+        with pytest.raises(ValueError, match=rf"{name}\.ckpt "):
+            check_resumable(tmp_path / f"{name}.ckpt")
+    with pytest.raises(ValueError, match=r"text\.ckpt is not a checkpoint"):
+        load_weights(spec_of().build(), tmp_path / "text.ckpt")
+    with pytest.raises(ValueError, match=r"a\.ckpt is damaged: it has no loops"):
+        check_resumable(save(tmp_path / "a.ckpt", spec_of().build(), spec_of()))
     with pytest.raises(FileNotFoundError):
         load_checkpoint(tmp_path / "absent.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"_target_": "os.system"}, r"its network is os\.system"),
+        ({"_target_": "lightning.fabric.utilities.cloud_io._load", "path_or_url": "x"}, "its network is lightning"),
+        ({"_target_": "hct_lightning.app.main"}, "its network is hct_lightning"),
+        ({"blocks": {"_target_": "timm.create_model", "model_name": "resnet18"}}, "the option _target_"),
+        ({"_args_": [3]}, "_args_"),
+        ({"_partial_": True}, "_partial_"),
+        ({"kernel": "${oc.env:HOME}"}, "oc.env"),
+        ({"blocks": [10**9] * 5}, "1000000000"),
+        ({"blocks": [50] * 5}, "bytes of weights, the file has"),
+        ({"colour": "red"}, "colour"),
+        ({"first_stride": 3}, "first_stride=3"),
+    ],
+)
+def test_a_network_that_is_more_than_one_of_ours_is_refused(tmp_path, model, message):
+    spec = spec_of()
+    evil = replace(spec, model={**spec.model, **model})
+    path = save(tmp_path / "evil.ckpt", spec.build(), evil)
+    with pytest.raises(ValueError, match=rf"evil\.ckpt.*{message}") as refused:
+        load_network(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_weights_are_the_checkpoints_own_and_not_fetched(tmp_path):
+    """What `timm.create_model` would unpickle, or download, is left out."""
+    decoding = spec_of().decoding
+    model = {"_target_": "timm.create_model", "model_name": "test_vit2"}
+    spec = NetworkSpec(model=model, classes=("a", "b"), decoding=decoding, mean=(0.5,), std=(0.5,))
+    evil = replace(spec, model={**model, "checkpoint_path": str(tmp_path / "x.pth"), "pretrained": True})
+    _, found = load_network(save(tmp_path / "a.ckpt", spec.build(), evil))
+    assert found.model == model
 
 
 def test_weights_start_another_network_of_the_same_shape(tmp_path):

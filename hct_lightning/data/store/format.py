@@ -10,9 +10,9 @@ when it was killed, `store.json` says that the store isn't complete, and it is r
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -51,7 +51,18 @@ class Recipe:
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> "Recipe":
-        return cls(Decoding.from_json(saved["decoding"]), saved["format"], saved["quality"])
+        """The recipe that `as_json` gave.
+
+        Raises:
+            ValueError: when it is damaged.
+        """
+        try:
+            decoding, made_as, quality = Decoding.from_json(saved["decoding"]), saved["format"], saved["quality"]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"a recipe without {error}") from error
+        if made_as not in SUFFIX or not decoding.size:
+            raise ValueError(f"a recipe of format {made_as!r:.50} and size {decoding.size}")
+        return cls(decoding, made_as, quality)
 
 
 class Item(NamedTuple):
@@ -76,6 +87,25 @@ class Item(NamedTuple):
     source_bytes: int
     source_mtime_ns: int
     sha256: str
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any], classes: Collection[str]) -> "Item":
+        """An item as `store.json` holds it, of one of these classes.
+
+        Raises:
+            TypeError: when a field is missing, unknown or of another kind.
+            ValueError: when it has another class or split.
+        """
+        item = cls(**saved)
+        height, width = item.source_size
+        texts, numbers = (item.file, item.source, item.sha256), (item.bytes, item.source_bytes, height, width)
+        if not all(isinstance(text, str) for text in texts) or not all(type(n) is int and n > 0 for n in numbers):
+            raise TypeError("a field of an item is of another kind")
+        if ".." in PurePosixPath(item.file).parts or item.file.startswith("/"):
+            raise ValueError(f"it names {item.file!r:.200}, which is outside of the store")
+        if item.label not in classes or item.split not in ("train", "valid"):
+            raise ValueError(f"{item.file!r:.200} is of the class {item.label!r:.50} and the split {item.split!r:.50}")
+        return item
 
 
 def item_file(split: str, label: str, source: str, file_format: str) -> str:
@@ -119,7 +149,7 @@ def read_manifest(root: Path) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}); remove it and prepare again") from error
     if version not in (1, VERSION):
-        raise ValueError(f"{path} is of version {version}, this program reads {VERSION}; prepare the store again")
+        raise ValueError(f"{path} is of version {version!r:.50}, this program reads {VERSION}; prepare the store again")
     return manifest | {"version": VERSION}
 
 

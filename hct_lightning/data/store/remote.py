@@ -16,6 +16,7 @@ import fsspec
 
 from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.runs.files import open_whole, write_whole
+from hct_lightning.runs.secrets import hide
 
 _TRIES = 4  # a network fails now and then; after 1, 2 and 4 seconds
 
@@ -54,16 +55,16 @@ class Mirror:
     """
 
     def __init__(self, url: str, cache: str) -> None:
-        self.url = url.rstrip("/")
+        self.url = hide(url.rstrip("/"))  # as it is shown and written down: there may be a password in it
         try:
-            self.files, self.root = fsspec.core.url_to_fs(self.url)
+            self.files, self.root = fsspec.core.url_to_fs(url.rstrip("/"))
             manifest = self.files.cat_file(f"{self.root}/store.json")
         except FileNotFoundError as error:
             raise ValueError(
-                f"data.root={url}: there is no store.json; make a store with task=prepare and copy its folder there"
+                f"data.root={self.url}: there is no store.json; make a store with task=prepare and copy its folder there"
             ) from error
         except Exception as error:  # each protocol has its own, of packages that needn't be there
-            raise ValueError(f"data.root={url} can't be read: {error}") from error
+            raise ValueError(f"data.root={self.url} can't be read: {hide(str(error))}") from error
         name = hashlib.sha256(manifest).hexdigest()[:16]
         self.folder = Path(cache).expanduser().resolve() / name
         with _writing(self.folder):

@@ -29,7 +29,13 @@ def test_version_1_is_brought_to_the_form_of_this_one():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", r"store\.json is damaged"), ("[]", "is damaged"), ('{"version": 1}', "is damaged"), ('{"version": 3}', "3")],
+    [
+        ("{", r"store\.json is damaged"),
+        ("[]", "is damaged"),
+        ('{"version": 1}', "is damaged"),
+        ('{"version": []}', "version"),
+        ('{"version": 3}', "3"),
+    ],
 )
 def test_what_it_does_not_know_is_refused(tmp_path, text, message):
     assert read_manifest(tmp_path) is None
