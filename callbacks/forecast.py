@@ -34,7 +34,13 @@ class Forecast(Callback):
         self.measure_s = measure_s
         self.epoch_s = self.left_s = 0.0
         self._batches = 0
-        self._start = self._waited = 0.0
+        self._start = self._waited = self._paused = 0.0
+
+    def on_validation_start(self, *_: Any) -> None:
+        self._paused = time.perf_counter()
+
+    def on_validation_end(self, *_: Any) -> None:
+        self._start += time.perf_counter() - self._paused
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int

@@ -9,10 +9,13 @@ from hct_lightning.callbacks.forecast import Forecast, advice
 
 
 class Slow(Callback):
-    """A batch takes a tenth of a second and a little, the first one second more."""
+    """A batch takes a tenth of a second and a little, the first one second more; validation two seconds."""
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         time.sleep(0.1 + (trainer.global_step == 0))
+
+    def on_validation_epoch_start(self, *_: Any) -> None:
+        time.sleep(2)
 
 
 def test_an_epoch_and_a_run_are_foretold_from_the_first_batches(fit, caplog):
@@ -24,6 +27,12 @@ def test_an_epoch_and_a_run_are_foretold_from_the_first_batches(fit, caplog):
     [said, shorter] = [record.message for record in caplog.records if "forecast" in record.name]
     assert "4 image(s) of 32x32, measured over 2 batches" in said
     assert "data.resolution=16, a quarter" in shorter
+
+
+def test_validation_between_the_batches_does_not_count(fit):
+    forecast = Forecast(over_minutes=30, measure_s=0.5)
+    fit(Slow(), forecast, max_epochs=2)
+    assert 0.4 <= forecast.epoch_s < 1.5
 
 
 @pytest.mark.parametrize("options", [{"over_minutes": 30}, {"over_minutes": 0.05, "max_time": "00:00:00:02"}])
