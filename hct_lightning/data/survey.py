@@ -71,8 +71,7 @@ def survey(found: Catalogue, reader: Reader, *, max_pixels: int, workers: int, p
             return path, str(error)
         return Seen(split, path, size, channels, digest, counts)
 
-    jobs = [("train", path) for path in found.train.paths]
-    jobs += [("valid", path) for path in found.valid.paths]
+    jobs = [(name, path) for name, split in found.splits.items() for path in split.paths]
     with ThreadPoolExecutor(max(1, workers)) as pool:
         looked = list(progress(pool.map(look, jobs), len(jobs)))
     seen = [one for one in looked if isinstance(one, Seen)]

@@ -87,7 +87,7 @@ def suggest(cfg: DictConfig, data: Dataset, found: Survey) -> dict[str, Any]:
     shorter = sorted(min(size) for size in found.sizes)
     prepared = data.catalogue.prepared is not None
     resolution = max(data.size) if prepared else max(32, shorter[len(shorter) // 2] // 32 * 32)
-    images = len(data.catalogue.train) + len(data.catalogue.valid) - len(found.unreadable)
+    images = sum(map(len, data.catalogue.splits.values())) - len(found.unreadable)
     options = (
         []
         if prepared

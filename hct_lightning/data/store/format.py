@@ -51,13 +51,14 @@ class Item(NamedTuple):
     """An image of a store.
 
     file: relative to the store.
-    split: train or valid.
+    split: train, valid or test.
     label: its class's name.
     bytes: of the file.
     source: the file it was made of.
     source_size: (height, width) of that.
     source_bytes, source_mtime_ns: of that file, by which a change is noticed.
     sha256: of that file.
+    tags: what else a table says of it, by column.
     """
 
     file: str
@@ -69,6 +70,7 @@ class Item(NamedTuple):
     source_bytes: int
     source_mtime_ns: int
     sha256: str
+    tags: dict[str, str] | None = None  # stores made before had none
 
 
 def read_manifest(root: Path) -> dict[str, Any] | None:
