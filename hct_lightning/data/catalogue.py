@@ -11,7 +11,6 @@ from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.geometry import Size
 from hct_lightning.data.reading.readers import Reader
 
-
 SIDES = ("train", "valid", "test")
 
 

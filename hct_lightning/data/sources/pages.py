@@ -126,24 +126,27 @@ def _write(file: Path, content: bytes) -> None:
         place.write(content)
 
 
-def main(root: Path, clones: Path | None) -> int:
-    """Brings all pages, says what is missing, and returns the exit status."""
+def obtain(every: list[Page], root: Path, *, clones: Path | None = None, host: str = GITHUB) -> int:
+    """Brings pages, writes the table of those that are there, says what is missing; returns the exit status.
+
+    Raises:
+        OSError: without git, for a folder of clones that isn't there, or when the disk is full.
+    """
     if not shutil.which("git"):
-        raise OSError("the pages come from git repositories: install git")
+        raise OSError("the pages come from git repositories; install git")
     if clones and not clones.is_dir():
         raise OSError(f"{clones} is no folder; give the one that holds the clones")
-    every = listed()
-    results = dict(track("pages", bring(every, root, clones=clones), len(every)))
-    there = [page for page in every if results[page] is None]
+    reasons = dict(track("pages", bring(every, root, clones=clones, host=host), len(every)))
+    there = [page for page in every if reasons[page] is None]
     if there:
         table = [(page.file, page.label, page.split, page.group, page.repository) for page in there]
         write_whole(root / TABLE, csv_text([("path", "label", "split", "group", "repository"), *table]))
     missing = defaultdict(list)
-    for page, reason in results.items():
+    for page, reason in reasons.items():
         if reason:
             missing[page.repository, reason].append(page.path)
     for (repository, reason), paths in missing.items():
-        print(f"missing from {repository} ({reason}): {some(paths)}", file=sys.stderr)
+        print(f"{len(paths)} missing from {repository} ({reason}): {some(paths)}", file=sys.stderr)
     print(f"{len(there)} of {len(every)} pages in {root}")
     return 1 if missing else 0
 
@@ -153,10 +156,12 @@ if __name__ == "__main__":
         prog="python -m hct_lightning.data.sources.pages", description="Brings the pages; goes on where it was stopped."
     )
     parser.add_argument("folder", type=Path, help="for the pages, 1 GB")
-    parser.add_argument("--clones", type=Path, help="folder with clones, as <owner>/<name> or <name>; others are fetched")
+    parser.add_argument(
+        "--clones", type=Path, help="folder with clones, as <owner>/<name> or <name>; others are fetched"
+    )
     options = parser.parse_args()
     try:
-        sys.exit(main(options.folder, options.clones))
+        sys.exit(obtain(listed(), options.folder, clones=options.clones))
     except OSError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
