@@ -211,7 +211,7 @@ def small(args: list[str], folder: Path) -> list[str]:
     else:
         four = {"+experiment=ddp4", "+experiment=paper"} & set(args)
         added = (*SMALL[2:], *SMALL_FOUR) if four else SMALL
-        added += () if "data.root" in given else SMALL_SCENES
+        added += () if "data.root" in given or "data=pages" in args else SMALL_SCENES
         added += (f"hydra.run.dir={folder}/run", f"hydra.sweep.dir={folder}/sweep")
     flags = [arg for arg in args if not is_override(arg)]
     return [*flags, *(a for a in added if key_of(a) not in given), *(a for a in args if is_override(a))]

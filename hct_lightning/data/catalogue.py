@@ -96,7 +96,8 @@ class Catalogue:
 
     def at_most(self, count: int) -> "Catalogue":
         """At most `count` images of each split."""
-        return replace(self, **{name: split.at_most(count) for name, split in self.splits.items()})
+        train, valid, test = (split.at_most(count) for split in (self.train, self.valid, self.test))
+        return replace(self, train=train, valid=valid, test=test)
 
 
 def resolve_root(root: str | None, option: str = "data.root") -> Path:

@@ -31,7 +31,7 @@ class Survey(NamedTuple):
     sizes: (height, width) of every readable image.
     channels: of the files, and how many have so many.
     unreadable: reasons, by path.
-    duplicates: paths of the same content, where they stand on both sides of the split.
+    duplicates: paths of the same content, where they stand in more than one split.
     repeated: how many files repeat the content of another of their split.
     mean, std: per channel, of the training images as the network sees them, pixels in 0..1.
     """

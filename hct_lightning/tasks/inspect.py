@@ -147,7 +147,7 @@ def show(found: Survey, beginning: dict[str, Any]) -> None:
     table.add_row("mean", ", ".join(f"{value:.4f}" for value in found.mean))
     table.add_row("deviation", ", ".join(f"{value:.4f}" for value in found.std))
     table.add_row("unreadable", str(len(found.unreadable)))
-    table.add_row("the same in both splits", str(len(found.duplicates)))
+    table.add_row("the same in several splits", str(len(found.duplicates)))
     table.add_row("repeated within a split", str(found.repeated))
     table.add_row("raw store", f"{beginning['store_gb']:.2f} GB")
     if beginning["hours_on_this_cpu"] is not None:

@@ -41,7 +41,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
     data: ImageData = instantiate(cfg.data, **fed, _convert_="all")
     dataset = data.dataset
     side = cfg.validate.split
-    split, data.measured = chosen_split(dataset.catalogue, side, cfg.validate.by), side
+    by = [cfg.validate.by] if isinstance(cfg.validate.by, str) else list(cfg.validate.by)
+    split, data.measured = chosen_split(dataset.catalogue, side, by), side
     spec.check_classes(dataset.classes)
     spec.check_decoding(dataset.decoding, chosen=given)
     log.info("%s on %s, %dx%d", checkpoint, dataset.catalogue.source, *dataset.size)
@@ -62,13 +63,13 @@ def main(cfg: DictConfig, folder: Path) -> None:
         "metrics": {name: value.item() for name, value in trainer.callback_metrics.items()},
         "classes": dataset.classes,
         "confusion": module.confusion.tolist(),
-        "by": {column: accuracy_by(column, rows) for column in cfg.validate.by},
+        "by": {column: accuracy_by(column, rows) for column in by},
     }
     if trainer.is_global_zero:
         (folder / "validate").mkdir(exist_ok=True)
         name = checkpoint.stem if checkpoint.parent == folder / "checkpoints" else "metrics"
         out = folder / "validate" / f"{name if side == 'valid' else f'{name}-{side}'}.json"
-        write_whole(out.with_suffix(".csv"), csv_text([[*rows[0]], *(row.values() for row in rows)]))
+        write_whole(out.with_suffix(".csv"), csv_text([list(rows[0]), *(list(row.values()) for row in rows)]))
         write_whole(out, json.dumps(result, indent=2) + "\n")
         show(result, out)
 
@@ -95,7 +96,7 @@ def answered(split: Split, answers: Answers, classes: Sequence[str]) -> list[dic
         row = {"path": split.paths[i], "label": classes[split.labels[i]]}
         row["class"] = classes[max(range(len(classes)), key=probabilities.__getitem__)]
         row |= {f"p_{name}": f"{p:.6f}" for name, p in zip(classes, probabilities, strict=True)}
-        rows.append(row | split.tags_of(i))
+        rows.append(row | {name: value for name, value in split.tags_of(i).items() if name not in row})
     return rows
 
 
@@ -110,7 +111,7 @@ def accuracy_by(column: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     for row in rows:
         right[row["label"], row[column]].append(row["class"] == row["label"])
     parts = [
-        {"label": label, column: value, "images": len(hits), "accuracy": mean(hits)}
+        {"label": label, "value": value, "images": len(hits), "accuracy": mean(hits)}
         for (label, value), hits in sorted(right.items())
     ]
     of_label = defaultdict(list)
@@ -132,7 +133,7 @@ def show(result: dict, out: Path) -> None:
     for column, found in result["by"].items():
         parts = Table("label", column, "images", "accuracy", title=f"By {column}", title_justify="left")
         for part in found["parts"]:
-            parts.add_row(part["label"], part[column], str(part["images"]), f"{part['accuracy']:.4f}")
+            parts.add_row(part["label"], part["value"], str(part["images"]), f"{part['accuracy']:.4f}")
         parts.add_row("all", "mean of the labels' means", "", f"{found['mean']:.4f}")
         console.print(parts)
     console.print(str(out), soft_wrap=True)

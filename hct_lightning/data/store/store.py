@@ -77,8 +77,7 @@ class Store:
         for name in SIDES:
             items = [item for item in self.items if item.split == name]
             paths = [str(self.root / item.file) for item in items]
-            columns = (items and items[0].tags) or ()
-            tags = {column: [(item.tags or {})[column] for item in items] for column in columns}
+            tags = {column: [item.tags[column] for item in items] for column in (items[0].tags if items else ())}
             splits[name] = Split(paths, [self.classes.index(item.label) for item in items], tags)
         what = f"store {self.mirror.url if self.mirror else self.root} ({self.recipe.format}) of {self.source}"
         return Catalogue(what, self.classes, **splits, notes=self.notes, prepared=self)
