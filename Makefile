@@ -4,13 +4,14 @@
 # make test      lint and the default tests
 # make test-all  the long tests too
 # make slurm-test   on a real Slurm of two nodes that the tests start; as root it installs what is missing
+# make pages     brings the pages that data=pages trains on, 1 GB; REPOS=<folder> has clones of their repositories
 # make clean     removes what make install made
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo install lint test test-all slurm-test clean
+.PHONY: demo install lint test test-all slurm-test pages clean
 
 demo: $(VENV)/.base
 	$(BIN)/python -m hct_lightning +experiment=demo
@@ -41,6 +42,9 @@ slurm-test: install
 	PATH="$$PATH:/usr/sbin" command -v slurmctld >/dev/null || { apt-get update && \
 	  apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge; }
 	$(BIN)/python -m pytest -m slurm tests/slurm
+
+pages: $(VENV)/.base
+	$(BIN)/python -m hct_lightning.data.sources.pages "$(or $(HCT_DATA),data)/pages" $(if $(REPOS),--clones "$(REPOS)")
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -101,6 +101,7 @@ class ImageData(lightning.LightningDataModule):
         self._dataset: Dataset | None = None
         self.global_batch: int | None = None  # over all ranks; by default batch_size on each
         self.micro_batches = 1
+        self.measured = "valid"  # the split that validation goes through
 
     @property
     def dataset(self) -> Dataset:
@@ -153,10 +154,10 @@ class ImageData(lightning.LightningDataModule):
         return self.loader(self.dataset.images(train, replace=True), self.order)
 
     def val_dataloader(self) -> Loader:
-        valid = self.dataset.catalogue.valid
-        shard = EveryImageOnce(len(valid), rank=self._running.global_rank, world=self._running.world_size)
+        split = self.dataset.catalogue.splits[self.measured]
+        shard = EveryImageOnce(len(split), rank=self._running.global_rank, world=self._running.world_size)
         size = max(1, self.batch_size // self.micro_batches)
-        return self.loader(self.dataset.images(valid), BatchSampler(shard, size, drop_last=False))
+        return self.loader(self.dataset.images(split), BatchSampler(shard, size, drop_last=False))
 
     def calibration(self, count: int) -> Pixels:
         """Batches, b c h w uint8, of training images as they are, the classes mixed in proportion."""

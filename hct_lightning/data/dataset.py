@@ -76,13 +76,13 @@ class Dataset:
         """What is known of the data, for the log and for run.json."""
         found = self.catalogue
         counts = {}
-        for name, split in (("train", found.train), ("valid", found.valid)):
+        for name, split in found.splits.items():
             seen = Counter(split.labels)
             counts[name] = {cls: seen[i] for i, cls in enumerate(found.classes)}
         return {
             "source": found.source,
             "counts": counts,
-            "images": {"train": len(found.train), "valid": len(found.valid)},
+            "images": {name: len(split) for name, split in found.splits.items()},
             "source_size": {"smallest": self.source_sizes[0], "largest": self.source_sizes[-1]},
             "decoding": self.decoding.as_json(),
             "mean": self.mean,

@@ -106,7 +106,7 @@ def suggest(cfg: DictConfig, data: Dataset, found: Survey) -> dict[str, Any]:
     source = [] if "data" in given else [f"data={HydraConfig.get().runtime.choices['data']}"]
     mine = [f"data.{name}={value}" for name, value in fitting.items() if f"data.{name}" not in given]
     command = f"python -m hct_lightning {shlex.join([*source, *overrides, *mine])}"
-    images = len(data.catalogue.train) + len(data.catalogue.valid) - len(found.unreadable)
+    images = sum(map(len, data.catalogue.splits.values())) - len(found.unreadable)
     return {
         "command": command,
         "store_gb": images * height * width * data.decoding.channels / 1e9,
@@ -140,7 +140,7 @@ def show(found: Survey, beginning: dict[str, Any]) -> None:
     table.add_row("mean", ", ".join(f"{value:.4f}" for value in found.mean))
     table.add_row("deviation", ", ".join(f"{value:.4f}" for value in found.std))
     table.add_row("unreadable", str(len(found.unreadable)))
-    table.add_row("the same in both splits", str(len(found.duplicates)))
+    table.add_row("the same in several splits", str(len(found.duplicates)))
     table.add_row("repeated within a split", str(found.repeated))
     table.add_row("raw store", f"{beginning['store_gb']:.2f} GB")
     if beginning["hours_on_this_cpu"] is not None:

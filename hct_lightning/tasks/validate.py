@@ -1,8 +1,11 @@
-"""Measures a checkpoint on the validation images."""
+"""Measures a checkpoint on the validation images, or on those of another split."""
 
 import json
 import logging
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from hydra.utils import instantiate
@@ -14,23 +17,28 @@ from hct_lightning.callbacks.skipped_images import SkippedImages
 from hct_lightning.callbacks.watch_ranks import WatchRanks
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import given_options
+from hct_lightning.data.catalogue import Catalogue, Split
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.machine.devices import choose_devices
 from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
 from hct_lightning.machine.runtime import resolve_precision
 from hct_lightning.runs.console import results
-from hct_lightning.runs.files import write_whole
+from hct_lightning.runs.files import csv_text, write_whole
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import load_network
 from hct_lightning.training.inference_memory import images_at_a_time
-from hct_lightning.training.module import ImageClassifier
+from hct_lightning.training.module import Answers, ImageClassifier
 from hct_lightning.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
-    """`task=validate run=<folder> [ckpt=best|last|<file>]`: results in `<run>/validate/`."""
+    """`task=validate run=<folder> [ckpt=best|last|<file>]`: results in `<run>/validate/`.
+
+    `<checkpoint>.json` has the metrics, `<checkpoint>.csv` the answer for each image; of another split than valid
+    they are named after that, too.
+    """
     run = Run(folder, writes=is_rank_zero())
     checkpoint = run.checkpoint(cfg.ckpt or "best")
     network, spec = load_network(checkpoint, cfg.safety.allow)
@@ -39,6 +47,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
     fed = {name: value for name, value in spec.options().items() if name not in given}
     data: ImageData = instantiate(cfg.data, **fed, _convert_="all")
     dataset = data.dataset
+    side = cfg.validate.split
+    by = [cfg.validate.by] if isinstance(cfg.validate.by, str) else list(cfg.validate.by)
+    split, data.measured = chosen_split(dataset.catalogue, side, by), side
     spec.check_classes(dataset.classes)
     spec.check_decoding(dataset.decoding, chosen=given)
     log.info("%s on %s, %dx%d", checkpoint, dataset.catalogue.source, *dataset.size)
@@ -69,22 +80,72 @@ def main(cfg: DictConfig, folder: Path) -> None:
         trainer.validate(module, datamodule=data, verbose=False)
     if trainer.is_global_zero:
         assert module.confusion is not None, "it has been validated"
-        counted = int(module.confusion.sum())
+        assert module.answers is not None, "it has been validated"
+        rows = answered(split, module.answers, dataset.classes)
         result = {
             "checkpoint": str(checkpoint),
             "source": dataset.catalogue.source,
-            "images": counted,
-            "skipped": len(dataset.catalogue.valid) - counted,
+            "split": side,
+            "images": len(rows),
+            "skipped": len(split) - len(rows),
             "resolution": dataset.size,
             "metrics": {name: value.item() for name, value in trainer.callback_metrics.items()},
             "classes": dataset.classes,
             "confusion": module.confusion.tolist(),
+            "by": {column: accuracy_by(column, rows) for column in by},
         }
         name = checkpoint.stem if checkpoint.parent == folder / "checkpoints" else "metrics"
-        out = folder / "validate" / f"{name}.json"
+        out = folder / "validate" / f"{name if side == 'valid' else f'{name}-{side}'}.json"
         out.parent.mkdir(exist_ok=True)
+        write_whole(out.with_suffix(".csv"), csv_text([list(rows[0]), *(list(row.values()) for row in rows)]))
         write_whole(out, json.dumps(result, indent=2) + "\n")
         show(result, out)
+
+
+def chosen_split(catalogue: Catalogue, side: str, by: Sequence[str]) -> Split:
+    """The split to measure.
+
+    Raises:
+        ValueError: when there is none of that name, or it lacks one of the columns `by`.
+    """
+    if side not in catalogue.splits:
+        raise ValueError(f"validate.split={side}: {catalogue.source} has {', '.join(catalogue.splits)}")
+    split = catalogue.splits[side]
+    if unknown := [column for column in by if column not in split.tags]:
+        known = ", ".join(split.tags) or "none; data=csv takes a table with more columns than path, label and split"
+        raise ValueError(f"validate.by={','.join(unknown)}: the columns of {catalogue.source} are {known}")
+    return split
+
+
+def answered(split: Split, answers: Answers, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """A row an image: path, label, the class that the network says, probabilities, and the image's tags."""
+    rows = []
+    for i, probabilities in zip(answers.index.tolist(), answers.logits.softmax(dim=1).tolist(), strict=True):
+        row = {"path": split.paths[i], "label": classes[split.labels[i]]}
+        row["class"] = classes[max(range(len(classes)), key=probabilities.__getitem__)]
+        row |= {f"p_{name}": f"{p:.6f}" for name, p in zip(classes, probabilities, strict=True)}
+        rows.append(row | {name: value for name, value in split.tags_of(i).items() if name not in row})
+    return rows
+
+
+def accuracy_by(column: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Accuracy for each label and value of a column.
+
+    Returns:
+        `parts`: the figures of each; `mean`: over the labels, of the mean over the values of each, so that
+        neither a large class nor a large group counts more.
+    """
+    right = defaultdict(list)
+    for row in rows:
+        right[row["label"], row[column]].append(row["class"] == row["label"])
+    parts = [
+        {"label": label, "value": value, "images": len(hits), "accuracy": mean(hits)}
+        for (label, value), hits in sorted(right.items())
+    ]
+    of_label = defaultdict(list)
+    for part in parts:
+        of_label[part["label"]].append(part["accuracy"])
+    return {"mean": mean(mean(accuracies) for accuracies in of_label.values()), "parts": parts}
 
 
 def show(result: dict, out: Path) -> None:
@@ -97,4 +158,10 @@ def show(result: dict, out: Path) -> None:
         confusion.add_row(name, *(str(count) for count in row))
     console.print(metrics)
     console.print(confusion)
+    for column, found in result["by"].items():
+        parts = Table("label", column, "images", "accuracy", title=f"By {column}", title_justify="left")
+        for part in found["parts"]:
+            parts.add_row(part["label"], part["value"], str(part["images"]), f"{part['accuracy']:.4f}")
+        parts.add_row("all", "mean of the labels' means", "", f"{found['mean']:.4f}")
+        console.print(parts)
     console.print(str(out), soft_wrap=True)

@@ -107,6 +107,7 @@ class ImageClassifier(lightning.LightningModule):
             }
         )
         self._answers: list[Answers] = []
+        self.answers: Answers | None = None  # of the last validation, of all ranks, in the order of the images
         self.confusion: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -142,10 +143,11 @@ class ImageClassifier(lightning.LightningModule):
         self._answers.append(Answers(*(values[counted].cpu() for values in answers)))
 
     def on_validation_epoch_end(self) -> None:
-        index, logits, labels = self._everyones_answers()
+        everyone = self._everyones_answers()
         # In the order of the images: sums come out the same for any number of ranks.
-        order = index.argsort()
-        logits, labels = logits[order], labels[order]
+        order = everyone.index.argsort()
+        self.answers = Answers(*(values[order] for values in everyone))
+        _, logits, labels = self.answers
         values = self.val_metrics.cpu()(logits.softmax(dim=1), labels)
         self.val_metrics.reset()
         self.confusion = values.pop("confusion")

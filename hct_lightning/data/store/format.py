@@ -69,13 +69,14 @@ class Item(NamedTuple):
     """An image of a store.
 
     file: relative to the store.
-    split: train or valid.
+    split: train, valid or test.
     label: its class's name.
     bytes: of the file.
     source: the file it was made of.
     source_size: (height, width) of that.
     source_bytes, source_mtime_ns: of that file, by which a change is noticed.
     sha256: of that file.
+    tags: what else a table says of it, by column.
     """
 
     file: str
@@ -87,6 +88,7 @@ class Item(NamedTuple):
     source_bytes: int
     source_mtime_ns: int
     sha256: str
+    tags: dict[str, str] = {}  # noqa: RUF012, nobody changes it; stores made before lack tags
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any], classes: Collection[str]) -> "Item":

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hct_lightning.data.catalogue import Catalogue
+from hct_lightning.data.catalogue import SIDES, Catalogue
 from hct_lightning.data.reading import geometry as geo
 from hct_lightning.data.reading.image import UnreadableImageError, probe, read_image
 from hct_lightning.data.store.format import VERSION, Item, Recipe, item_file, read_manifest, write_item
@@ -72,11 +72,11 @@ def prepare(
         }
         done = _begin(root, manifest)
         jobs, items, order = [], {}, []
-        for split, images in (("train", found.train), ("valid", found.valid)):
-            for path, label in zip(images.paths, images.labels, strict=True):
+        for split, images in found.splits.items():
+            for i, (path, label) in enumerate(zip(images.paths, images.labels, strict=True)):
                 name = found.classes[label]
                 file = item_file(split, name, path, recipe.format)
-                order.append(file)
+                order.append((file, images.tags_of(i)))
                 if file in items:  # a table may name an image twice
                     continue
                 item = done.get(file)
@@ -97,7 +97,7 @@ def prepare(
             return unreadable
         _remove_others(root, {file for file, item in items.items() if item})
         manifest["complete"] = True
-        manifest["items"] = [items[file]._asdict() for file in order if items[file]]
+        manifest["items"] = [item._replace(tags=tags)._asdict() for file, tags in order if (item := items[file])]
         write_whole(root / "store.json", json.dumps(manifest, indent=1) + "\n")
         (root / "items.jsonl").unlink()
     return unreadable
@@ -271,7 +271,7 @@ def _convert(job: tuple) -> Item | str:
 
 def _remove_others(root: Path, wanted: set[str]) -> None:
     """Removes items whose source is gone, and what killed workers left behind."""
-    for folder in (root / "train", root / "valid"):
+    for folder in (root / side for side in SIDES):
         for path in folder.rglob("*"):
             if path.is_file() and path.relative_to(root).as_posix() not in wanted:
                 path.unlink()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hct_lightning.data.catalogue import Catalogue, Original, Split
+from hct_lightning.data.catalogue import SIDES, Catalogue, Original, Split
 from hct_lightning.data.reading import geometry as geo
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import UnreadableImageError, read_image
@@ -72,10 +72,11 @@ class Store:
 
     def catalogue(self) -> Catalogue:
         splits = {}
-        for name in ("train", "valid"):
+        for name in SIDES:
             items = [item for item in self.items if item.split == name]
             paths = [str(self.root / item.file) for item in items]
-            splits[name] = Split(paths, [self.classes.index(item.label) for item in items])
+            tags = {column: [item.tags[column] for item in items] for column in (items[0].tags if items else ())}
+            splits[name] = Split(paths, [self.classes.index(item.label) for item in items], tags)
         what = f"store {self.mirror.url if self.mirror else self.root} ({self.recipe.format}) of {self.source}"
         return Catalogue(what, self.classes, **splits, notes=self.notes, prepared=self)
 

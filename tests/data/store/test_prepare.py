@@ -318,3 +318,30 @@ def test_a_worker_takes_less_than_three_decoded_images(photos, tmp_path):
             check=True,
         )
         assert int(done.stdout) < 3 * 6000 * 6000 * 3, suffix
+
+
+def test_a_store_keeps_the_test_split_and_what_a_table_says(images, tmp_path):
+    a, b = (sorted(str(path) for path in (images / label).iterdir()) for label in "ab")
+    recipe = Recipe(Decoding(channels=3, size=(64, 64), geometry="cover", max_pixels=10**7), "raw", None)
+
+    def made(group: str) -> Catalogue:
+        found = Catalogue(
+            "table",
+            ("a", "b"),
+            train=Split([a[0], b[0]], [0, 1], {"group": ["1", group]}),
+            valid=Split([a[1]], [0], {"group": ["3"]}),
+            test=Split([b[1], b[2]], [1, 1], {"group": ["4", ""]}),
+        )
+        options = {"workers": 1, "skip_unreadable": False, "progress": lambda items, _: items}
+        assert prepare(found, recipe, tmp_path / "store", **options) == {}
+        return Store(tmp_path / "store").catalogue()
+
+    stored = made("2")
+    assert stored.train.tags == {"group": ["1", "2"]}
+    assert stored.valid.tags == {"group": ["3"]}
+    assert stored.test.tags == {"group": ["4", ""]}
+    assert stored.test.labels == [1, 1]
+    ages = {path: Path(path).stat().st_mtime_ns for path in stored.train.paths}
+    again = made("two")  # the table has changed, the images have not
+    assert again.train.tags == {"group": ["1", "two"]}
+    assert {path: Path(path).stat().st_mtime_ns for path in again.train.paths} == ages
