@@ -8,6 +8,7 @@ from typing import Any
 import lightning
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 
 from hct_lightning.machine.devices import Devices
@@ -65,9 +66,10 @@ def build_trainer(
         )
     strategy = cfg.trainer.strategy
     if strategy == "auto" and devices.world > 1:
-        # Without the suffix DDP lays out its buckets anew after the first step of a process. In the
+        # Else DDP lays out its buckets anew after the first step of a process. In the
         # first step of a resumed run more than two ranks' gradients would add up in another order.
-        strategy = "ddp_find_unused_parameters_true"
+        # And without copying rank 0's BatchNorm figures to all before each forward: only validation needs them.
+        strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
     return instantiate(
         cfg.trainer,
         strategy=strategy,
