@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler
 
 from hct_lightning.data.feeding.samplers import GlobalBatches
-from hct_lightning.data.feeding.transfer import Transfer
+from hct_lightning.data.feeding.transfer import transfer_to
 from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.data.reading.readers import Reader
 from hct_lightning.machine import runtime
@@ -203,7 +203,7 @@ class Loader:
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
         device = device or torch.device("cpu")
-        self._transfer = Transfer(device) if device.type == "cuda" else None
+        self._transfer = transfer_to(device) if device.type == "cuda" else None
         self._waiting = Stopwatch(device)
         self._ahead: ReadAhead | None = None
 
