@@ -89,6 +89,13 @@ class Loss(NamedTuple):
             self.copied.synchronize()
         return self.value.item()
 
+    def complaint(self) -> str:
+        return (
+            f"the loss is {self.read()} at step {self.step} (epoch {self.epoch + 1}, images {self.images} of the "
+            "training split); use a smaller optim.lr, trainer.gradient_clip_val=1 or trainer.precision=32-true; "
+            "checkpoints/last.ckpt is from before"
+        )
+
 
 class LastCheckpoint(Checkpoint):
     """Keeps `checkpoints/last.ckpt` current, and ends training with it when that is asked for.
@@ -114,10 +121,10 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = time.monotonic()
         self._step = -1
         self._told: set[int] = set()
-        self._loss: Tensor | None = None  # of the micro-batches of a step, summed
-        self._images: list[int] = []  # of the step
+        self._loss: Tensor | None = None  # of the micro-batches of a step so far, summed
+        self._images: list[int] = []  # of those
         self._arriving: Loss | None = None
-        self._broken: tuple[int, str] | None = None  # the first step whose loss was not finite, and what to say
+        self._broken: Loss | None = None  # the first that was not finite
 
     def setup(self, trainer: lightning.Trainer, module: Any, stage: str) -> None:
         self._exchange = Exchange(trainer.world_size)
@@ -137,14 +144,13 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._loss = outputs["loss"] if self._loss is None else self._loss + outputs["loss"]
-        self._images += batch.index.tolist()
+        loss = outputs["loss"] if self._loss is None else self._loss + outputs["loss"]
+        images = self._images + batch.index.tolist()
         if trainer.global_step == self._step:
+            self._loss, self._images = loss, images
             return  # between the micro-batches of a step there is nothing to go on from
-        self._step = trainer.global_step
-        before = self._arriving
-        self._arriving = Loss.sent(self._step, trainer.current_epoch, self._images, self._loss)
-        self._loss, self._images = None, []
+        self._loss, self._images, self._step = None, [], trainer.global_step
+        before, self._arriving = self._arriving, Loss.sent(self._step, trainer.current_epoch, images, loss)
         if trainer.is_last_batch:
             self._look_at(before)
             return  # the epoch's end decides
@@ -178,12 +184,8 @@ class LastCheckpoint(Checkpoint):
             _end(heard)
 
     def _look_at(self, loss: Loss | None) -> None:
-        if loss and not self._broken and not math.isfinite(value := loss.read()):
-            self._broken = loss.step, (
-                f"the loss is {value} at step {loss.step} (epoch {loss.epoch + 1}, images {loss.images} of the "
-                "training split); use a smaller optim.lr, trainer.gradient_clip_val=1 or trainer.precision=32-true; "
-                "checkpoints/last.ckpt is from before"
-            )
+        if loss and not math.isfinite(loss.read()):
+            self._broken = self._broken or loss
 
     def _words(self) -> Words:
         age_s = time.monotonic() - self._saved_at
@@ -191,15 +193,15 @@ class LastCheckpoint(Checkpoint):
             told=bool(self._told),
             noticed=bool(self._told & slurm_notices()),
             due=age_s >= 60 * (self.every_minutes or math.inf),
-            broken=-self._broken[0] if self._broken else NEVER,
+            broken=-self._broken.step if self._broken else NEVER,
         )
 
     def _hear(self) -> Words:
         """What all ranks said when this was last sent; raises when training has gone wrong for one of them."""
         heard = self._exchange.receive()
         if heard.broken != NEVER:
-            if self._broken and -self._broken[0] == heard.broken:
-                raise ValueError(self._broken[1])
+            if self._broken and self._broken.step == -heard.broken:
+                raise ValueError(self._broken.complaint())
             raise RuntimeError(f"the loss of another rank is not finite at step {-heard.broken}")
         return heard
 

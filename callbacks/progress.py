@@ -25,9 +25,7 @@ class Bars(RichProgressBar):
 
     _loss: float | None = None
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if stepped and trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0:
             self._loss = trainer.callback_metrics["train/loss_step"].item()

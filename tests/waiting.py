@@ -9,7 +9,7 @@ import json
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -42,7 +42,7 @@ READS = (
 METHODS = ("cpu", "numpy", "tolist", "item", "__array__", "__bool__", "__int__", "__float__", "__index__")
 
 
-class WouldWait(AssertionError):
+class WouldWait(AssertionError):  # noqa: N818
     """Python waits for the device."""
 
 
@@ -109,17 +109,17 @@ class Operators(TorchDispatchMode):
 class Methods(TorchFunctionMode):
     """What methods of tensors read that call no operator on the CPU."""
 
-    READS: dict[Callable[..., Any], str] = {getattr(Tensor, name): name for name in METHODS}
-
     def __init__(self, device: Device) -> None:
         super().__init__()
         self.device = device
+        self.reads = {getattr(Tensor, name): name for name in METHODS}
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        to_host = func is Tensor.to and "cpu" in (*args[1:], kwargs.get("device"))  # a torch.device may be the pretended
-        if args and self.device.has(args[0]) and (func in self.READS or to_host):
-            self.device.read(f"Tensor.{self.READS.get(func, 'to')}")
+        # The word, for the CPU as a torch.device may be the pretended device.
+        to_host = func is Tensor.to and "cpu" in (*args[1:], kwargs.get("device"))
+        if args and self.device.has(args[0]) and (func in self.reads or to_host):
+            self.device.read(f"Tensor.{self.reads.get(func, 'to')}")
             with no_dispatch():  # what comes is on the host
                 return args[0].detach().clone() if func is Tensor.cpu or to_host else func(*args, **kwargs)
         return func(*args, **kwargs)

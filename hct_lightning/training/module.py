@@ -123,9 +123,9 @@ class ImageClassifier(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._answers = []
-        if self.trainer.world_size > 1:  # BatchNorm's figures are each rank's own in training; the first one's are saved
-            for work in [dist.broadcast(buffer, 0, async_op=True) for buffer in self.network.buffers()]:
-                work.wait()
+        if self.trainer.world_size > 1:  # in training BatchNorm's figures are each rank's own; rank 0's are saved
+            for buffer in self.network.buffers():
+                dist.broadcast(buffer, 0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._answers.append(Answers(batch.index, self(batch.images).float(), batch.labels))

@@ -89,7 +89,11 @@ def test_a_signal_ends_training_after_the_next_step_which_is_saved(
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     with pytest.raises(raised):
         fit(
-            last_checkpoint(), Send(number, "train", batch), max_epochs=2, limit_val_batches=0, enable_checkpointing=True
+            last_checkpoint(),
+            Send(number, "train", batch),
+            max_epochs=2,
+            limit_val_batches=0,
+            enable_checkpointing=True,
         )
     assert saved_step(tmp_path) == step
 

@@ -195,11 +195,11 @@ def test_no_tensor_is_on_the_wrong_device(tmp_path, name, precision, memory):
 
 
 def test_a_buffer_that_is_left_on_the_cpu_is_found(tmp_path):
-    with pytest.raises(RuntimeError, match="two different devices|Unhandled FakeTensor Device Propagation"):
+    with pytest.raises(RuntimeError, match=r"two different devices|Unhandled FakeTensor Device Propagation"):
         steps("HCT", tmp_path, but="scale")
 
 
 def test_a_copy_that_waits_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(Module, "on_train_batch_start", lambda module, batch, batch_idx: torch.empty(2).to(GPU))
-    with pytest.raises(AssertionError, match="Python waits for aten._to_copy"):
+    with pytest.raises(AssertionError, match=r"Python waits for aten\._to_copy"):
         steps("HCT", tmp_path)

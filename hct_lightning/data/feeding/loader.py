@@ -200,6 +200,7 @@ class Loader:
     ) -> None:
         self.images = images
         self.batches = batches
+        self.order = batches if isinstance(batches, GlobalBatches) else None  # goes on beyond a pass
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
         device = device or torch.device("cpu")
@@ -217,7 +218,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         ahead = self._ahead = self._go_on() or self._begin()
-        beyond = self.batches.beyond_epoch if isinstance(self.batches, GlobalBatches) else 0
+        beyond = self.order.beyond_epoch if self.order else 0
         try:
             for left in range(len(self), 0, -1):
                 start = self._waiting.now()
@@ -228,22 +229,21 @@ class Loader:
                 self._waiting.add(start, self._waiting.now())
                 yield batch
         finally:
-            if not isinstance(self.batches, GlobalBatches):
+            if not self.order:
                 self.close()
 
     def _go_on(self) -> ReadAhead | None:
         """What was read ahead in the pass before, if that is what comes now."""
-        if self._ahead and isinstance(self.batches, GlobalBatches) and self._ahead.number == self.batches.position:
+        if self._ahead and self.order and self._ahead.number == self.order.position:
             return self._ahead
         self.close()
         return None
 
     def _begin(self) -> ReadAhead:
-        endless = isinstance(self.batches, GlobalBatches)
         return ReadAhead(
             self.images,
-            self.batches.onwards() if endless else iter(self.batches),
-            number=self.batches.position if endless else 0,
+            self.order.onwards() if self.order else iter(self.batches),
+            number=self.order.position if self.order else 0,
             num_workers=self.num_workers,
             prefetch_factor=self.prefetch_factor,
             pinned=self._transfer is not None,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hct_lightning.data.feeding import transfer
-from hct_lightning.data.feeding.loader import Batch, Images, Loader
+from hct_lightning.data.feeding.loader import Images, Loader
 from hct_lightning.data.feeding.samplers import GlobalBatches
 from hct_lightning.data.feeding.transfer import ON_DEVICE
 from hct_lightning.data.reading.readers import Reader
@@ -145,9 +145,8 @@ def test_twenty_epochs_take_one_stream_and_hold_the_batches_that_are_planned(gpu
             gpu.default.given += 1  # the work on it
             step += n % 2
         del batch
-        for batch in validation:
+        for _ in validation:
             gpu.default.given += 1
-        del batch
     training.close()
     assert step == 100
     assert len(gpu.streams) == 1
