@@ -52,8 +52,9 @@ class ImageClassifier(lightning.LightningModule):
         label_smoothing: of the cross-entropy.
         spec: saved in checkpoints; without it they can't be used apart from their run.
 
-    Logs `train/loss_epoch`, `train/loss_step` (of the first rank's last micro-batch), `val/loss`, `val/accuracy`, `val/balanced_accuracy`, `val/f1` (macro) and
-    `val/auroc` (macro, one against the rest); all but the losses are fractions.
+    Logs `train/loss_epoch`, `train/loss_step` (of the first rank's last micro-batch), `val/loss`, `val/accuracy`,
+    `val/balanced_accuracy`, `val/f1` (macro) and `val/auroc` (macro, one against the rest); all but the losses are
+    fractions.
     """
 
     def __init__(

@@ -66,9 +66,9 @@ def build_trainer(
         )
     strategy = cfg.trainer.strategy
     if strategy == "auto" and devices.world > 1:
-        # Else DDP lays out its buckets anew after the first step of a process. In the
-        # first step of a resumed run more than two ranks' gradients would add up in another order.
-        # And without copying rank 0's BatchNorm figures to all before each forward: only validation needs them.
+        # If it looked for no unused parameters, DDP would lay out its buckets anew after the first step of a process.
+        # In the first step of a resumed run more than two ranks' gradients would add up in another order.
+        # Rank 0's BatchNorm figures are given to all for validation: to do so before each forward would be to wait.
         strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
     return instantiate(
         cfg.trainer,
