@@ -157,6 +157,11 @@ class LastCheckpoint(Checkpoint):
         heard = self._hear()
         self._look_at(before)
         self._exchange.send(self._words())
+        left = trainer.num_training_batches - 1 - batch_idx
+        if (
+            left <= trainer.accumulate_grad_batches
+        ):  # in this epoch it is the last step to save at: who is told, says so now
+            heard = self._hear_now()
         if heard.told or heard.due or (self.every_steps and self._step % self.every_steps == 0):
             self._save(trainer)
 
