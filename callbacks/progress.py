@@ -17,8 +17,23 @@ log = logging.getLogger(__name__)
 def progress_bar(*, every_s: float = 30.0) -> ProgressBar:
     """Rich bars when standard error is a terminal, else plain lines at least `every_s` apart."""
     if on_terminal(sys.stderr):
-        return RichProgressBar(leave=True, console_kwargs={"stderr": True})
+        return Bars(leave=True, console_kwargs={"stderr": True})
     return PlainProgress(every_s=every_s)
+
+
+class Bars(RichProgressBar):
+    """With the loss as it was last logged: to read it at every step would make the device wait."""
+
+    _loss: float | None = None
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if stepped and trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0:
+            self._loss = trainer.callback_metrics["train/loss_step"].item()
+        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+
+    def get_metrics(self, trainer: lightning.Trainer, module: Any) -> dict[str, Any]:
+        return super().get_metrics(trainer, module) | ({} if self._loss is None else {"train/loss": self._loss})
 
 
 class PlainProgress(ProgressBar):

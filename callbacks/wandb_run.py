@@ -80,8 +80,8 @@ class WandbRun(Callback):
             return
         keep = min(len(batch.images), self.samples - len(self._rows))
         with torch.autocast(module.device.type, enabled=False):
-            probabilities = module(batch.images[:keep]).float().softmax(dim=1)
-        for image, label, p in zip(batch.images, batch.labels, probabilities, strict=False):
+            probabilities = module(batch.images[:keep]).float().softmax(dim=1).cpu()
+        for image, label, p in zip(batch.images, batch.labels[:keep].tolist(), probabilities, strict=False):
             predicted = p.argmax().item()
             self._rows.append(
                 [

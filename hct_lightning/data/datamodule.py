@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning
 import numpy as np
+import torch
 from torch.utils.data import BatchSampler
 
 from hct_lightning.data.catalogue import Catalogue, Split
@@ -99,6 +100,7 @@ class ImageData(lightning.LightningDataModule):
         self.limit = limit
         self.seed = seed
         self._dataset: Dataset | None = None
+        self._training: Loader | None = None  # reads ahead until it is closed
         self.global_batch: int | None = None  # over all ranks; by default batch_size on each
         self.micro_batches = 1
         self.measured = "valid"  # the split that validation goes through
@@ -150,8 +152,17 @@ class ImageData(lightning.LightningDataModule):
             rank=trainer.global_rank,
             world=trainer.world_size,
             micro_batches=self.micro_batches,
+            last_step=lambda: trainer.estimated_stepping_batches,
         )
-        return self.loader(self.dataset.images(train, replace=True), self.order)
+        self._training = self.loader(self.dataset.images(train, replace=True), self.order)
+        return self._training
+
+    def teardown(self, stage: str) -> None:
+        if self._training:
+            self._training.close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        self.teardown("fit")
 
     def val_dataloader(self) -> Loader:
         split = self.dataset.catalogue.splits[self.measured]
@@ -177,6 +188,10 @@ class ImageData(lightning.LightningDataModule):
             num_workers=auto_workers(self.num_workers),
             prefetch_factor=self.prefetch_factor,
         )
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Images and labels, unless the loader has sent them ahead. The host reads the index, which stays there."""
+        return batch._replace(images=batch.images.to(device), labels=batch.labels.to(device))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training batches on the device, seeded by (seed, epoch, index)."""

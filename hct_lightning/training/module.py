@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 
 class Answers(NamedTuple):
-    """What the network said of validation images, on the CPU.
+    """What the network said of validation images.
 
-    index: n int64, position in the split.
+    index: n int64, position in the split, on the CPU; negative for padding.
     logits: n classes, fp32.
     labels: n int64.
     """
@@ -56,8 +56,9 @@ class ImageClassifier(lightning.LightningModule):
         label_smoothing: of the cross-entropy.
         spec: saved in checkpoints; without it they can't be used apart from their run.
 
-    Logs `train/loss`, `val/loss`, `val/accuracy`, `val/balanced_accuracy`, `val/f1` (macro) and
-    `val/auroc` (macro, one against the rest); all but the losses are fractions.
+    Logs `train/loss_epoch`, `train/loss_step` (of the first rank's last micro-batch), `val/loss`, `val/accuracy`,
+    `val/balanced_accuracy`, `val/f1` (macro) and `val/auroc` (macro, one against the rest); all but the losses are
+    fractions.
     """
 
     def __init__(
@@ -122,25 +123,20 @@ class ImageClassifier(lightning.LightningModule):
             reduction="sum",
         )
         size = len(batch.labels)
-        self.log(
-            "train/loss",
-            total.detach() / size,
-            prog_bar=True,
-            on_step=True,
-            on_epoch=True,
-            batch_size=size,
-            sync_dist=True,
-        )
+        mean = total.detach() / size
+        # Nothing here is read or waits for other ranks: the one when the epoch ends, the other every log_every_n_steps.
+        self.log("train/loss_epoch", mean, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        self.log("train/loss_step", mean, on_step=True, on_epoch=False)
         return total / (self.images_per_backward or size)
 
     def on_validation_epoch_start(self) -> None:
         self._answers = []
+        if self.trainer.world_size > 1:  # in training BatchNorm's figures are each rank's own; rank 0's are saved
+            for buffer in self.network.buffers():
+                dist.broadcast(buffer, 0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        logits = self(batch.images).float()
-        counted = batch.index >= 0  # the rest pads an uneven last round over the ranks
-        answers = batch.index, logits, batch.labels
-        self._answers.append(Answers(*(values[counted].cpu() for values in answers)))
+        self._answers.append(Answers(batch.index, self(batch.images).float(), batch.labels))
 
     def on_validation_epoch_end(self) -> None:
         everyone = self._everyones_answers()
@@ -157,8 +153,10 @@ class ImageClassifier(lightning.LightningModule):
             self.log(f"val/{name}", value.float(), prog_bar=name in shown, rank_zero_only=True)
 
     def _everyones_answers(self) -> "Answers":
-        """This pass's answers of all ranks, some of which may have none."""
-        mine = Answers(*(torch.cat(values) for values in zip(*self._answers, strict=True)))
+        """This pass's answers of all ranks, on the CPU; some ranks may have none."""
+        mine = Answers(*(torch.cat(values).cpu() for values in zip(*self._answers, strict=True)))
+        counted = mine.index >= 0  # the rest pads an uneven last round over the ranks
+        mine = Answers(*(values[counted] for values in mine))
         everyone: list[Any] = [mine]
         if self.trainer.world_size > 1:
             everyone = [None] * self.trainer.world_size

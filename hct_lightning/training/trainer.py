@@ -8,6 +8,7 @@ from typing import Any
 import lightning
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 
 from hct_lightning.machine.devices import Devices
@@ -70,9 +71,10 @@ def build_trainer(
         )
     strategy = cfg.trainer.strategy
     if strategy == "auto" and devices.world > 1:
-        # Without the suffix DDP lays out its buckets anew after the first step of a process. In the
-        # first step of a resumed run more than two ranks' gradients would add up in another order.
-        strategy = "ddp_find_unused_parameters_true"
+        # If it looked for no unused parameters, DDP would lay out its buckets anew after the first step of a process.
+        # In the first step of a resumed run more than two ranks' gradients would add up in another order.
+        # Rank 0's BatchNorm figures are given to all for validation: to do so before each forward would be to wait.
+        strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
     return instantiate(
         cfg.trainer,
         strategy=strategy,
