@@ -43,13 +43,15 @@ def configure(options: Any) -> None:
 
     Args:
         options: `keep_memory` (bool), `threads` (int, or null for torch's own choice),
-            `matmul_precision` (of torch.set_float32_matmul_precision; "high" allows TF32).
+            `matmul_precision` (of torch.set_float32_matmul_precision, and of convolutions: all but "highest"
+            allow TF32).
     """
     if options.keep_memory:
         keep_memory()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     torch.set_float32_matmul_precision(options.matmul_precision)
+    torch.backends.cudnn.allow_tf32 = options.matmul_precision != "highest"
 
 
 def resolve_accelerator(accelerator: str) -> str:

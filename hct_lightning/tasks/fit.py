@@ -1,6 +1,8 @@
 """Trains, and leaves a run's folder that says everything about it."""
 
+import inspect
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -8,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
+from timm.layers import convert_sync_batchnorm
 
 from hct_lightning.callbacks.epoch_time import EpochTime
 from hct_lightning.callbacks.export import ExportAtEnd
 from hct_lightning.callbacks.micro_batches import MicroBatches
 from hct_lightning.cli.plain import plain
 from hct_lightning.data.datamodule import ImageData
+from hct_lightning.data.feeding.loader import BATCHES_ON_DEVICE
 from hct_lightning.deploy.export import choose_exporters
 from hct_lightning.machine import slurm as job
 from hct_lightning.machine.devices import Devices, choose_devices
@@ -26,10 +31,11 @@ from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
 from hct_lightning.machine.runtime import resolve_precision
 from hct_lightning.models import FromPixels
 from hct_lightning.report.tables import describe, say_speed_up, show_results
+from hct_lightning.runs import endings
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import load_weights
 from hct_lightning.training.class_weights import class_weights
-from hct_lightning.training.memory_plan import MemoryPlan, choose_memory
+from hct_lightning.training.memory_plan import Feeding, MemoryPlan, choose_memory
 from hct_lightning.training.module import ImageClassifier
 from hct_lightning.training.spec import NetworkSpec
 from hct_lightning.training.trainer import build_trainer
@@ -69,12 +75,26 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
         plan = plan_memory(cfg, data, devices, spec.build, earlier.get("memory_plan"))
         run.update(global_batch=devices.global_batch, memory_plan={"ranks": devices.world, **plan._asdict()})
+        share = -(-devices.global_batch // devices.world)
+        endings.when_out_of_memory(plan.to_take_less(share, dataset.size))
+        if cfg.trainer.sync_batchnorm:
+            # Before recomputing is set, which hooks on to the norms; Lightning would replace them later, and with them
+            # the activation in timm's.
+            network = convert_sync_batchnorm(network)
         if plan.memory == "low":
             network.set_grad_checkpointing()
+        if cfg.compile:
+            network.compile(dynamic=False)
         data.global_batch, data.micro_batches = devices.global_batch, plan.micro_batches
         module = build_module(cfg, network, spec, data, devices, plan)
         trainer = build_trainer(
-            cfg, folder, devices, callbacks=callbacks, loggers=loggers, micro_batches=plan.micro_batches
+            cfg,
+            folder,
+            devices,
+            callbacks=callbacks,
+            loggers=loggers,
+            micro_batches=plan.micro_batches,
+            gradient_bytes=sum(p.nbytes for p in network.parameters()),
         )
         introduce(cfg, trainer, module, devices, plan)
         if resume:
@@ -177,9 +197,14 @@ def plan_memory(
             now: the weights would not be the same otherwise.
     """
     memory, micro_batches = cfg.memory, cfg.micro_batches
+    if cfg.compile:
+        if memory == "low":
+            raise ValueError("compile=true does not go with memory=low: what that recomputes can't be compiled; leave one")
+        memory = "speed"
     if earlier and earlier["ranks"] == devices.world:
         memory = earlier["memory"] if memory == "auto" else memory
         micro_batches = earlier["micro_batches"] if micro_batches == "auto" else micro_batches
+    channels, size = data.dataset.decoding.channels, data.dataset.size
 
     def decide() -> dict[str, Any]:
         plan = choose_memory(
@@ -190,10 +215,16 @@ def plan_memory(
             memory=memory,
             micro_batches=micro_batches,
             build=build,
-            channels=data.dataset.decoding.channels,
-            size=data.dataset.size,
+            channels=channels,
+            size=size,
             batch_size=data.batch_size,
             precision=resolve_precision(cfg.trainer.precision, devices.accelerator),
+            feeding=Feeding(
+                on_host=partial(data.batches_ahead, ranks_here=devices.ranks_here),
+                on_device=BATCHES_ON_DEVICE,
+                augmenting=partial(data.augment.extra_bytes, image_bytes=channels * math.prod(size)),
+            ),
+            keeps=cfg.runtime.keep_memory,
         )
         return plan._asdict()
 
@@ -208,7 +239,7 @@ def build_module(
     return ImageClassifier(
         network,
         classes=spec.classes,
-        optimizer=instantiate(cfg.optim.optimizer, _convert_="all"),
+        optimizer=build_optimizer(cfg, devices.accelerator),
         schedule=instantiate(cfg.schedule, _convert_="all"),
         lr=cfg.optim.lr,
         reference_batch=cfg.optim.reference_batch,
@@ -218,6 +249,15 @@ def build_module(
         label_smoothing=cfg.loss.label_smoothing,
         spec=spec,
     )
+
+
+def build_optimizer(cfg: DictConfig, accelerator: str) -> Callable[..., torch.optim.Optimizer]:
+    """That of `optim=`, with one kernel for all parameters where it has one for the device."""
+    build = instantiate(cfg.optim.optimizer, _convert_="all")
+    open_to_us = "fused" in inspect.signature(build).parameters and "fused" not in build.keywords
+    # Lightning refuses to clip gradients in mixed precision for a fused one.
+    fused = open_to_us and accelerator == "cuda" and not cfg.trainer.gradient_clip_val
+    return partial(build, fused=True) if fused else build
 
 
 def introduce(

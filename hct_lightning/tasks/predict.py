@@ -45,6 +45,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
     decoding = chosen_decoding(cfg, spec.decoding)
     reader = FileReader(decoding)
     log.info("%d image(s) at %dx%d (%s)", len(paths), *reader.shape[:2], decoding.geometry)
+    if cfg.compile:
+        network.compile(dynamic=False)
     loader = Loader(
         Images(paths, [0] * len(paths), reader),
         BatchSampler(range(len(paths)), cfg.predict.batch_size, drop_last=False),

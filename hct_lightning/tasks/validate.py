@@ -35,6 +35,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
     spec.check_decoding(dataset.decoding, chosen=given)
     log.info("%s on %s, %dx%d", checkpoint, dataset.catalogue.source, *dataset.size)
 
+    if cfg.compile:
+        network.compile(dynamic=False)
     module = ImageClassifier(network, classes=dataset.classes)
     trainer = build_trainer(cfg, folder, choose_devices(cfg.trainer.accelerator, 1, 1, 1), callbacks=[progress_bar()])
     trainer.validate(module, datamodule=data, verbose=False)

@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from hct_lightning.benchmarks.harness.kept import kept_mib
@@ -67,6 +68,21 @@ def test_timm_networks_recompute_by_their_own_method(name, options):
     )
     for key, value in plain.items():
         assert torch.equal(low[key], value), key
+
+
+@pytest.mark.parametrize("name", [None, "efficientnet_b0"])
+def test_synchronised_norms_count_a_batch_once(name):
+    """One process synchronises with nobody; BatchNorm's activation in timm's networks stays."""
+
+    def build() -> nn.Module:
+        return convert_sync_batchnorm(timm.create_model(name, num_classes=4) if name else HCT(drop_rate=0.0))
+
+    plain, low = both(build, pixels(2, 3, 128, 128), torch.float32)
+    for key, value in plain.items():
+        if "stem" not in key:
+            assert torch.equal(low[key], value), key
+    counted = [value for key, value in low.items() if key.endswith("num_batches_tracked")]
+    assert counted and all(count == 2 for count in counted)
 
 
 def test_what_is_kept():
