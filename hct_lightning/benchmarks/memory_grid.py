@@ -1,8 +1,8 @@
 """How well the memory of a training step is predicted: networks, sizes, batches, precisions, with and without recomputing.
 
-Each step is taken in a process of its own, with memory kept as `task=fit` keeps it. Before, the process takes a few
-small ones, so that libraries and threads are there. Measured is then the high-water mark of its resident set above
-what it was, or on a GPU what PyTorch's allocator has reserved.
+Each step is taken in a process of its own. Before, it takes a few small ones, so that libraries and threads are there.
+Measured is then the high-water mark of the resident set above what it was, with large blocks mapped, so that it has no
+gaps; or on a GPU what PyTorch's allocator has reserved.
 """
 
 import ctypes
@@ -10,12 +10,12 @@ import gc
 import logging
 import multiprocessing
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import timm
 import torch
@@ -28,6 +28,7 @@ from hct_lightning.training.memory import Memory, step_memory
 from hct_lightning.training.step import TrainingStep
 
 log = logging.getLogger(__name__)
+R = TypeVar("R")
 MIB = 2**20
 
 
@@ -83,16 +84,12 @@ def benchmark(
     every = [Point(*point) for point in product(networks, resolutions, batch_sizes, precisions, memories)]
     random.Random(seed).shuffle(every)
     rows: list[dict[str, Any]] = []
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as fresh:
-        for point in every:
-            if len(rows) == points:
-                break
-            predicted = point.predicted_bytes(device)
-            if predicted > largest_gib * 2**30:
-                continue
-            measured = fresh.submit(measured_bytes, point, device).result()
+    for point in every:
+        if len(rows) == points:
+            break
+        predicted = point.predicted_bytes(device)
+        if predicted <= largest_gib * 2**30:
+            measured = in_a_fresh_process(measured_bytes, point, device)
             sizes = {"predicted_mib": predicted / MIB, "measured_mib": measured / MIB}
             rows.append(point._asdict() | sizes | {"error_percent": 100 * (predicted / measured - 1)})
             log.info("%s", rows[-1])
@@ -107,9 +104,17 @@ def benchmark(
     }
 
 
+def in_a_fresh_process(function: Callable[..., R], *arguments: Any) -> R:
+    """What a function gives in a process that has imported everything and done nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, context) as fresh:
+        return fresh.submit(function, *arguments).result()
+
+
 def measured_bytes(point: Point, device_type: str) -> int:
     """What two steps take, in a process that has done nothing yet."""
-    runtime.keep_memory()
+    runtime.map_blocks()
     device = torch.device(device_type)
     take = partial(take_steps, point, device)
     take(128)

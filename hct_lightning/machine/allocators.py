@@ -77,64 +77,6 @@ class Gaps:
         return start, found
 
 
-class Glibc:
-    """The main arena: a heap that grows at its end, best fit, and mappings for large blocks.
-
-    Args:
-        keeps: as `runtime.keep_memory` sets it: no mappings, and the heap is not given back.
-    """
-
-    ALIGNMENT = 64  # PyTorch's
-    PAGE = 4 * KIB
-    PAD = 128 * KIB  # that the heap grows by beyond what is needed
-    MOST_MAPPED_THRESHOLD = 32 * MIB
-
-    def __init__(self, *, keeps: bool) -> None:
-        self.keeps = keeps
-        self.held = 0
-        self._gaps = Gaps()
-        self._top = self._end = 0  # of what is in use, and of the heap
-        self._map_from = self._trim_from = 128 * KIB
-        self._blocks: dict[int, tuple[int, int]] = {}  # (start, size); mappings start at -1
-
-    def take(self, key: int, size: int) -> None:
-        size = _up(size + 16, self.ALIGNMENT)
-        if found := self._gaps.best(size):
-            start, there = found
-            if there - size >= self.ALIGNMENT:
-                self._gaps.add(start + size, there - size)
-            else:
-                size = there
-            self._blocks[key] = start, size
-        elif self._top + size <= self._end or self.keeps or size < self._map_from:
-            self._blocks[key] = self._top, size
-            self._top += size
-            if self._top > self._end:
-                grown = _up(self._top + self.PAD, self.PAGE)
-                self.held += grown - self._end
-                self._end = grown
-        else:
-            size = _up(size, self.PAGE)
-            self._blocks[key] = -1, size
-            self.held += size
-
-    def free(self, key: int) -> None:
-        start, size = self._blocks.pop(key)
-        if start < 0:
-            self.held -= size
-            if self._map_from < size <= self.MOST_MAPPED_THRESHOLD:
-                self._map_from, self._trim_from = size, 2 * size
-            return
-        start, size = self._gaps.add(start, size)
-        if start + size == self._top:
-            self._gaps.remove(start)
-            self._top = start
-            if not self.keeps and self._end - self._top >= self._trim_from:
-                shrunk = _up(self._top + self.PAD, self.PAGE)
-                self.held -= self._end - shrunk
-                self._end = shrunk
-
-
 class CudaCaching:
     """PyTorch's allocator with its default settings, on one stream: segments of the card, cut into blocks.
 

@@ -24,17 +24,18 @@ from hct_lightning.cli.plain import plain
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.data.feeding.loader import BATCHES_ON_DEVICE
 from hct_lightning.deploy.export import choose_exporters
+from hct_lightning.machine import runtime
 from hct_lightning.machine import slurm as job
 from hct_lightning.machine.devices import Devices, choose_devices
 from hct_lightning.machine.facts import machine_facts
 from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
-from hct_lightning.machine.runtime import resolve_precision
 from hct_lightning.models import FromPixels
 from hct_lightning.report.tables import describe, say_speed_up, show_results
 from hct_lightning.runs import endings
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import load_weights
 from hct_lightning.training.class_weights import class_weights
+from hct_lightning.training.memory import step_memory
 from hct_lightning.training.memory_plan import Feeding, MemoryPlan, choose_memory
 from hct_lightning.training.module import ImageClassifier
 from hct_lightning.training.spec import NetworkSpec
@@ -77,6 +78,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
         run.update(global_batch=devices.global_batch, memory_plan={"ranks": devices.world, **plan._asdict()})
         share = -(-devices.global_batch // devices.world)
         endings.when_out_of_memory(plan.to_take_less(share, dataset.size))
+        if plan.maps_blocks:
+            runtime.map_blocks()
         if cfg.trainer.sync_batchnorm:
             # Before recomputing is set, which hooks on to the norms; Lightning would replace them later, and with them
             # the activation in timm's.
@@ -205,6 +208,7 @@ def plan_memory(
         memory = earlier["memory"] if memory == "auto" else memory
         micro_batches = earlier["micro_batches"] if micro_batches == "auto" else micro_batches
     channels, size = data.dataset.decoding.channels, data.dataset.size
+    precision = runtime.resolve_precision(cfg.trainer.precision, devices.accelerator)
 
     def decide() -> dict[str, Any]:
         plan = choose_memory(
@@ -214,17 +218,15 @@ def plan_memory(
             ranks_here=devices.ranks_here,
             memory=memory,
             micro_batches=micro_batches,
-            build=build,
+            step=partial(step_memory, build, channels=channels, size=size, precision=precision),
+            pixels=math.prod(size),
             channels=channels,
-            size=size,
             batch_size=data.batch_size,
-            precision=resolve_precision(cfg.trainer.precision, devices.accelerator),
             feeding=Feeding(
                 on_host=partial(data.batches_ahead, ranks_here=devices.ranks_here),
                 on_device=BATCHES_ON_DEVICE,
                 augmenting=partial(data.augment.extra_bytes, image_bytes=channels * math.prod(size)),
             ),
-            keeps=cfg.runtime.keep_memory,
         )
         return plan._asdict()
 
@@ -276,6 +278,8 @@ def introduce(
     )
     if plan.memory == "low":
         log.info("memory=low: the backward pass computes again what is not kept")
+    if plan.maps_blocks:
+        log.info("memory is short: what is freed goes back to the system at once, which takes time")
     if plan.micro_batches > 1:
         log.info("in %d micro-batches of about %.3g images a rank", plan.micro_batches, module.images_per_backward)
 

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hct_lightning.data.reading.geometry import Size
-from hct_lightning.machine.allocators import CudaCaching, Event, Glibc, most_held
+from hct_lightning.machine.allocators import CudaCaching, Event, most_held
 from hct_lightning.models import FromPixels
 from hct_lightning.training.step import TrainingStep
 
@@ -26,17 +26,15 @@ class StepMemory(NamedTuple):
     """The most bytes that a training step takes at once, with weights, gradients and Adam's moments.
 
     tensors: alive at the same time.
-    resident: by how much a process on the CPU grows under glibc.
     reserved: what PyTorch's allocator takes of a GPU, and as much as the largest tensor again for what cuDNN
         computes in. Never held to a card.
     """
 
     tensors: int
-    resident: int
     reserved: int
 
     def on(self, device_type: str) -> int:
-        return {"cpu": self.resident, "cuda": self.reserved}.get(device_type, self.tensors)
+        return self.reserved if device_type == "cuda" else self.tensors
 
 
 class Allocations(TorchDispatchMode):
@@ -104,7 +102,6 @@ def step_memory(
     keeps_gradients: bool = False,
     ahead: int = 0,
     augmenting: int = 0,
-    keeps: bool = True,
 ) -> StepMemory:
     """The peak of whole training steps: weights, gradients, Adam's moments, activations, batches.
 
@@ -118,7 +115,6 @@ def step_memory(
         keeps_gradients: they stay while the next ones are computed: those of micro-batches, or of DDP.
         ahead: batches on the same device that wait to be trained on.
         augmenting: bytes that augmentation takes beside the batch.
-        keeps: the process keeps freed memory, as `runtime.keep_memory` has it.
 
     Raises:
         ValueError: when the network can't do with `low`.
@@ -142,6 +138,5 @@ def step_memory(
     del waiting
     return StepMemory(
         taken.most,
-        most_held(Glibc(keeps=keeps), taken.events),
         most_held(CudaCaching(), taken.events) + taken.largest,
     )

@@ -2,11 +2,10 @@
 
 import contextlib
 import logging
-import math
 import os
 from bisect import bisect_left
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,12 +13,12 @@ import torch
 
 from hct_lightning.data.reading.geometry import Size
 from hct_lightning.machine.allocators import pinned_bytes
-from hct_lightning.models import FromPixels
-from hct_lightning.training.memory import Memory, StepMemory, step_memory
+from hct_lightning.training.memory import Memory, StepMemory
 
 log = logging.getLogger(__name__)
 
 RESERVE = 0.2  # of the memory: twice the error that predictions keep, benchmark=memory_grid says how often
+GAPS = 2.2  # a heap that is kept over the tensors in it, at most: measured 1.4 to 2.1
 # No network of timm takes more for a pixel of its input, fp32, than half of it; a run so small is not estimated.
 MOST_PER_PIXEL = 2**15
 
@@ -29,10 +28,12 @@ class MemoryPlan(NamedTuple):
 
     micro_batches: parts that go forward and backward one after the other.
     memory: `speed` keeps what the backward pass needs, `low` computes most of it again.
+    maps_blocks: freed tensors go back to the system at once, for there is no room for gaps between them.
     """
 
     micro_batches: int
     memory: Memory
+    maps_blocks: bool = False
 
     def to_take_less(self, share: int, size: Size) -> str:
         """What helps when memory does not suffice for it, in numbers.
@@ -73,10 +74,10 @@ class Room(NamedTuple):
     bytes: int
     on_host: int
 
-    def holds(self, step: StepMemory, pinned: int) -> bool:
-        """Whether a step fits, and for a GPU the pinned batches, with the reserve to spare."""
+    def holds(self, size: int, pinned: int = 0) -> bool:
+        """Whether so many bytes fit, and for a GPU those that are pinned, with the reserve to spare."""
         on_host = pinned if self.device == "cuda" else 0
-        return max(step.on(self.device) / self.bytes, on_host / self.on_host) <= 1 - RESERVE
+        return max(size / self.bytes, on_host / self.on_host) <= 1 - RESERVE
 
 
 def available_bytes(device: torch.device, ranks_here: int) -> int:
@@ -105,13 +106,11 @@ def choose_memory(
     ranks_here: int,
     memory: str,
     micro_batches: int | str,
-    build: Callable[[], FromPixels],
+    step: Callable[..., StepMemory],
+    pixels: int,
     channels: int,
-    size: Size,
     batch_size: int,
-    precision: str,
     feeding: Feeding,
-    keeps: bool,
 ) -> MemoryPlan:
     """How every rank takes its share of a global batch.
 
@@ -126,13 +125,11 @@ def choose_memory(
         ranks_here: ranks that share this machine's memory.
         memory: the option of this name: `speed`, `auto` or `low`.
         micro_batches: the option of this name: a number or `auto`.
-        build: gives the network.
-        channels: of the images.
-        size: (height, width) of the images.
+        step: `step_memory` of the network and its images.
+        pixels: of an image.
+        channels: likewise.
         batch_size: the option `data.batch_size`.
-        precision: Lightning's name.
         feeding: what comes on top of a step.
-        keeps: the option `runtime.keep_memory`.
 
     Raises:
         ValueError: for an unknown `memory` or number of micro-batches; when the network can't
@@ -148,22 +145,21 @@ def choose_memory(
     at_once = -(-share // wanted)
     room = Room(device.type, available_bytes(device, ranks_here), available_bytes(torch.device("cpu"), ranks_here))
 
-    def fits(mode: Memory, images: int) -> bool:
-        step = step_memory(
-            build,
-            channels=channels,
-            size=size,
+    @cache
+    def taken(mode: Memory, images: int) -> int:
+        return step(
             batch=images,
-            precision=precision,
             memory=mode,
             keeps_gradients=ranks > 1 or images < share,
             ahead=feeding.on_host(images) if device.type == "cpu" else feeding.on_device,
             augmenting=feeding.augmenting(images),
-            keeps=keeps,
-        )
-        return room.holds(step, feeding.on_host(images) * pinned_bytes(images * channels * math.prod(size)))
+        ).on(device.type)
 
-    plenty = at_once * math.prod(size) * MOST_PER_PIXEL < room.bytes
+    def fits(mode: Memory, images: int) -> bool:
+        pinned = feeding.on_host(images) * pinned_bytes(images * channels * pixels)
+        return room.holds(taken(mode, images), pinned)
+
+    plenty = room.holds(at_once * pixels * MOST_PER_PIXEL)
     if plenty or (fixed and memory != "auto"):
         plan = MemoryPlan(wanted, "low" if memory == "low" else "speed")
     else:
@@ -176,6 +172,8 @@ def choose_memory(
                 "trainer.precision=bf16-mixed"
             )
         plan = plan._replace(micro_batches=wanted if fixed else max(wanted, plan.micro_batches))
+        gaps = int(GAPS * taken(plan.memory, -(-share // plan.micro_batches)))
+        plan = plan._replace(maps_blocks=device.type == "cpu" and not room.holds(gaps))
     if plan.micro_batches <= share:  # else the sampler says why it can't be
         plan = plan._replace(micro_batches=min(plan.micro_batches, max(1, global_batch // ranks)))
     return plan
