@@ -202,7 +202,9 @@ def plan_memory(
     memory, micro_batches = cfg.memory, cfg.micro_batches
     if cfg.compile:
         if memory == "low":
-            raise ValueError("compile=true does not go with memory=low: what that recomputes can't be compiled; leave one")
+            raise ValueError(
+                "compile=true does not go with memory=low: what that recomputes can't be compiled; leave one"
+            )
         memory = "speed"
     if earlier and earlier["ranks"] == devices.world:
         memory = earlier["memory"] if memory == "auto" else memory

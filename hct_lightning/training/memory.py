@@ -20,21 +20,25 @@ from hct_lightning.models import FromPixels
 from hct_lightning.training.step import TrainingStep
 
 Memory = Literal["speed", "low"]
+# What oneDNN compiles for the shapes of a network, and other small things: measured with benchmark=memory_grid.
+KERNELS = {"32-true": 9 * 2**20, "bf16-mixed": 16 * 2**20}
 
 
 class StepMemory(NamedTuple):
     """The most bytes that a training step takes at once, with weights, gradients and Adam's moments.
 
     tensors: alive at the same time.
+    resident: by how much a process on the CPU grows, unless its allocator leaves gaps: see `machine.runtime`.
     reserved: what PyTorch's allocator takes of a GPU, and as much as the largest tensor again for what cuDNN
         computes in. Never held to a card.
     """
 
     tensors: int
+    resident: int
     reserved: int
 
     def on(self, device_type: str) -> int:
-        return self.reserved if device_type == "cuda" else self.tensors
+        return {"cpu": self.resident, "cuda": self.reserved}.get(device_type, self.tensors)
 
 
 class Allocations(TorchDispatchMode):
@@ -138,5 +142,6 @@ def step_memory(
     del waiting
     return StepMemory(
         taken.most,
+        taken.most + KERNELS.get(precision, KERNELS["bf16-mixed"]),
         most_held(CudaCaching(), taken.events) + taken.largest,
     )

@@ -166,10 +166,11 @@ def choose_memory(
         log.info("estimating the memory of a training step ...")
         plan = fewest_parts(fits, share, at_once, memory)
         if plan is None:
+            one = taken("low" if memory == "low" else "speed", 1)
             raise ValueError(
-                f"a training step with one image does not fit the {room.bytes / 2**30:.1f} GiB that are available to "
-                "each rank. Use memory=low, a smaller data.resolution, fewer trainer.devices on this machine, or "
-                "trainer.precision=bf16-mixed"
+                f"a training step with one image takes about {one / 2**30:.1f} GiB; {room.bytes / 2**30:.1f} GiB are "
+                "available to each rank. Use memory=low, a smaller data.resolution, fewer trainer.devices on this "
+                "machine, or trainer.precision=bf16-mixed"
             )
         plan = plan._replace(micro_batches=wanted if fixed else max(wanted, plan.micro_batches))
         gaps = int(GAPS * taken(plan.memory, -(-share // plan.micro_batches)))
@@ -179,9 +180,7 @@ def choose_memory(
     return plan
 
 
-def fewest_parts(
-    fits: Callable[[Memory, int], bool], share: int, at_once: int, memory: str
-) -> MemoryPlan | None:
+def fewest_parts(fits: Callable[[Memory, int], bool], share: int, at_once: int, memory: str) -> MemoryPlan | None:
     """In how few parts a rank can see its share of a global batch; None when not even one image fits.
 
     Recomputes where that makes them fewer.

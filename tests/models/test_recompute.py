@@ -82,7 +82,8 @@ def test_synchronised_norms_count_a_batch_once(name):
         if "stem" not in key:
             assert torch.equal(low[key], value), key
     counted = [value for key, value in low.items() if key.endswith("num_batches_tracked")]
-    assert counted and all(count == 2 for count in counted)
+    assert counted
+    assert all(count == 2 for count in counted)
 
 
 def test_what_is_kept():

@@ -24,7 +24,7 @@ def test_takes_no_memory_itself(peak):
 
 
 def test_the_tensors_alive_are_those_that_torch_counts(build, step):
-    """Against torch's own tracker, which is slower and knows nothing of heaps."""
+    """Against torch's own tracker, which is slower and knows no allocators."""
     network = build().to(memory_format=torch.channels_last)
     with FakeTensorMode() as fake:
         network._apply(fake.from_tensor)
@@ -41,3 +41,20 @@ def test_the_tensors_alive_are_those_that_torch_counts(build, step):
                 tracker.reset_mod_stats()
     theirs = max(sizes["Total"] for sizes in tracker.get_tracker_snapshot("peak").values())
     assert step(2).tensors == pytest.approx(theirs, rel=0.01)
+
+
+def test_gradients_that_stay_and_batches_that_wait_count(step, remembered, build):
+    options = {"channels": 3, "size": (1024, 1024), "batch": 1, "precision": "32-true", "memory": "speed"}
+    more = remembered(build, **options, keeps_gradients=True, ahead=4)
+    weights, image = 1_739_092 * 4, 3 * 2**20
+    assert more.tensors - step(1).tensors == pytest.approx(weights + 4 * image, rel=0.1)
+
+
+def test_copies_of_augmentation_count_where_they_are_more_than_the_step(step, remembered, build):
+    options = {"channels": 3, "size": (1024, 1024), "batch": 1, "precision": "32-true", "memory": "speed"}
+    assert remembered(build, **options, augmenting=2**20).tensors == step(1).tensors
+    assert remembered(build, **options, augmenting=2**30).tensors > 2**30
+
+
+def test_what_a_card_reserves_is_more_than_the_tensors(step):
+    assert 1.05 < step(4).reserved / step(4).tensors < 1.6

@@ -36,7 +36,9 @@ class Step(NamedTuple):
             model.to(memory_format=torch.channels_last)
             images = images.contiguous(memory_format=torch.channels_last)
         on_gpu = device == "cuda"
-        half = torch.float16 if on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False) else torch.bfloat16
+        half = (
+            torch.float16 if on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False) else torch.bfloat16
+        )
         return cls(
             model,
             torch.optim.Adam(model.parameters(), lr=1e-3),
