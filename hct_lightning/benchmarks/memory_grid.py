@@ -10,6 +10,7 @@ import gc
 import logging
 import multiprocessing
 import random
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -80,8 +81,13 @@ def benchmark(
         points: how many of all combinations are taken, at random.
         largest_gib: combinations that are predicted to take more are left out.
         seed: of what is taken.
+
+    Raises:
+        ValueError: where memory can't be measured.
     """
     device = runtime.resolve_accelerator("auto")
+    if device != "cuda" and sys.platform != "linux":
+        raise ValueError("benchmark=memory_grid reads Linux' /proc, or needs a CUDA GPU")
     every = [Point(*point) for point in product(networks, resolutions, batch_sizes, precisions, memories)]
     random.Random(seed).shuffle(every)
     rows: list[dict[str, Any]] = []

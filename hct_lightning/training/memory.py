@@ -67,11 +67,12 @@ class Allocations(TorchDispatchMode):
             self._storages[address] = weakref.ref(storage, lambda _: self._forget(address, number, size))
             self._take(number, size)
 
-    def scratch(self, size: int) -> None:
-        """Records memory that an operation takes for itself."""
-        number = next(self._numbers)
-        self._take(number, size)
-        self._free(number, size)
+    def beside(self, size: int) -> None:
+        """Records memory that is taken and freed at once, if any."""
+        if size:
+            number = next(self._numbers)
+            self._take(number, size)
+            self._free(number, size)
 
     def _forget(self, address: int, number: int, size: int) -> None:
         del self._storages[address]
@@ -89,10 +90,26 @@ class Allocations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.convolution_backward.default:
+            self.beside(depthwise_scratch(*args[:3]))
         for leaf in tree_leaves(out):
             if isinstance(leaf, torch.Tensor):
                 self.add(leaf)
         return out
+
+
+def depthwise_scratch(grad: torch.Tensor, images: torch.Tensor, weight: torch.Tensor) -> int:
+    """Bytes that oneDNN takes beside the tensors for the backward pass of a depthwise convolution wider than 3x3.
+
+    It pads each channel to a block of 16: the weights' gradient in fp32, and in bf16 an image and its gradient, too.
+    Read off processes (benchmark=memory_grid); all other convolutions take next to nothing.
+    """
+    taps = weight[0, 0].numel()
+    if weight.shape[1] > 1 or images.shape[1] == 1 or taps <= 9:
+        return 0
+    bf16 = images.dtype == torch.bfloat16
+    places = images[0, 0].numel() + grad[0, 0].numel()
+    return len(weight) * 16 * (taps * 16 * (6 if bf16 else 4) + (2 * places if bf16 else 0))
 
 
 def step_memory(
@@ -136,8 +153,7 @@ def step_memory(
             waiting = [torch.empty((batch, *size, channels), dtype=torch.uint8) for _ in range(ahead)]
             images = torch.empty((batch, *size, channels), dtype=torch.uint8).permute(0, 3, 1, 2)
             for _ in range(2):  # the second one finds Adam's moments, and the gaps that the first one left
-                if augmenting:
-                    taken.scratch(augmenting)
+                taken.beside(augmenting)
                 step(images, torch.zeros(batch, dtype=torch.long))
     del waiting
     return StepMemory(
