@@ -23,7 +23,7 @@ from hct_lightning.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from hct_lightning.machine.devices import best_device
 from hct_lightning.machine.runtime import resolve_precision
 from hct_lightning.models import HCT, FromPixels
-from hct_lightning.runs.endings import is_out_of_memory
+from hct_lightning.runs import out_of_memory
 from hct_lightning.training.step import TrainingStep
 
 
@@ -208,7 +208,7 @@ def out_of_memory_is_recognised(device: torch.device, resolution: int) -> str:
     try:
         torch.empty(2**50, dtype=torch.uint8, device=device)
     except Exception as error:
-        if is_out_of_memory(error):
+        if out_of_memory.shows_in(error):
             return type(error).__name__
         raise
     raise AssertionError("a petabyte was there")

@@ -24,7 +24,7 @@ from hydra.errors import InstantiationException
 
 from hct_lightning.machine import ranks
 from hct_lightning.machine import slurm as job
-from hct_lightning.runs import signals
+from hct_lightning.runs import out_of_memory, signals
 from hct_lightning.runs.files import write_whole
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,6 @@ FAILED, INTERRUPTED, TERMINATED = 1, 128 + signal.SIGINT, signals.STATUS  # exit
 PATIENCE_S = 5.0  # how long a rank looks for the cause of an error that may be a consequence
 GRACE_S = 1.0  # how long a rank may take to end by itself when another one has said why
 _LINGER_S = 10.0  # how long a rank that rank 0 started leaves it to rank 0 to say why, and to end it
-# What a RuntimeError says where memory does not suffice: of the CPU's allocator, of C++, and of MPS.
-_OUT_OF_MEMORY = ("can't allocate memory", "std::bad_alloc", "out of memory")
 
 
 class Ending(NamedTuple):
@@ -71,14 +69,13 @@ class Ending(NamedTuple):
 # Of this process, which has one run at a time.
 _ending = threading.Event()  # its main thread has begun to end
 _last_acts: list[Callable[[], Any]] = []  # to be done where a thread ends it
-_less_memory: list[str] = []  # what to say when memory does not suffice
 
 
 def begin(folder: Path) -> None:
     """Forgets what ranks of earlier attempts have left in the folder."""
     _ending.clear()
     _last_acts.clear()
-    _less_memory.clear()
+    out_of_memory.forget()
     for path in folder.glob(".ending-*"):
         if not path.name.startswith(f".ending-{ranks.attempt()}-"):
             path.unlink(missing_ok=True)
@@ -116,7 +113,7 @@ def leave_for(rank: str, returncode: int, folder: Path) -> Ending:
     """
     message = f"rank {rank} has died: {signals.in_words(returncode)}"
     if returncode == -signal.SIGKILL:
-        message = "; ".join([message, *_less_memory])
+        message = out_of_memory.with_advice(message)
     certain = returncode != -signal.SIGABRT
     its = _read(folder).get(rank) or _write(Ending(rank, FAILED, "", message, certain, True, time.time()), folder)
     return _first(its, folder)
@@ -155,9 +152,9 @@ def _ending_of_this_rank(error: BaseException) -> Ending:
         code = TERMINATED if is_termination(stop) else INTERRUPTED
         return Ending(ranks.rank(), code, type(stop).__name__, str(stop), code == INTERRUPTED, True, time.time())
     text = "".join(traceback.format_exception(error))
-    if is_out_of_memory(error):
-        message = "; ".join([f"out of memory: {str(error).strip().partition(chr(10))[0]}", *_less_memory])
-        return Ending(ranks.rank(), FAILED, type(error).__name__, message, True, True, time.time(), text)
+    if out_of_memory.shows_in(error):
+        said = out_of_memory.with_advice(f"out of memory: {str(error).strip().partition(chr(10))[0]}")
+        return Ending(ranks.rank(), FAILED, type(error).__name__, said, True, True, time.time(), text)
     mendable = isinstance(error, (ValueError, OSError, ImportError, InstantiationException))
     while isinstance(error, InstantiationException) and error.__cause__:
         error = error.__cause__  # what the constructor itself said
@@ -180,16 +177,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def is_termination(error: BaseException) -> bool:
     """Whether this is SIGTERM: ours, or Lightning's, known by name to spare the import."""
     return isinstance(error, signals.Terminated) or type(error).__name__ == "SIGTERMException"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the memory of the device or the machine did not suffice. Torch's classes are known by name."""
-    said = str(error)
-    return (
-        isinstance(error, MemoryError)
-        or any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__)
-        or (isinstance(error, RuntimeError) and any(words in said for words in _OUT_OF_MEMORY))
-    )
 
 
 def _file(folder: Path, name: str) -> Path:
@@ -275,11 +262,6 @@ def at_once(ending: Ending, folder: Path, *, go_on: Path | None) -> NoReturn:
 def before_at_once(act: Callable[[], Any]) -> None:
     """What is to be done before `at_once`: what the main thread would do."""
     _last_acts.append(act)
-
-
-def when_out_of_memory(advice: str) -> None:
-    """What is said beside the error when memory does not suffice, or a rank is killed."""
-    _less_memory[:] = [advice]
 
 
 def ends_by_itself(within_s: float) -> bool:

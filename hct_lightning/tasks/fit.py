@@ -31,7 +31,7 @@ from hct_lightning.machine.facts import machine_facts
 from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
 from hct_lightning.models import FromPixels
 from hct_lightning.report.tables import describe, say_speed_up, show_results
-from hct_lightning.runs import endings
+from hct_lightning.runs import out_of_memory
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import load_weights
 from hct_lightning.training.class_weights import class_weights
@@ -77,7 +77,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         plan = plan_memory(cfg, data, devices, spec.build, earlier.get("memory_plan"))
         run.update(global_batch=devices.global_batch, memory_plan={"ranks": devices.world, **plan._asdict()})
         share = -(-devices.global_batch // devices.world)
-        endings.when_out_of_memory(plan.to_take_less(share, dataset.size))
+        out_of_memory.advise(plan.to_take_less(share, dataset.size))
         if plan.maps_blocks:
             runtime.map_blocks()
         if cfg.trainer.sync_batchnorm:
@@ -230,7 +230,8 @@ def plan_memory(
                 augmenting=partial(data.augment.extra_bytes, image_bytes=channels * math.prod(size)),
             ),
         )
-        return plan._asdict()
+        maps_blocks = plan.maps_blocks or bool(earlier and earlier.get("maps_blocks"))
+        return plan._replace(maps_blocks=maps_blocks)._asdict()
 
     return MemoryPlan(**from_rank_zero("memory_plan", decide, num_nodes=devices.num_nodes))
 

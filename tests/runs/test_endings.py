@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hct_lightning.machine import slurm as job
-from hct_lightning.runs import endings
+from hct_lightning.runs import endings, out_of_memory
 
 # A run whose rank 0 starts the others as Lightning does. Each rank then executes its part.
 RUN = """
@@ -193,7 +193,7 @@ def test_a_job_without_scontrol_ends_with_one_line(tmp_path):
     "torch_says", ["torch.empty(2**60, dtype=torch.uint8)", "raise torch.OutOfMemoryError('CUDA: tried')"]
 )
 def test_out_of_memory_ends_with_what_helps(tmp_path, torch_says):
-    advice = "endings.when_out_of_memory('use micro_batches=4')"
+    advice = "from hct_lightning.runs import out_of_memory; out_of_memory.advise('use micro_batches=4')"
     code, said, record = end(start(tmp_path, f"import torch; {advice}; {torch_says}"), tmp_path)
     assert code == 1
     assert said[-1].startswith("error: out of memory: ")
@@ -203,7 +203,7 @@ def test_out_of_memory_ends_with_what_helps(tmp_path, torch_says):
 
 def test_a_rank_that_is_killed_ends_with_what_helps(tmp_path):
     endings.begin(tmp_path)
-    endings.when_out_of_memory("use memory=low")
+    out_of_memory.advise("use memory=low")
     ending = endings.leave_for("1", -signal.SIGKILL, tmp_path)
     endings.begin(tmp_path)
     assert (
