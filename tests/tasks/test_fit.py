@@ -234,8 +234,10 @@ def test_compile_does_not_go_with_low_memory(cli, tiny, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_compiled_network_is_trained_saved_and_predicts_as_one_that_is_not(cli, tiny, photos, tmp_path):
-    cli(*tiny, "compile=true", "export=[]", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
+    options = (*tiny, "compile=true", "export=[]", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
+    cli(*options, cwd=tmp_path, timeout=800)
     answers = [
         cli("task=predict", f"run={tmp_path}/run", f"predict.input={photos}", f"compile={on}", cwd=tmp_path).stdout
         for on in ("true", "false")

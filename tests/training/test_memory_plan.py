@@ -73,7 +73,9 @@ def test_batches_that_wait_and_copies_of_augmentation_need_room(plan):
     image = 3 * 2**20
     assert plan(2, 2.3, memory="speed").micro_batches == 1
     assert plan(2, 2.3, memory="speed", feeding=Feeding(on_host=lambda images: 20)).micro_batches == 2
-    assert plan(2, 2.3, memory="speed", feeding=Feeding(augmenting=lambda images: 100 * image)).micro_batches == 2
+    assert (
+        plan(2, 2.3, memory="speed", feeding=Feeding(augmenting=lambda images: 40 * images * image)).micro_batches == 2
+    )
 
 
 def test_blocks_are_mapped_where_there_is_no_room_for_gaps(plan):
