@@ -90,7 +90,7 @@ def network(device: torch.device | str, *, memory: str = "speed") -> FromPixels:
     made = FromPixels(HCT(drop_rate=0.0), IMAGENET_MEAN, IMAGENET_STD)
     if memory == "low":
         made.set_grad_checkpointing()
-    return made.to(device, memory_format=torch.channels_last)
+    return made.to(device).to(memory_format=torch.channels_last)
 
 
 def batch(device: torch.device | str, resolution: int) -> tuple[Tensor, Tensor]:

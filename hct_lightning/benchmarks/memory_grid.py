@@ -151,7 +151,7 @@ class Watching(TorchDispatchMode):
 
 
 def take_steps(point: Point, device: torch.device, px: int) -> None:
-    network = point.build().to(device, memory_format=torch.channels_last)
+    network = point.build().to(device).to(memory_format=torch.channels_last)
     if point.memory == "low":
         network.set_grad_checkpointing()
     images, labels = (part.to(device) for part in random_batch(max(2, point.batch) if px == 128 else point.batch, px))

@@ -15,7 +15,6 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
-from timm.layers import convert_sync_batchnorm
 
 from hct_lightning.callbacks.epoch_time import EpochTime
 from hct_lightning.callbacks.export import ExportAtEnd
@@ -81,9 +80,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         if plan.maps_blocks:
             runtime.map_blocks()
         if cfg.trainer.sync_batchnorm:
-            # Before recomputing is set, which hooks on to the norms; Lightning would replace them later, and with them
-            # the activation in timm's.
-            network = convert_sync_batchnorm(network)
+            network.synchronise_batch_norm()
         if plan.memory == "low":
             network.set_grad_checkpointing()
         if cfg.compile:

@@ -3,7 +3,6 @@
 import pytest
 import timm
 import torch
-from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from hct_lightning.benchmarks.harness.kept import kept_mib
@@ -75,9 +74,17 @@ def test_synchronised_norms_count_a_batch_once(name):
     """One process synchronises with nobody; BatchNorm's activation in timm's networks stays."""
 
     def build() -> nn.Module:
-        return convert_sync_batchnorm(timm.create_model(name, num_classes=4) if name else HCT(drop_rate=0.0))
+        return timm.create_model(name, num_classes=4) if name else HCT(drop_rate=0.0)
 
-    plain, low = both(build, pixels(2, 3, 128, 128), torch.float32)
+    def synchronised() -> nn.Module:
+        network = FromPixels(build(), (0.4,) * 3, (0.2,) * 3)
+        network.synchronise_batch_norm()
+        assert any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
+        return network.network
+
+    images = pixels(2, 3, 128, 128)
+    plain, _ = both(build, images, torch.float32)
+    _, low = both(synchronised, images, torch.float32)
     for key, value in plain.items():
         if "stem" not in key:
             assert torch.equal(low[key], value), key
