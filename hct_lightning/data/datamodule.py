@@ -142,6 +142,11 @@ class ImageData(lightning.LightningDataModule):
             device=self.trainer.strategy.root_device if self.trainer else None,
         )
 
+    def batches_ahead(self, images: int, *, ranks_here: int) -> int:
+        """How many batches of so many images the loader holds on the host beside the one that is trained on."""
+        workers = auto_workers(self.num_workers, ranks_here=ranks_here)
+        return 1 + (self.prefetch_factor + workers // images if workers else 0)
+
     def train_dataloader(self) -> Loader:
         trainer, train = self._running, self.dataset.catalogue.train
         self.order = GlobalBatches(

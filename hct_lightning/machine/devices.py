@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from hct_lightning.machine import slurm as job
+from hct_lightning.machine.high_water import peak_gib
 from hct_lightning.machine.runtime import resolve_accelerator
 
 
@@ -40,10 +41,29 @@ class Devices(NamedTuple):
         return self.ranks_here * self.num_nodes
 
 
+def best_device() -> torch.device:
+    """The one that `trainer.accelerator=auto` takes."""
+    return torch.device(resolve_accelerator("auto"))
+
+
 def synchronise(device: torch.device) -> None:
     """Waits until the device has done its work, so that a clock read next is true."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """The most memory that has been taken, since the start of the process or of counting.
+
+    CUDA: allocated for tensors at once; MPS: taken by its driver, which keeps what it has; CPU: the resident set.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory() / 2**30
+    return peak_gib()
 
 
 def choose_devices(accelerator: str, devices: int | str | Sequence[int], num_nodes: int, batch_size: int) -> Devices:

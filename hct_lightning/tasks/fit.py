@@ -1,6 +1,8 @@
 """Trains, and leaves a run's folder that says everything about it."""
 
+import inspect
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
@@ -21,18 +24,21 @@ from hct_lightning.cli.changes import options_of_training, say_changes
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import absolute_paths, given_options, since_begun
 from hct_lightning.data.datamodule import ImageData
+from hct_lightning.data.feeding.loader import BATCHES_ON_DEVICE
 from hct_lightning.deploy.export import choose_exporters
+from hct_lightning.machine import runtime
 from hct_lightning.machine import slurm as job
 from hct_lightning.machine.devices import Devices, choose_devices
 from hct_lightning.machine.facts import machine_facts
 from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
-from hct_lightning.machine.runtime import resolve_precision
 from hct_lightning.models import FromPixels
 from hct_lightning.report.tables import describe, epoch_times_of, say_speed_up, show_results
+from hct_lightning.runs import out_of_memory
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import begin_network, check_resumable, load_checkpoint
 from hct_lightning.training.class_weights import class_weights
-from hct_lightning.training.memory_plan import MemoryPlan, choose_memory
+from hct_lightning.training.memory import step_memory
+from hct_lightning.training.memory_plan import Feeding, MemoryPlan, choose_memory
 from hct_lightning.training.module import ImageClassifier
 from hct_lightning.training.spec import NetworkSpec
 from hct_lightning.training.trainer import build_trainer
@@ -73,12 +79,26 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
         plan = plan_memory(cfg, data, devices, spec.build, earlier.get("memory_plan"))
         run.update(global_batch=devices.global_batch, memory_plan={"ranks": devices.world, **plan._asdict()})
+        share = -(-devices.global_batch // devices.world)
+        out_of_memory.advise(plan.to_take_less(share, dataset.size))
+        if plan.maps_blocks:
+            runtime.map_blocks()
+        if cfg.trainer.sync_batchnorm:
+            network.synchronise_batch_norm()
         if plan.memory == "low":
             network.set_grad_checkpointing()
+        if cfg.compile:
+            network.compile(dynamic=False)
         data.global_batch, data.micro_batches = devices.global_batch, plan.micro_batches
         module = build_module(cfg, network, spec, data, devices, plan)
         trainer = build_trainer(
-            cfg, folder, devices, callbacks=callbacks, loggers=loggers, micro_batches=plan.micro_batches
+            cfg,
+            folder,
+            devices,
+            callbacks=callbacks,
+            loggers=loggers,
+            micro_batches=plan.micro_batches,
+            gradient_bytes=sum(p.nbytes for p in network.parameters()),
         )
         introduce(cfg, trainer, module, devices, plan)
         if resume:
@@ -207,9 +227,17 @@ def plan_memory(
             now: the weights would not be the same otherwise.
     """
     memory, micro_batches = cfg.memory, cfg.micro_batches
+    if cfg.compile:
+        if memory == "low":
+            raise ValueError(
+                "compile=true does not go with memory=low: what that recomputes can't be compiled; leave one"
+            )
+        memory = "speed"
     if earlier and earlier["ranks"] == devices.world:
         memory = earlier["memory"] if memory == "auto" else memory
         micro_batches = earlier["micro_batches"] if micro_batches == "auto" else micro_batches
+    channels, size = data.dataset.decoding.channels, data.dataset.size
+    precision = runtime.resolve_precision(cfg.trainer.precision, devices.accelerator)
 
     def decide() -> dict[str, Any]:
         plan = choose_memory(
@@ -219,13 +247,18 @@ def plan_memory(
             ranks_here=devices.ranks_here,
             memory=memory,
             micro_batches=micro_batches,
-            build=build,
-            channels=data.dataset.decoding.channels,
-            size=data.dataset.size,
+            step=partial(step_memory, build, channels=channels, size=size, precision=precision),
+            pixels=math.prod(size),
+            channels=channels,
             batch_size=data.batch_size,
-            precision=resolve_precision(cfg.trainer.precision, devices.accelerator),
+            feeding=Feeding(
+                on_host=partial(data.batches_ahead, ranks_here=devices.ranks_here),
+                on_device=BATCHES_ON_DEVICE,
+                augmenting=partial(data.augment.extra_bytes, image_bytes=channels * math.prod(size)),
+            ),
         )
-        return plan._asdict()
+        maps_blocks = plan.maps_blocks or bool(earlier and earlier.get("maps_blocks"))
+        return plan._replace(maps_blocks=maps_blocks)._asdict()
 
     return MemoryPlan(**from_rank_zero("memory_plan", decide, num_nodes=devices.num_nodes))
 
@@ -238,7 +271,7 @@ def build_module(
     return ImageClassifier(
         network,
         classes=spec.classes,
-        optimizer=instantiate(cfg.optim.optimizer, _convert_="all"),
+        optimizer=build_optimizer(cfg, devices.accelerator),
         schedule=instantiate(cfg.schedule, _convert_="all"),
         lr=cfg.optim.lr,
         reference_batch=cfg.optim.reference_batch,
@@ -248,6 +281,15 @@ def build_module(
         label_smoothing=cfg.loss.label_smoothing,
         spec=spec,
     )
+
+
+def build_optimizer(cfg: DictConfig, accelerator: str) -> Callable[..., torch.optim.Optimizer]:
+    """That of `optim=`, with one kernel for all parameters where it has one for the device."""
+    build = instantiate(cfg.optim.optimizer, _convert_="all")
+    open_to_us = "fused" in inspect.signature(build).parameters and "fused" not in build.keywords
+    # Lightning refuses to clip gradients in mixed precision for a fused one.
+    fused = open_to_us and accelerator == "cuda" and not cfg.trainer.gradient_clip_val
+    return partial(build, fused=True) if fused else build
 
 
 def introduce(
@@ -266,6 +308,8 @@ def introduce(
     )
     if plan.memory == "low":
         log.info("memory=low: the backward pass computes again what is not kept")
+    if plan.maps_blocks:
+        log.info("memory is short: what is freed goes back to the system at once, which takes time")
     if plan.micro_batches > 1:
         log.info("in %d micro-batches of about %.3g images a rank", plan.micro_batches, module.images_per_backward)
 

@@ -26,6 +26,7 @@ from hct_lightning.training.step import AUTOCAST, step_seconds
 log = logging.getLogger(__name__)
 
 CARDS_GB = (11, 24, 48, 80)
+CONTEXT = 600 * 2**20  # bytes of a card for CUDA and its libraries, before the first tensor
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
@@ -66,9 +67,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
                 "batch_size": batch,
                 "precision": precision,
                 "memory": memory,
-                "gpu_gib": step.tensors / 2**30,
+                "gpu_gib": step.reserved / 2**30,
                 "cpu_gib": step.resident / 2**30,
-                "fits_gb": [gb for gb in CARDS_GB if step.tensors < (1 - RESERVE) * gb * 1e9],
+                "fits_gb": [gb for gb in CARDS_GB if CONTEXT + step.reserved < (1 - RESERVE) * gb * 1e9],
                 "fits_here": step.on(kind) < (1 - RESERVE) * here,
                 "hours": times[precision, memory].step_s(batch, size) / batch * images / 3600,
             }

@@ -98,6 +98,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
         )
         if note := padding_note(reader.decoding, sample_sizes(todo.paths, max_pixels=reader.decoding.max_pixels)):
             log.info("  note: %s", note)
+        if cfg.compile:
+            network.compile(dynamic=False)
         shard = EveryImageOnce(len(todo), rank=trainer.global_rank, world=trainer.world_size)
         loader = Loader(
             todo,

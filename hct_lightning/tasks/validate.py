@@ -72,6 +72,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
         return {"images": images}
 
     data.batch_size = from_rank_zero("batch", batch, num_nodes=devices.num_nodes)["images"]
+    if cfg.compile:
+        network.compile(dynamic=False)
     module = ImageClassifier(network, classes=dataset.classes)
     callbacks = [progress_bar(), WatchRanks(records=False), SkippedImages("validate/skipped.csv")]
     trainer = build_trainer(cfg, folder, devices, callbacks=callbacks)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hct_lightning.machine.devices import choose_devices
+from hct_lightning.machine.devices import choose_devices, peak_memory_gib, synchronise
+from hct_lightning.training.memory_plan import available_bytes
 
 
 @pytest.fixture
@@ -153,3 +154,16 @@ def test_refuses(gpus):
         choose_devices("cpu", 0, 1, 16)
     with pytest.raises(ValueError, match="torch sees no GPU"):
         choose_devices("gpu", 1, 1, 16)
+
+
+def test_memory_and_clocks_of_apples_gpu(monkeypatch):
+    """Pretended: no test has run there."""
+    waited = []
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append(True))
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 3 * 2**30)
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 4 * 2**30)
+    device = torch.device("mps")
+    synchronise(device)
+    assert waited
+    assert peak_memory_gib(device) == 3
+    assert 0 < available_bytes(device, 1) <= 2**30

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from hct_lightning.runs.folder import Run
-from hct_lightning.tasks.fit import checkpoint_to_resume
+from hct_lightning.tasks.fit import build_optimizer, checkpoint_to_resume
 from hct_lightning.training.checkpoints import load_checkpoint
 
 
@@ -285,3 +286,54 @@ def test_a_strangers_checkpoint_and_folder_run_nothing(cli, tiny, trained, tmp_p
     done = cli(f"run={run}", "trainer.max_epochs=3", cwd=tmp_path, status=1)
     assert "callbacks.x._target_=os.getcwd is none of" in done.stderr.splitlines()[-1]
     assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "accelerator", "fused"),
+    [
+        ([], "cuda", True),
+        (["optim=sgd"], "cuda", True),
+        (["trainer.gradient_clip_val=1"], "cuda", None),
+        (["+optim.optimizer.fused=false"], "cuda", False),
+        (["optim.optimizer={_target_:torch.optim.RMSprop,_partial_:true}"], "cuda", None),
+        ([], "cpu", None),
+    ],
+)
+def test_an_optimiser_is_fused_where_it_can_be(options, accelerator, fused):
+    with initialize_config_module("hct_lightning.conf", version_base="1.3"):
+        build = build_optimizer(compose("config", overrides=options), accelerator)
+    weight = torch.ones(2, requires_grad=True)
+    assert build([weight], lr=0.1).defaults.get("fused") is fused
+
+
+def test_a_fused_optimiser_goes_on_from_one_that_was_not():
+    """With the moments and the kind of the one that was saved."""
+    states = []
+    for fused in (None, True):
+        weight = torch.ones(4, requires_grad=True)
+        optimizer = torch.optim.AdamW([weight], lr=0.1, fused=fused)
+        if states:
+            optimizer.load_state_dict(states[0])
+        weight.grad = torch.arange(4.0)
+        optimizer.step()
+        states.append(optimizer.state_dict())
+    assert states[1]["state"][0]["step"] == 2
+    assert states[1]["param_groups"][0]["fused"] is None
+
+
+def test_compile_does_not_go_with_low_memory(cli, tiny, tmp_path):
+    done = cli(*tiny, "compile=true", "memory=low", cwd=tmp_path, status=1)
+    assert "error: compile=true does not go with memory=low" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_compiled_network_is_trained_saved_and_predicts_as_one_that_is_not(cli, tiny, photos, tmp_path):
+    options = (*tiny, "compile=true", "export=[]", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
+    cli(*options, cwd=tmp_path, timeout=800)
+    answers = [
+        cli("task=predict", f"run={tmp_path}/run", f"predict.input={photos}", f"compile={on}", cwd=tmp_path).stdout
+        for on in ("true", "false")
+    ]
+    first, second = ([float(row.split(",")[2]) for row in text.splitlines()[1:]] for text in answers)
+    assert first == pytest.approx(second, abs=0.02)

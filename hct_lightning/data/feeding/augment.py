@@ -59,6 +59,12 @@ class Augmentation:
         self.cutmix = cutmix
         self.active = any(options.values())
 
+    def extra_bytes(self, images: int, *, image_bytes: int) -> int:
+        """The most that a call takes beside a batch of so many images: copies, as floats where it calculates."""
+        changing = 9 if self.brightness or self.contrast else 2 if self.active else 0
+        mixing = images + (16 if self.mixup else 0) if images > 1 and (self.mixup or self.cutmix) else 0
+        return max(changing, mixing) * image_bytes
+
     def __call__(self, batch: Batch, *, seed: int, epoch: int, classes: int) -> Batch:
         """The batch, changed in place; its labels are shares of the classes when it was mixed."""
         if not self.active:
