@@ -62,7 +62,8 @@ def recompose(argv: list[str]) -> list[str]:
     if not run or run == "null" or (MULTIRUN & set(flags) and "slurm" not in given):
         return argv
     folder = Path(run).expanduser().resolve()
-    if (folder / "multirun.yaml").exists():
+    sweep = (folder / "multirun.yaml").exists()
+    if sweep and verb != "report":
         begun = OmegaConf.load(folder / "multirun.yaml").hydra.overrides
         del given["run"]
         return [
@@ -74,13 +75,15 @@ def recompose(argv: list[str]) -> list[str]:
             f'hydra.sweep.dir="{folder}"',
         ]
     recorded = folder / ".hydra" / "overrides.yaml"
-    if not recorded.exists():
+    if not sweep and not recorded.exists():
         raise ValueError(
             f"run={run} is not the folder of an earlier run: there is no {recorded}; "
             "give the folder that holds checkpoints/ and run.json"
         )
     earlier = [
-        override for override in map(_by_new_name, OmegaConf.load(recorded)) if _still_meant(key_of(override), given)
+        override
+        for override in map(_by_new_name, [] if sweep else OmegaConf.load(recorded))
+        if _still_meant(key_of(override), given)
     ]
     given["task"] = f"task={verb}"
     given["run"] = f'run="{folder}"'

@@ -26,6 +26,7 @@ from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
 from hct_lightning.machine.runtime import resolve_precision
 from hct_lightning.models import FromPixels
 from hct_lightning.report.tables import describe, say_speed_up, show_results
+from hct_lightning.report.write import report_at_end
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import load_weights
 from hct_lightning.training.class_weights import class_weights
@@ -86,7 +87,11 @@ def main(cfg: DictConfig, folder: Path) -> None:
             epoch_times=timer.rows,
         )
     if trainer.is_global_zero:
-        show_results(run, trainer, timer.rows)
+        report = None
+        if cfg.fit.report and not trainer.fast_dev_run:
+            beside = [Path(cfg.fit.against).expanduser()] if cfg.fit.against else []
+            report = report_at_end([run.folder, *beside])
+        show_results(run, trainer, timer.rows, report)
         if cfg.fit.against:
             say_speed_up(timer.rows, cfg.fit.against)
 

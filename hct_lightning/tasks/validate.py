@@ -15,6 +15,7 @@ from hct_lightning.machine.devices import choose_devices
 from hct_lightning.runs.console import results
 from hct_lightning.runs.files import write_whole
 from hct_lightning.runs.folder import Run
+from hct_lightning.training.answers import write_answers, write_thumbnails
 from hct_lightning.training.checkpoints import load_network
 from hct_lightning.training.module import ImageClassifier
 from hct_lightning.training.trainer import build_trainer
@@ -55,6 +56,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
         name = checkpoint.stem if checkpoint.parent == folder / "checkpoints" else "metrics"
         out = folder / "validate" / f"{name}.json"
         write_whole(out, json.dumps(result, indent=2) + "\n")
+        assert module.answers is not None
+        write_answers(out.with_suffix(".csv"), module.answers, dataset.catalogue.valid, dataset.classes)
+        write_thumbnails(out.with_suffix(".csv"), dataset.reader)
         show(result, out)
 
 

@@ -52,7 +52,7 @@ class ImageClassifier(lightning.LightningModule):
         label_smoothing: of the cross-entropy.
         spec: saved in checkpoints; without it they can't be used apart from their run.
 
-    Logs `train/loss`, `val/loss`, `val/accuracy`, `val/balanced_accuracy`, `val/f1` (macro) and
+    Logs `train/loss`, `train/accuracy`, `val/loss`, `val/accuracy`, `val/balanced_accuracy`, `val/f1` (macro) and
     `val/auroc` (macro, one against the rest); all but the losses are fractions.
     """
 
@@ -101,20 +101,25 @@ class ImageClassifier(lightning.LightningModule):
             }
         )
         self._answers: list[Answers] = []
+        self.answers: Answers | None = None
         self.confusion: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        logits = self(batch.images).float()
         total = F.cross_entropy(
-            self(batch.images).float(),
+            logits,
             batch.labels,
             weight=self.class_weights,
             label_smoothing=self.label_smoothing,
             reduction="sum",
         )
         size = len(batch.labels)
+        labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(dim=1)  # of mixed images the larger share
+        right = (logits.detach().argmax(dim=1) == labels).float().mean()
+        self.log("train/accuracy", right, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         self.log(
             "train/loss",
             total.detach() / size,
@@ -140,6 +145,7 @@ class ImageClassifier(lightning.LightningModule):
         # In the order of the images: sums come out the same for any number of ranks.
         order = index.argsort()
         logits, labels = logits[order], labels[order]
+        self.answers = Answers(index[order], logits, labels)
         values = self.val_metrics.cpu()(logits.softmax(dim=1), labels)
         self.val_metrics.reset()
         self.confusion = values.pop("confusion")
