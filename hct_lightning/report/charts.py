@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 360, 240  # px; as wide as a phone, so that the text is never made smaller
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 40
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 40
 COLOURS = 8  # --c0 to --c7 of page.css
 MARKED = 25  # so many points are marked; more would hide the line
 DRAWN = 300  # points of a line that are drawn; more can't be told apart
@@ -44,6 +44,7 @@ def line_chart(
     from_zero: bool = False,
     unit_square: bool = False,
     diagonal: bool = False,
+    marked: bool = True,
 ) -> Chart | None:
     """Draws lines; None where there is nothing to draw.
 
@@ -55,6 +56,7 @@ def line_chart(
         from_zero: the vertical axis begins at 0.
         unit_square: both axes are 0 to 1.
         diagonal: draws where both are equal.
+        marked: few points are marked, and say their values.
     """
     points = [(line, _finite(line)) for line in lines]
     points = [(line, found) for line, found in points if len(found)]
@@ -64,8 +66,10 @@ def line_chart(
     (x_low, y_low), (x_high, y_high) = every.min(axis=0), every.max(axis=0)
     if unit_square:
         x_low, y_low, x_high, y_high = 0, 0, 1, 1
-    x_ticks, y_ticks = ticks(x_low, x_high), ticks(0 if from_zero else y_low, y_high)
-    low = np.array([min(x_low, x_ticks[0]) if unit_square else x_low, y_ticks[0]])
+    whole = np.all(every[:, 0] % 1 == 0)  # epochs and steps, between which there is nothing
+    x_ticks = ticks(x_low, x_high, least=1 if whole else 0)
+    y_ticks = ticks(0 if from_zero else y_low, y_high)
+    low = np.array([x_low, y_ticks[0]])
     high = np.array([x_high, y_ticks[-1]])
     high = np.where(high > low, high, low + 1)
 
@@ -79,17 +83,17 @@ def line_chart(
     if diagonal:
         parts.append(_path(place(np.array([[0, 0], [1, 1]])), "diagonal"))
     for line, found in points:
-        parts.append(_line(line, found, place(found)))
+        parts.append(_line(line, found, place(found), marked and len(found) <= MARKED))
     label = escape(f"{title}: {', '.join(line.name for line, _ in points)}")
     svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
-    return Chart(title, Markup(svg), [(line.name, line.colour % COLOURS, line.dashed) for line, _ in points])
+    return Chart(title, Markup(svg), [(line.name, line.colour, line.dashed) for line, _ in points])
 
 
-def ticks(low: float, high: float) -> list[float]:
-    """Round numbers, about five, from `low` or below to `high` or above."""
+def ticks(low: float, high: float, least: float = 0) -> list[float]:
+    """Round numbers, about five and at least `least` apart, from `low` or below to `high` or above."""
     if not high > low:
         low, high = (low - 1, low + 1) if low else (0, 1)
-    rough = (high - low) / 4
+    rough = max((high - low) / 4, least)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -117,15 +121,15 @@ def _grid(place, x_ticks: Sequence[float], y_ticks: Sequence[float], low: np.nda
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="axis" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x)}</text>')
     if y:
-        turned = f'transform="translate(10 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)"'
+        turned = f'transform="translate(8 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)"'
         parts.append(f'<text class="axis" {turned} text-anchor="middle">{escape(y)}</text>')
     return "".join(parts)
 
 
-def _line(line: Line, values: np.ndarray, at: np.ndarray) -> str:
+def _line(line: Line, values: np.ndarray, at: np.ndarray, marked: bool) -> str:
     colour = f"c{line.colour % COLOURS}"
     parts = [_path(at, f"line {colour}{' dashed' if line.dashed else ''}")] if len(at) > 1 else []
-    if len(at) <= MARKED:
+    if marked or len(at) == 1:
         for i, ((px, py), (vx, vy)) in enumerate(zip(at, values, strict=True)):
             said = escape(f"{line.name}: {vx:.6g}, {vy:.4g}")
             ring = " ring" if i in line.ringed else ""

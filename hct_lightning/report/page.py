@@ -27,13 +27,21 @@ class Table:
         rows: as long as the header.
         caption: above the table.
         heat: for each cell of each row how strongly it is tinted, 0 to 1.
+        wraps: whether long text goes on in a next line; else the table scrolls inside itself.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     caption: str = ""
     heat: Sequence[Sequence[float]] = ()
+    wraps: bool = False
     kind: ClassVar = "table"
+
+    @property
+    def numeric(self) -> list[bool]:
+        """For each column whether it is set to the right; the first one names the rows."""
+        columns = zip(*self.rows, strict=True)
+        return [i > 0 and not self.wraps and all(map(is_number, column)) for i, column in enumerate(columns)]
 
 
 @dataclass(frozen=True)
@@ -49,9 +57,11 @@ class Charts:
 
     @property
     def legend(self) -> list[tuple[str, int, bool]]:
-        """Of all of them; one line needs none."""
-        entries = list(dict.fromkeys(entry for chart in self.charts for entry in chart.legend))
-        return entries if len(entries) > 1 else []
+        """Of all of them, a name for each kind of line; one needs none."""
+        names: dict[tuple[int, bool], str] = {}
+        for name, colour, dashed in (entry for chart in self.charts for entry in chart.legend):
+            names.setdefault((colour, dashed), name)
+        return [(name, *kind) for kind, name in names.items()] if len(names) > 1 else []
 
 
 @dataclass(frozen=True)
@@ -129,6 +139,11 @@ class Section:
     blocks: Sequence[Block]
 
     @property
+    def is_missing(self) -> bool:
+        """Whether it only says what makes it."""
+        return all(isinstance(block, Note) and block.level == "missing" for block in self.blocks)
+
+    @property
     def anchor(self) -> str:
         return re.sub(r"\W+", "-", self.title.lower())
 
@@ -161,8 +176,8 @@ def shown(cell: Cell) -> str:
 
 
 def is_number(cell: Cell) -> bool:
-    """Whether it is set to the right: a number, with a unit behind it or not."""
-    return not isinstance(cell, str) or bool(re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?( ?\S{1,8})?", cell))
+    """Whether it is a number, with a unit behind it or not, or none where there could be one."""
+    return not isinstance(cell, str) or bool(re.fullmatch(r"|–|[-+]?[\d.,]+(e[-+]?\d+)?( ?\D\S{0,7})?", cell))
 
 
 def markdown_text(text: str) -> str:
@@ -180,7 +195,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters |= {"shown": shown, "md": markdown_text}
-    found.tests |= {"number": is_number}
     return found
 
 

@@ -72,10 +72,13 @@ def report_at_end(folders: Sequence[Path]) -> Path | None:
 
 
 def sections(runs: Sequence[RunFiles], against: str | None) -> list[Section]:
-    """What a report says of runs; with the paper its figures come first."""
+    """What a report says of runs; with the paper its figures come first. What there is nothing of comes last."""
     theirs = against_paper(runs) if against else []
     parts = (overview, curves, times, answers, artifacts, quantization, benchmarks, operators)
-    return [*theirs, *(part(runs) for part in parts)]
+    made = [*theirs, *(part(runs) for part in parts)]
+    there = [section for section in made if not section.is_missing]
+    notes = [block for section in made if section.is_missing for block in section.blocks]
+    return [*there, Section("Not measured yet", notes)] if notes else there
 
 
 def _subtitle(runs: Sequence[RunFiles]) -> str:

@@ -72,5 +72,5 @@ def test_markdown_tables_keep_their_columns():
 
 
 def test_numbers_are_set_to_the_right():
-    assert all(map(is_number, [1, 0.5, None, "12", "0.20", "98.5 %", "1.3 MB", "12ms", "-3", "1e-05"]))
-    assert not any(map(is_number, ["", "a", "2 of 3 layers", "v1", "folder /photos"]))
+    assert all(map(is_number, [1, 0.5, None, "12", "0.20", "98.5 %", "1.3 MB", "12ms", "-3", "1e-05", "", "–"]))
+    assert not any(map(is_number, ["a", "2 of 3 layers", "v1", "folder /photos"]))

@@ -27,7 +27,7 @@ def test_a_run_that_has_only_begun(tmp_path):
     (tmp_path / "run" / "run.json").write_text('{"status": "failed", "reason": "no images"}')
     text = write_report([tmp_path / "run"], tmp_path / "report", made_by="the command").read_text()
     assert "no images" in text
-    assert "No epoch has been finished" in text
+    assert "no epoch has been finished" in text
 
 
 def test_runs_side_by_side_tell_the_speed_up(make_run, tmp_path):

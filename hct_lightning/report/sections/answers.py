@@ -1,6 +1,7 @@
 """What the network says of the validation images: confusion, ROC, precision and recall, calibration, best and worst."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ def answers(runs: Sequence[RunFiles]) -> Section:
     """Figures of every run that has predictions, and those of the best in detail."""
     judged = [(run, run.predictions) for run in runs if run.predictions]
     if not judged:
-        text = "There are no predictions on validation images. They are written by"
+        text = "Predictions on the validation images:"
         return Section("Predictions", [Note(text, command("validate", runs[0]), "missing")])
     blocks: list[Block] = []
     if len(judged) > 1:
@@ -44,9 +45,9 @@ def in_detail(found: Predictions) -> list[Block]:
     shown = [(found.classes[i], by_class[i]) for i in sorted(hardest)]
     roc = [Line(name, _from(0, c.false_positives), _from(0, c.recall), i) for i, (name, c) in enumerate(shown)]
     precision = [Line(name, _from(0, c.recall), _from(1, c.precision), i) for i, (name, c) in enumerate(shown)]
-    reliable = [Line("answers", calibration.confidence, calibration.accuracy, 7)]
+    reliable = [Line("answers by probability", calibration.confidence, calibration.accuracy, 7)]
     ece = f"Calibration: expected error {calibration.ece:.1%}"
-    square = {"unit_square": True}
+    draw = partial(line_chart, unit_square=True)
     checkpoint = f"{len(found.labels)} validation images, checkpoint {found.file.stem}: {found.accuracy:.2%} are right."
     return [
         Note(checkpoint),
@@ -54,11 +55,11 @@ def in_detail(found: Predictions) -> list[Block]:
         Table(["class", "images", "precision", "recall", "F1", "AUROC", "average precision"], _scores(found, by_class)),
         Charts(
             [
-                line_chart("ROC", roc, x="false positive rate", y="true positive rate", diagonal=True, **square),
-                line_chart("Precision and recall", precision, x="recall", y="precision", **square),
+                draw("ROC", roc, x="false positive rate", y="true positive rate", diagonal=True, marked=False),
+                draw("Precision and recall", precision, x="recall", y="precision", marked=False),
+                draw(ece, reliable, x="probability of the answer", y="share that is right", diagonal=True),
             ]
         ),
-        Charts([line_chart(ece, reliable, x="probability of the answer", y="share right", diagonal=True, **square)]),
         *_pictures("Least probability for the true class", found, found.worst()),
         *_pictures("Surest right answers", found, found.best()),
     ]
@@ -74,7 +75,7 @@ def _confusion(found: Predictions) -> list[Block]:
     if len(counts) <= MATRIX:
         rows = [[name, *row] for name, row in zip(found.classes, counts.tolist(), strict=True)]
         share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-        heat = [[0.0, *row] for row in (0.75 * share).tolist()]
+        heat = [[0.0, *row] for row in (0.6 * share).tolist()]
         return [Table(["true, predicted", *found.classes], rows, caption="Confusion", heat=heat)]
     np.fill_diagonal(counts, 0)
     most = np.argsort(-counts, axis=None, kind="stable")[:MATRIX]

@@ -20,7 +20,7 @@ def artifacts(runs: Sequence[RunFiles]) -> Section:
     """Size, time and accuracy of each."""
     made = [(run, name, about) for run in runs for name, about in run.artifacts.items()]
     if not made:
-        text = "Nothing has been exported. Artifacts of the best checkpoint are made by"
+        text = "Artifacts of the best checkpoint:"
         return Section("Artifacts", [Note(text, command("export", runs[0]), "missing")])
     rows, bars = [], []
     for run, name, about in made:
@@ -48,7 +48,7 @@ def quantization(runs: Sequence[RunFiles]) -> Section:
     measured = [(_name(runs, run, name), rows) for run in runs for name, rows in run.percentages.items()]
     if not measured:
         options = "export=[openvino_int8]", "export.percentages=[0,50,100]"
-        text = "Quantization of a part of the layers has not been measured. It is by"
+        text = "Quantization of a part of the layers:"
         return Section("Quantization by percentage", [Note(text, command("export", runs[0], *options), "missing")])
     charts = [
         line_chart(
@@ -69,7 +69,7 @@ def benchmarks(runs: Sequence[RunFiles]) -> Section:
     """The tables of `benchmark.json`, times as bars."""
     measured = [run for run in runs if run.benchmark]
     if not measured:
-        text = "No benchmark has been run. The artifacts are measured beside plain PyTorch by"
+        text = "Artifacts beside plain PyTorch:"
         missing = Note(text, command("benchmark", runs[0], "benchmark=inference"), "missing")
         return Section("Benchmark", [missing])
     blocks: list[Block] = []
@@ -92,7 +92,7 @@ def operators(runs: Sequence[RunFiles]) -> Section:
     """Where a step computes, by PyTorch's profiler."""
     profiled = [run for run in runs if run.operators]
     if not profiled:
-        text = "No step has been profiled. A few are, in a run of their own, by"
+        text = "The hottest operators of a step, by a run of their own:"
         again = f"{runs[0].command} debug=profile"
         return Section("Hottest operators", [Note(text, again, "missing")])
     blocks: list[Block] = []

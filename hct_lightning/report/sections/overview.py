@@ -33,7 +33,7 @@ def overview(runs: Sequence[RunFiles]) -> Section:
     columns = [dict(describe(run)) for run in runs]
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = [[name, *(column.get(name, "") for column in columns)] for name in names]
-    return Section("What ran", [Table(["", *(run.name for run in runs)], rows)])
+    return Section("What ran", [Table(["", *(run.name for run in runs)], rows, wraps=True)])
 
 
 def describe(run: RunFiles) -> list[Row]:

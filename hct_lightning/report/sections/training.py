@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from hct_lightning.report.charts import Line, line_chart
+from hct_lightning.report.charts import COLOURS, Line, line_chart
 from hct_lightning.report.files import RunFiles
 from hct_lightning.report.page import Bar, Bars, Block, Charts, Note, Section, Table
 
@@ -11,40 +11,38 @@ PARTS = {"loading": "load_s", "training": "train_s", "waiting": "wait_s"}
 CURVES = {
     "Loss": ("val/loss", "train/loss_epoch"),
     "Accuracy": ("val/accuracy", "train/accuracy"),
-    "Area under ROC": ("val/auroc", None),
 }
 
 
 def curves(runs: Sequence[RunFiles]) -> Section:
-    """Loss and accuracy by epoch, the learning rate by step; a colour a run."""
+    """Loss and accuracy by epoch, the learning rate by step; a colour a run, and no more runs than there are colours."""
+    drawn = sorted(runs, key=lambda run: -(run.accuracy or 0))[:COLOURS] if len(runs) > COLOURS else runs
     charts = []
     for title, keys in CURVES.items():
         lines = [
             _line(run, key, i, dashed=bool(dashed), several=len(runs) > 1)
-            for i, run in enumerate(runs)
+            for i, run in enumerate(drawn)
             for dashed, key in enumerate(keys)
-            if key
         ]
         charts.append(line_chart(title, lines, x="epoch"))
     rates = [
         _line(run, key, i, several=len(runs) > 1)
-        for i, run in enumerate(runs)
+        for i, run in enumerate(drawn)
         for key in [next((key for key in run.metrics if key.startswith("lr-")), "lr")]
     ]
     charts.append(line_chart("Learning rate", rates, x="step", from_zero=True))
     if not any(charts):
-        text = "No epoch has been finished, so metrics.csv has no curves. To go on with the run:"
+        text = "Curves: no epoch has been finished. To go on with the run:"
         return Section("Curves", [Note(text, f"python -m hct_lightning run={runs[0].folder}", "missing")])
-    return Section("Curves", [Charts(charts)])
+    some = [Note(f"The {COLOURS} most accurate of {len(runs)} runs.")] if len(drawn) < len(runs) else []
+    return Section("Curves", [*some, Charts(charts)])
 
 
 def _line(run: RunFiles, key: str, colour: int, *, dashed: bool = False, several: bool) -> Line:
     """Named by the run where there are several, and by what it shows."""
-    kind = "training" if dashed else "validation"
-    if key.startswith("lr"):
-        kind = ""
     points = run.metrics.get(key, [])
-    name = ", ".join(filter(None, [run.name if several else "", kind])) or run.name
+    kind = "learning rate" if key.startswith("lr") else "training" if dashed else "validation"
+    name = f"{run.name}, {kind}" if several else kind
     return Line(name, [x for x, _ in points], [y for _, y in points], colour=colour, dashed=dashed)
 
 
@@ -52,7 +50,7 @@ def times(runs: Sequence[RunFiles]) -> Section:
     """Seconds an epoch, and per image how many times as fast as the run on the fewest ranks."""
     timed = [run for run in runs if run.mean_s("run_s")]
     if not timed:
-        text = "No epoch has been finished, so there are no times."
+        text = "Times: no epoch has been finished."
         return Section("Time", [Note(text, level="missing")])
     slowest = min(timed, key=lambda run: run.ranks)
     rows = [row for run in timed for row in _time_rows(run, slowest if len(timed) > 1 else None)]
