@@ -57,6 +57,14 @@ def test_recompose_with_other_artifacts_keeps_what_all_exports_share(earlier):
     assert mine[1] not in args
 
 
+def test_the_report_of_a_sweep_is_made_in_its_folder_and_runs_no_point(tmp_path):
+    (tmp_path / "multirun.yaml").write_text("hydra: {overrides: {hydra: [], task: ['seed=1,2']}}\n")
+    args = recompose(["task=report", f"run={tmp_path}"])
+    assert {"task=report", f'run="{tmp_path}"', f'hydra.run.dir="{tmp_path}"'} <= set(args)
+    assert not {"-m", "seed=1,2"} & set(args)
+    assert "-m" in recompose([f"run={tmp_path}"])
+
+
 def test_recompose_finds_the_run_of_a_checkpoint_but_not_to_fine_tune(earlier):
     args = recompose(["task=predict", f"ckpt={earlier}/checkpoints/best.ckpt"])
     assert f'run="{earlier}"' in args
