@@ -1,35 +1,33 @@
 """What the best network said of the validation images: `validate/best.csv`, and small images of the best and worst."""
 
 from pathlib import Path
+from typing import Any
 
-import lightning
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from hct_lightning.training.answers import write_answers, write_thumbnails
-from hct_lightning.training.module import ImageClassifier
 
 
 class BestAnswers(Callback):
     """Writes the predictions each time that `checkpoints/best.ckpt` is about to be replaced, the images at the end."""
 
-    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        if trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
+        if trainer.sanity_checking or trainer.fast_dev_run:
             return
-        assert isinstance(module, ImageClassifier)
-        if _is_best(trainer) and trainer.is_global_zero and module.answers:
-            dataset = trainer.datamodule.dataset  # type: ignore[attr-defined]
+        if _is_best(trainer) and trainer.is_global_zero:
+            dataset = trainer.datamodule.dataset
             write_answers(_file(trainer), module.answers, dataset.catalogue.valid, dataset.classes)
 
-    def on_fit_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+    def on_fit_end(self, trainer: Any, module: Any) -> None:
         if trainer.is_global_zero:
-            write_thumbnails(_file(trainer), trainer.datamodule.dataset.reader)  # type: ignore[attr-defined]
+            write_thumbnails(_file(trainer), trainer.datamodule.dataset.reader)
 
 
-def _file(trainer: lightning.Trainer) -> Path:
+def _file(trainer: Any) -> Path:
     return Path(trainer.default_root_dir) / "validate" / "best.csv"
 
 
-def _is_best(trainer: lightning.Trainer) -> bool:
+def _is_best(trainer: Any) -> bool:
     """Whether ModelCheckpoint is going to keep this network as the best; all ranks ask."""
     best = trainer.checkpoint_callback
     if not isinstance(best, ModelCheckpoint) or best.monitor is None:

@@ -19,8 +19,8 @@ class Line:
     """Points that belong together. `colour` counts from 0; `ringed` are the indices of points that stand out."""
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Sequence[float] | np.ndarray
+    y: Sequence[float] | np.ndarray
     colour: int = 0
     dashed: bool = False
     ringed: Sequence[int] = ()

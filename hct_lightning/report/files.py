@@ -59,7 +59,9 @@ class RunFiles:
                             at = float(epoch) + 1 if epoch and EPOCHS.match(key) else step
                             found.setdefault(key, []).append((at, value))
         except (ValueError, KeyError, TypeError, csv.Error) as error:
-            raise ValueError(f"{path} is damaged: {error!r}; remove it, and the report leaves its curves out") from error
+            raise ValueError(
+                f"{path} is damaged: {error!r}; remove it, and the report leaves its curves out"
+            ) from error
         return found
 
     @cached_property
@@ -116,13 +118,16 @@ class RunFiles:
         values = [value for _, value in self.metrics.get(f"time/{part}", ())]
         return sum(values) / len(values) if values else None
 
-    def per_image_s(self, *parts: str) -> float | None:
-        """Seconds for each image of all ranks that parts of an epoch take, averaged over the epochs."""
+    def per_image(self, *parts: str) -> list[tuple[float, float]]:
+        """(epoch, seconds that parts of it took for each image of all ranks)."""
         columns = [self.metrics.get(f"time/{part}", ()) for part in (*parts, "run_s", "images_s")]
-        per_epoch = [[value for _, value in row] for row in zip(*columns, strict=False)]
-        if not per_epoch:
-            return None
-        return sum(sum(row[:-2]) / (row[-2] * row[-1]) for row in per_epoch) / len(per_epoch)
+        by_epoch = ((row[0][0], [value for _, value in row]) for row in zip(*columns, strict=False))
+        return [(epoch, sum(taken) / (run_s * images_s)) for epoch, (*taken, run_s, images_s) in by_epoch]
+
+    def per_image_s(self, *parts: str) -> float | None:
+        """The same, averaged over the epochs."""
+        seconds = [value for _, value in self.per_image(*parts)]
+        return sum(seconds) / len(seconds) if seconds else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -164,7 +169,9 @@ def open_runs(folders: Sequence[Path]) -> list[RunFiles]:
     folders = list(dict.fromkeys(folder.expanduser().resolve() for folder in folders))
     for folder in folders:
         if not (folder / "run.json").exists():
-            raise ValueError(f"{folder} is not the folder of a run: there is no run.json; give one that fitting has made")
+            raise ValueError(
+                f"{folder} is not the folder of a run: there is no run.json; give one that fitting has made"
+            )
     tails = range(1, 1 + max((len(folder.parts) for folder in folders), default=0))
     names = ([Path(*folder.parts[-n:]).as_posix() for folder in folders] for n in tails)
     return [RunFiles(*pair) for pair in zip(folders, next(n for n in names if len(set(n)) == len(n)), strict=True)]

@@ -177,7 +177,7 @@ def shown(cell: Cell) -> str:
 
 def is_number(cell: Cell) -> bool:
     """Whether it is a number, with a unit behind it or not, or none where there could be one."""
-    return not isinstance(cell, str) or bool(re.fullmatch(r"|–|[-+]?[\d.,]+(e[-+]?\d+)?( ?\D\S{0,7})?", cell))
+    return not isinstance(cell, str) or bool(re.fullmatch(r"|[-+]?[\d.,]+(e[-+]?\d+)?( ?\D\S{0,7})?", cell))
 
 
 def markdown_text(text: str) -> str:

@@ -65,7 +65,9 @@ def report_at_end(folders: Sequence[Path]) -> Path | None:
     """
     home = folders[0]
     try:
-        return write_report(folders, home / "report", made_by=shlex.join([*PROGRAM.split(), "task=report", f"run={home}"]))
+        return write_report(
+            folders, home / "report", made_by=shlex.join([*PROGRAM.split(), "task=report", f"run={home}"])
+        )
     except Exception as error:
         log.warning("no report was written: %s: %s", type(error).__name__, " ".join(str(error).split()))
         return None

@@ -88,7 +88,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         )
     if trainer.is_global_zero:
         report = None
-        if cfg.fit.report and not trainer.fast_dev_run:
+        if cfg.fit.report:
             beside = [Path(cfg.fit.against).expanduser()] if cfg.fit.against else []
             report = report_at_end([run.folder, *beside])
         show_results(run, trainer, timer.rows, report)

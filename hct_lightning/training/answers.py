@@ -34,7 +34,7 @@ def write_answers(file: Path, answers: Answers, split: Split, classes: Sequence[
         log.info("%d probabilities are too many for %s: it is left out", answers.logits.numel(), file)
         return
     paths = [split.paths[i] for i in answers.index.tolist()]
-    labels = [classes[label] for label in answers.labels.tolist()]
+    labels = [classes[label] for label in map(int, answers.labels)]
     rows = prediction_rows(paths, labels, list(classes), answers.logits.softmax(dim=1).numpy())
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, csv_text(rows))

@@ -75,7 +75,14 @@ def add_artifact(folder: Path, name: str, time_ms: float = 20.0) -> None:
         "runtime": "openvino",
         "precision": "int8",
         "size_bytes": 2_000_000,
-        "metrics": {"time_ms": time_ms, "images": 6, "accuracy": 0.8, "accuracy_fp32": 0.9, "agreement": 0.95, "sqnr_db": 30.0},
+        "metrics": {
+            "time_ms": time_ms,
+            "images": 6,
+            "accuracy": 0.8,
+            "accuracy_fp32": 0.9,
+            "agreement": 0.95,
+            "sqnr_db": 30.0,
+        },
     }
     (folder / "artifacts" / name).mkdir(parents=True)
     (folder / "artifacts" / name / "artifact.json").write_text(json.dumps(described))
@@ -108,14 +115,24 @@ def full_run(make_run) -> Path:
     add_artifact(folder, "openvino_int8")
     (folder / "export").mkdir()
     rows = [
-        {"percent": p, "accuracy": 0.9 - p / 1000, "agreement": 1.0, "size_bytes": 7e6 - 5e4 * p, "time_ms": 30 - p / 10}
+        {
+            "percent": p,
+            "accuracy": 0.9 - p / 1000,
+            "agreement": 1.0,
+            "size_bytes": 7e6 - 5e4 * p,
+            "time_ms": 30 - p / 10,
+        }
         for p in (0, 50, 100)
     ]
     (folder / "export" / "openvino_int8.json").write_text(json.dumps({"rows": rows, "sensitivity": {}}))
     (folder / "benchmark").mkdir()
     side = {"size": "64x64", "batch": 1, "device": "cpu"}
     sides = [{"side": name, **side, "p50_s": s} for name, s in (("plain eager", 0.2), ("torchscript", 0.1))]
-    found = {"title": "Inference", "rows": sides, "more": [{"title": "Accuracy", "rows": [{"side": "torchscript", "accuracy": 0.9}]}]}
+    found = {
+        "title": "Inference",
+        "rows": sides,
+        "more": [{"title": "Accuracy", "rows": [{"side": "torchscript", "accuracy": 0.9}]}],
+    }
     (folder / "benchmark" / "benchmark.json").write_text(json.dumps(found))
     (folder / "profile").mkdir()
     (folder / "profile" / "fit-summary-0.txt").write_text(PROFILE)

@@ -6,7 +6,16 @@ from hct_lightning.report.write import report_at_end, write_report
 def test_the_page_of_a_run_of_which_all_was_measured(full_run, tmp_path):
     page = write_report([full_run], tmp_path / "report", made_by="the command")
     text, summary = page.read_text(), page.with_name("report.md").read_text()
-    for title in ("What ran", "Curves", "Time", "Predictions", "Artifacts", "Benchmark", "Hottest operators", "Commands"):
+    for title in (
+        "What ran",
+        "Curves",
+        "Time",
+        "Predictions",
+        "Artifacts",
+        "Benchmark",
+        "Hottest operators",
+        "Commands",
+    ):
         assert f"<h2>{title}</h2>" in text
         assert f"## {title}\n" in summary
     assert 'class="missing"' not in text

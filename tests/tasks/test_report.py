@@ -17,9 +17,10 @@ def test_the_report_of_a_run_is_made_again(cli, trained, tmp_path):
     done = cli("task=report", f"run={trained}", "report.against=paper", cwd=tmp_path)
     assert done.stdout.strip() == str(trained / "report" / "report.html")
     assert "The paper: learning" in (trained / "report" / "report.html").read_text()
-    assert f"python -m hct_lightning task=report run={trained} report.against=paper" in (
-        trained / "report" / "report.md"
-    ).read_text()
+    assert (
+        f"python -m hct_lightning task=report run={trained} report.against=paper"
+        in (trained / "report" / "report.md").read_text()
+    )
     assert (trained / ".hydra" / "overrides.yaml").read_text() == before
 
 

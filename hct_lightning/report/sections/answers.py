@@ -91,7 +91,7 @@ def _scores(found: Predictions, by_class: Sequence[Curves]) -> list[list[str]]:
     for i, (name, curve) in enumerate(zip(found.classes, by_class, strict=True)):
         right, true, said = counts[i, i], counts[i].sum(), counts[:, i].sum()
         values = (_share(right, said), _share(right, true), _share(2 * right, true + said), curve.auroc, curve.ap)
-        rows.append([name, str(true), *("–" if np.isnan(value) else f"{value:.3f}" for value in values)])
+        rows.append([name, str(true), *("" if np.isnan(value) else f"{value:.3f}" for value in values)])
     return rows
 
 

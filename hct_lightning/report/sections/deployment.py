@@ -35,7 +35,13 @@ def artifacts(runs: Sequence[RunFiles]) -> Section:
 
 
 def _measured(metrics) -> list[str]:
-    shown = (("time_ms", ".1f"), ("accuracy", ".4f"), ("accuracy_fp32", ".4f"), ("agreement", ".4f"), ("sqnr_db", ".1f"))
+    shown = (
+        ("time_ms", ".1f"),
+        ("accuracy", ".4f"),
+        ("accuracy_fp32", ".4f"),
+        ("agreement", ".4f"),
+        ("sqnr_db", ".1f"),
+    )
     return [format(metrics[key], form) if key in metrics else "" for key, form in shown]
 
 
@@ -77,7 +83,11 @@ def benchmarks(runs: Sequence[RunFiles]) -> Section:
         if len(runs) > 1:
             blocks.append(Note(run.name, level="heading"))
         rows = run.benchmark["rows"]
-        timed = [row for row in rows if "p50_s" in row and row["size"] == rows[0]["size"] and row["batch"] == rows[0]["batch"]]
+        timed = [
+            row
+            for row in rows
+            if "p50_s" in row and row["size"] == rows[0]["size"] and row["batch"] == rows[0]["batch"]
+        ]
         if timed:
             bars = [Bar(row["side"], [row["p50_s"]], f"{1000 * row['p50_s']:.1f} ms") for row in timed]
             blocks.append(Bars("Median time of a call", sorted(bars, key=lambda bar: bar.parts[0])))

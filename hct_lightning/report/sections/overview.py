@@ -29,11 +29,14 @@ def key_figures(run: RunFiles) -> list[tuple[str, str]]:
 
 
 def overview(runs: Sequence[RunFiles]) -> Section:
-    """A column a run; what is the same for all stands in each, so that nothing has to be looked up."""
+    """A column a run; of several, what is the same for all stands apart."""
     columns = [dict(describe(run)) for run in runs]
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = [[name, *(column.get(name, "") for column in columns)] for name in names]
-    return Section("What ran", [Table(["", *(run.name for run in runs)], rows, wraps=True)])
+    own = [row for row in rows if len(runs) == 1 or len(set(row[1:])) > 1]
+    shared = [row[:2] for row in rows if row not in own]
+    found = [Table(["", *(run.name for run in runs)], own, wraps=True)]
+    return Section("What ran", [*found, Table(["", "all of them"], shared, wraps=True)] if shared else found)
 
 
 def describe(run: RunFiles) -> list[Row]:
@@ -57,7 +60,7 @@ def describe(run: RunFiles) -> list[Row]:
 def _data(data: Mapping[str, Any]) -> list[Row]:
     if not data:
         return []
-    small, large = (" × ".join(map(str, size)) for size in data["source_size"].values())
+    small, large = ("x".join(map(str, size)) for size in data["source_size"].values())
     decoding = data["decoding"]
     classes = data["counts"]["train"]
     few = ", ".join(classes) if len(classes) <= 12 else "see run.json"
@@ -66,7 +69,7 @@ def _data(data: Mapping[str, Any]) -> list[Row]:
         ("images", f"{data['images']['train']} to train, {data['images']['valid']} to validate"),
         ("classes", f"{len(classes)}: {few}"),
         ("files, px", small if small == large else f"{small} to {large}"),
-        ("network sees, px", f"{' × '.join(map(str, decoding['size']))}, {decoding['channels']} channel(s)"),
+        ("network sees, px", f"{'x'.join(map(str, decoding['size']))}, {decoding['channels']} channel(s)"),
         ("notes", "; ".join(data["notes"])),
     ]
 

@@ -93,6 +93,8 @@ def _time_rows(run: RunFiles, against: RunFiles | None) -> list[list[str]]:
     rows = [row + faster]
     epochs = run.record.get("epoch_times") or []
     for rank in range(run.ranks if run.ranks > 1 else 0):
-        means = (sum(epoch["ranks"][rank][part] for epoch in epochs) / len(epochs) for part in (*PARTS.values(), "run_s"))
+        means = (
+            sum(epoch["ranks"][rank][part] for epoch in epochs) / len(epochs) for part in (*PARTS.values(), "run_s")
+        )
         rows.append([f"rank {rank}", "", *(f"{mean:.2f}" for mean in means), "", *[""] * len(faster)])
     return rows

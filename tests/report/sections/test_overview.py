@@ -5,14 +5,16 @@ from hct_lightning.report.sections.overview import command, commands, duration, 
 
 
 def test_what_ran_on_what_on_which_data(make_run):
-    (table,) = overview(open_runs([make_run("a"), make_run("b", ranks=2)])).blocks
-    rows = {row[0]: row[1:] for row in table.rows}
-    assert table.header == ["", "a", "b"]
-    assert rows["ranks"] == ["1", "2"]
-    assert rows["data"] == ["folder /photos"] * 2
-    assert rows["files, px"][0] == "100 × 200 to 300 × 400"
-    assert rows["GPU"][0] == "none"
+    a, b = open_runs([make_run("a"), make_run("b", ranks=2)])
+    own, shared = (block.rows for block in overview([a, b]).blocks)
+    assert own == [["ranks", "1", "2"], ["folder", str(a.folder), str(b.folder)]]
+    rows = dict(shared)
+    assert rows["data"] == "folder /photos"
+    assert rows["files, px"] == "100x200 to 300x400"
+    assert rows["GPU"] == "none"
     assert "reason" not in rows
+    (alone,) = overview([a]).blocks
+    assert len(alone.rows) == len(own) + len(shared)
 
 
 def test_key_figures_and_commands(full_run):
@@ -26,7 +28,9 @@ def test_key_figures_and_commands(full_run):
     }
     (block,) = commands([run], "made by").blocks
     assert [text for _, text in block.commands] == [run.command, "made by"]
-    assert command("export", run, "export=[onnx]") == f"python -m hct_lightning task=export run={full_run} 'export=[onnx]'"
+    assert (
+        command("export", run, "export=[onnx]") == f"python -m hct_lightning task=export run={full_run} 'export=[onnx]'"
+    )
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(4.25, "4.2 s"), (72.5, "1 min 12 s"), (7260, "2 h 1 min")])
