@@ -160,11 +160,11 @@ class Page:
 
     def html(self) -> str:
         """A page that needs nothing beside itself: no file, no network, no script."""
-        return _template("page.html").render(page=self, css=_source("page.css"))
+        return _encodable(_template("page.html").render(page=self, css=_source("page.css")))
 
     def markdown(self) -> str:
         """The same without charts and images."""
-        text = _template("summary.md").render(page=self)
+        text = _encodable(_template("summary.md").render(page=self))
         return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
@@ -184,6 +184,11 @@ def markdown_text(text: str) -> str:
     """Text that Markdown shows as it is, in one line."""
     escaped = re.sub(r"([\\`*\[\]|#~])", r"\\\1", " ".join(str(text).split()))
     return html.escape(escaped, quote=False)
+
+
+def _encodable(text: str) -> str:
+    """Bytes of a file's name that are not UTF-8 can't stand in a page."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def _environment() -> Environment:

@@ -135,7 +135,7 @@ def read_predictions(path: Path) -> Predictions | None:
         ValueError: naming a file that is damaged.
     """
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", errors="surrogateescape") as file:  # a path may be any bytes
             header, *rows = csv.reader(file)
         classes = [name.removeprefix("p_") for name in header if name.startswith("p_")]
         first, label = header.index(f"p_{classes[0]}"), header.index("label")

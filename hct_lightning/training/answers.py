@@ -12,7 +12,7 @@ from hct_lightning.data.reading.geometry import resize
 from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.data.reading.readers import Reader
 from hct_lightning.report.predictions import prediction_rows, read_predictions
-from hct_lightning.runs.files import csv_text, open_whole, write_whole
+from hct_lightning.runs.files import csv_text, open_whole
 from hct_lightning.training.module import Answers
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,8 @@ def write_answers(file: Path, answers: Answers, split: Split, classes: Sequence[
     labels = [classes[label] for label in map(int, answers.labels)]
     rows = prediction_rows(paths, labels, list(classes), answers.logits.softmax(dim=1).numpy())
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, csv_text(rows))
+    with open_whole(file) as out:
+        out.write(csv_text(rows).encode(errors="surrogateescape"))  # a path may be any bytes
 
 
 def write_thumbnails(file: Path, reader: Reader) -> None:

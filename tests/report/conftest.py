@@ -60,9 +60,9 @@ def add_predictions(folder: Path) -> None:
     probabilities = np.full((6, 3), 0.1)
     probabilities[range(6), [0, 0, 1, 1, 2, 0]] = 0.8
     names = [CLASSES[i // 2] for i in range(6)]
-    rows = prediction_rows([f"/photos/{i}<i>.jpg" for i in range(6)], names, CLASSES, probabilities)
+    rows = prediction_rows([f"/photos/{i}<i>\udcff.jpg" for i in range(6)], names, CLASSES, probabilities)
     (folder / "validate" / "best").mkdir(parents=True)
-    with (folder / "validate" / "best.csv").open("w", newline="") as file:
+    with (folder / "validate" / "best.csv").open("w", newline="", errors="surrogateescape") as file:
         csv.writer(file).writerows(rows)
     for i in range(6):
         Image.new("RGB", (64, 48), (40 * i, 90, 120)).save(folder / "validate" / "best" / f"{i}.jpg")

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,11 +16,11 @@ from hct_lightning.training.module import Answers
 
 @pytest.fixture
 def split(tmp_path) -> Split:
-    """Four images, two a class; the last can't be read."""
-    paths = [str(tmp_path / f"{i}.png") for i in range(4)]
+    """Four images, two a class; the last can't be read, nor is its name UTF-8."""
+    paths = [str(tmp_path / f"{name}.png") for name in ("0", "1", "2", "\udcff")]
     for i, path in enumerate(paths[:3]):
         Image.new("L", (600, 300), 80 * i).save(path)
-    (tmp_path / "3.png").write_text("no image")
+    Path(paths[3]).write_text("no image")
     return Split(paths, [0, 1, 0, 1])
 
 
