@@ -19,13 +19,12 @@ from hct_lightning.runs.files import write_whole
 log = logging.getLogger(__name__)
 
 
-def write_report(folders: Sequence[Path], out: Path, *, made_by: str, against: str | None = None) -> Path:
-    """Writes `report.html` and `report.md`.
+def write_report(folders: Sequence[Path], home: Path, *, against: str | None = None) -> Path:
+    """Writes `report/report.html` and `report/report.md`.
 
     Args:
         folders: of runs and sweeps.
-        out: where the report goes; made when absent.
-        made_by: the command of the report, which it tells.
+        home: where `report/` goes, the first of them or another folder.
         against: `paper` lays the runs over the paper's figures.
 
     Returns:
@@ -36,6 +35,7 @@ def write_report(folders: Sequence[Path], out: Path, *, made_by: str, against: s
     """
     if against not in (None, "paper"):
         raise ValueError(f"report.against={against}: choose paper, or null; runs are laid side by side by report.runs")
+    folders = [folder.expanduser().resolve() for folder in folders]
     points, runs = [], []
     for folder in folders:
         if (folder / "run.json").exists() or not (found := read_points(folder)):
@@ -46,12 +46,17 @@ def write_report(folders: Sequence[Path], out: Path, *, made_by: str, against: s
             runs += [folder / point["name"] for point in found]
     opened = open_runs(runs)
     page = Page(
-        title=" and ".join(folder.resolve().name for folder in folders[:3]) + (" and more" if len(folders) > 3 else ""),
+        title=" and ".join(folder.name for folder in folders[:3]) + (" and more" if len(folders) > 3 else ""),
         subtitle=_subtitle(opened),
         status=str(opened[0].record.get("status") or "unknown") if len(opened) == 1 else "",
         figures=key_figures(opened[0]) if len(opened) == 1 else [],
-        sections=[*map(sweep, points), *sections(opened, against), commands(opened, made_by)],
+        sections=[
+            *map(sweep, points),
+            *_sections(opened, against),
+            commands(opened, _command(folders, home.resolve(), against)),
+        ],
     )
+    out = home / "report"
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "report.md", page.markdown())
     write_whole(out / "report.html", page.html())
@@ -63,17 +68,14 @@ def report_at_end(folders: Sequence[Path]) -> Path | None:
 
     None, and a warning, where it can't be made: that must not fail what has been trained.
     """
-    home = folders[0]
     try:
-        return write_report(
-            folders, home / "report", made_by=shlex.join([*PROGRAM.split(), "task=report", f"run={home}"])
-        )
+        return write_report(folders, folders[0])
     except Exception as error:
         log.warning("no report was written: %s: %s", type(error).__name__, " ".join(str(error).split()))
         return None
 
 
-def sections(runs: Sequence[RunFiles], against: str | None) -> list[Section]:
+def _sections(runs: Sequence[RunFiles], against: str | None) -> list[Section]:
     """What a report says of runs; with the paper its figures come first. What there is nothing of comes last."""
     theirs = against_paper(runs) if against else []
     parts = (overview, curves, times, answers, artifacts, quantization, benchmarks, operators)
@@ -81,6 +83,15 @@ def sections(runs: Sequence[RunFiles], against: str | None) -> list[Section]:
     there = [section for section in made if not section.is_missing]
     notes = [block for section in made if section.is_missing for block in section.blocks]
     return [*there, Section("Not measured yet", notes)] if notes else there
+
+
+def _command(folders: Sequence[Path], home: Path, against: str | None) -> str:
+    """What makes this report."""
+    of = [f"run={home}"] if folders[0] == home else []
+    beside = [str(folder) for folder in folders[len(of) :]]
+    runs = [f"report.runs=[{','.join(beside)}]"] if beside else []
+    paper = [f"report.against={against}"] if against else []
+    return shlex.join([*PROGRAM.split(), "task=report", *of, *runs, *paper])
 
 
 def _subtitle(runs: Sequence[RunFiles]) -> str:

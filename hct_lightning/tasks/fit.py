@@ -89,8 +89,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     if trainer.is_global_zero:
         report = None
         if cfg.fit.report:
-            beside = [Path(cfg.fit.against).expanduser()] if cfg.fit.against else []
-            report = report_at_end([run.folder, *beside])
+            report = report_at_end([run.folder, *([Path(cfg.fit.against)] if cfg.fit.against else [])])
         show_results(run, trainer, timer.rows, report)
         if cfg.fit.against:
             say_speed_up(timer.rows, cfg.fit.against)

@@ -117,9 +117,7 @@ class ImageClassifier(lightning.LightningModule):
             reduction="sum",
         )
         size = len(batch.labels)
-        labels = (
-            batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(dim=1)
-        )  # of mixed images the larger share
+        labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(dim=1)  # mixed: the larger share
         right = (logits.detach().argmax(dim=1) == labels).float().mean()
         self.log("train/accuracy", right, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         self.log(

@@ -43,7 +43,7 @@ def pages(full_run, make_run, sweep_of_three, trained, tmp_path) -> dict[str, Pa
         "paper": ([full_run, make_run("two-ranks", ranks=2)], "paper"),
         "sweep": ([sweep_of_three], None),
     }
-    return {name: write_report(runs, tmp_path / name, made_by="x" * 300, against=a) for name, (runs, a) in of.items()}
+    return {name: write_report(runs, tmp_path / name, against=a) for name, (runs, a) in of.items()}
 
 
 def test_the_pages_are_whole_on_a_phone_and_a_desktop_in_both_schemes(chromium, pages):

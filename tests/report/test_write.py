@@ -4,7 +4,7 @@ from hct_lightning.report.write import report_at_end, write_report
 
 
 def test_the_page_of_a_run_of_which_all_was_measured(full_run, tmp_path):
-    page = write_report([full_run], tmp_path / "report", made_by="the command")
+    page = write_report([full_run], tmp_path)
     text, summary = page.read_text(), page.with_name("report.md").read_text()
     for title in (
         "What ran",
@@ -26,7 +26,7 @@ def test_the_page_of_a_run_of_which_all_was_measured(full_run, tmp_path):
 
 
 def test_what_is_missing_is_said_with_the_command_that_makes_it(make_run, tmp_path):
-    page = write_report([make_run()], tmp_path / "report", made_by="the command").read_text()
+    page = write_report([make_run()], tmp_path).read_text()
     for command in ("task=validate", "task=export", "export.percentages", "benchmark=inference", "debug=profile"):
         assert command in page
 
@@ -34,13 +34,13 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(make_run, tmp_pa
 def test_a_run_that_has_only_begun(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text('{"status": "failed", "reason": "no images"}')
-    text = write_report([tmp_path / "run"], tmp_path / "report", made_by="the command").read_text()
+    text = write_report([tmp_path / "run"], tmp_path).read_text()
     assert "no images" in text
     assert "no epoch has been finished" in text
 
 
 def test_runs_side_by_side_tell_the_speed_up(make_run, tmp_path):
-    page = write_report([make_run("one"), make_run("two", ranks=2)], tmp_path / "report", made_by="the command")
+    page = write_report([make_run("one"), make_run("two", ranks=2)], tmp_path)
     summary = page.with_name("report.md").read_text()
     assert "2 runs, 2 of them completed" in summary
     (two,) = [line for line in summary.splitlines() if line.startswith("| two | 2 |")]
@@ -51,12 +51,12 @@ def test_runs_side_by_side_tell_the_speed_up(make_run, tmp_path):
 
 def test_the_paper_beside_runs(make_run, full_run, tmp_path):
     runs = [full_run, make_run("two", ranks=2)]
-    text = write_report(runs, tmp_path / "report", made_by="the command", against="paper").read_text()
+    text = write_report(runs, tmp_path, against="paper").read_text()
     for title in ("learning", "time of an epoch", "inference", "before and after quantization"):
         assert f"<h2>The paper: {title}</h2>" in text
     assert "paper, 4 GPUs" in text
     with pytest.raises(ValueError, match=r"report\.against=theirs: choose paper"):
-        write_report(runs, tmp_path / "report", made_by="the command", against="theirs")
+        write_report(runs, tmp_path, against="theirs")
 
 
 def test_a_report_that_fails_is_a_line(make_run, caplog):

@@ -1,6 +1,7 @@
 """Artifacts, quantization by percentage, what a benchmark measured, and the hottest operators."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hct_lightning.report.charts import Line, line_chart
 from hct_lightning.report.files import RunFiles
@@ -34,7 +35,7 @@ def artifacts(runs: Sequence[RunFiles]) -> Section:
     return Section("Artifacts", [Table(header, rows, caption), Bars("Time of an image", bars)])
 
 
-def _measured(metrics) -> list[str]:
+def _measured(metrics: Mapping[str, Any]) -> list[str]:
     shown = (
         ("time_ms", ".1f"),
         ("accuracy", ".4f"),
@@ -76,20 +77,18 @@ def benchmarks(runs: Sequence[RunFiles]) -> Section:
     measured = [run for run in runs if run.benchmark]
     if not measured:
         text = "Artifacts beside plain PyTorch:"
-        missing = Note(text, command("benchmark", runs[0], "benchmark=inference"), "missing")
-        return Section("Benchmark", [missing])
+        return Section("Benchmark", [Note(text, command("benchmark", runs[0], "benchmark=inference"), "missing")])
     blocks: list[Block] = []
     for run in measured:
         if len(runs) > 1:
             blocks.append(Note(run.name, level="heading"))
         rows = run.benchmark["rows"]
-        timed = [
-            row
+        bars = [
+            Bar(row["side"], [row["p50_s"]], f"{1000 * row['p50_s']:.1f} ms")
             for row in rows
-            if "p50_s" in row and row["size"] == rows[0]["size"] and row["batch"] == rows[0]["batch"]
+            if "p50_s" in row and (row["size"], row["batch"]) == (rows[0]["size"], rows[0]["batch"])
         ]
-        if timed:
-            bars = [Bar(row["side"], [row["p50_s"]], f"{1000 * row['p50_s']:.1f} ms") for row in timed]
+        if bars:
             blocks.append(Bars("Median time of a call", sorted(bars, key=lambda bar: bar.parts[0])))
         for part in (run.benchmark, *run.benchmark.get("more", [])):
             if part["rows"]:

@@ -25,11 +25,7 @@ def curves(runs: Sequence[RunFiles]) -> Section:
             for dashed, key in enumerate(keys)
         ]
         charts.append(line_chart(title, lines, x="epoch"))
-    rates = [
-        _line(run, key, i, several=len(runs) > 1)
-        for i, run in enumerate(drawn)
-        for key in [next((key for key in run.metrics if key.startswith("lr-")), "lr")]
-    ]
+    rates = [_line(run, "lr-", i, several=len(runs) > 1) for i, run in enumerate(drawn)]
     charts.append(line_chart("Learning rate", rates, x="step", from_zero=True))
     if not any(charts):
         text = "Curves: no epoch has been finished. To go on with the run:"
@@ -39,8 +35,8 @@ def curves(runs: Sequence[RunFiles]) -> Section:
 
 
 def _line(run: RunFiles, key: str, colour: int, *, dashed: bool = False, several: bool) -> Line:
-    """Named by the run where there are several, and by what it shows."""
-    points = run.metrics.get(key, [])
+    """Of the first metric that begins with `key`; named by the run where there are several, and by what it shows."""
+    points = next((points for name, points in run.metrics.items() if name.startswith(key)), [])
     kind = "learning rate" if key.startswith("lr") else "training" if dashed else "validation"
     name = f"{run.name}, {kind}" if several else kind
     return Line(name, [x for x, _ in points], [y for _, y in points], colour=colour, dashed=dashed)
