@@ -55,7 +55,7 @@ lint: install
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: lint
 	$(BIN)/python -m pytest -m 'not slurm'

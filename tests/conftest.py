@@ -34,7 +34,27 @@ TINY = (
     "export.evaluation=10",
 )
 
+# The files that take longest start first: two workers then end at nearly the same time.
+LONGEST = (
+    "parallel/test_ddp.py",
+    "tasks/test_fit.py",
+    "deploy/runtimes/test_runtimes.py",
+    "deploy/test_cpp.py",
+    "tasks/test_prepare.py",
+    "cli/test_sweep.py",
+    "training/test_memory_plan.py",
+    "runs/test_endings.py",
+    "tasks/test_export.py",
+    "tasks/test_inspect.py",
+    "tasks/test_predict.py",
+)
+
 Cli = Callable[..., subprocess.CompletedProcess]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,7 @@ def test_console_script_completes(environment, tmp_path):
     assert set(done.stdout.split()) == {"optim=adam", "optim=adamw"}
 
 
+@pytest.mark.slow
 def test_wheel_has_one_top_level_name_and_runs_from_anywhere(environment, tmp_path):
     pytest.importorskip("setuptools")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]

@@ -1,6 +1,7 @@
 """`python -m hct_lightning` without its seconds of imports: a process that has made them, and forks for every call.
 
-timm is not among them: it imports wandb, which makes a temporary folder for the process and removes it at its end.
+wandb is not among them, and timm is imported as where there is no wandb: wandb makes a temporary folder for the
+process that imports it, and each fork would remove it at its end.
 
 Reads a JSON object a line from standard input, {args, cwd, stdout, stderr}, the last two being files, and answers
 with the exit status. What is imported is what others wrote; hct_lightning itself starts anew in each call.
@@ -17,6 +18,11 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as app.main: read when 
 import hydra  # noqa: F401
 import lightning  # noqa: F401
 import torchmetrics.classification  # noqa: F401
+
+sys.modules["wandb"] = None  # pyright: ignore[reportArgumentType]
+import timm  # noqa: E402, F401
+
+del sys.modules["wandb"]
 
 
 def become(call: dict[str, Any]) -> None:

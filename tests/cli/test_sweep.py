@@ -18,23 +18,24 @@ def records(sweep: Path) -> list[dict]:
     return [json.loads(file.read_text()) for file in sorted(sweep.glob("*/run.json"))]
 
 
-def test_a_point_that_fails_is_recorded_and_the_others_run(cli, tiny, tmp_path):
-    """The first asks for a batch that is larger than the data; the second has two ranks."""
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_point_that_fails_is_recorded_and_the_others_run(cli, tiny, tmp_path, ranks):
+    """The first asks for a batch that is larger than the data."""
     done = cli(
         "-m",
         *tiny,
         *SHORT,
         "data.batch_size=400,4",
-        "trainer.devices=2",
+        f"trainer.devices={ranks}",
         f"hydra.sweep.dir={tmp_path}/sweep",
         cwd=tmp_path,
         status=1,
     )
     failed, completed = records(tmp_path / "sweep")
     assert failed["status"] == "failed"
-    assert "fewer than one global batch of 800" in failed["reason"]
+    assert f"fewer than one global batch of {400 * ranks}" in failed["reason"]
     assert completed["status"] == "completed"
-    assert completed["global_batch"] == 8
+    assert completed["global_batch"] == 4 * ranks
     points = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
     assert [point["options"] for point in points] == [
         {"data.batch_size": 400},

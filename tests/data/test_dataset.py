@@ -61,5 +61,9 @@ def test_a_store_knows_how_it_was_read(pictures):
     assert dataset.decoding == found.prepared.decoding
     with pytest.raises(ValueError, match=r"prepared with data\.geometry=cover, not paper"):
         opened(found, {"size": None, "geometry": "paper"})
+    with pytest.raises(ValueError, match=r"prepared with data\.channels=3, not 1"):
+        opened(found, {"size": None, "channels": 1})
+    with pytest.raises(ValueError, match=r"prepared with data\.window=None, not"):
+        opened(found, {"size": None, "window": [0, 100]})
     with pytest.raises(ValueError, match=r"data\.resolution and data\.geometry are null; only data=store"):
         opened(pictures, {"size": None})

@@ -66,6 +66,7 @@ def test_same_weights_after_ten_steps(cli, one_process, tmp_path, options):
     assert (a - b).norm() < 0.01 * b.norm()
 
 
+@pytest.mark.slow
 def test_resumed_on_another_number_of_ranks_the_global_batches_are_the_same(environment, cli, one_process, tmp_path):
     """Two ranks killed in the middle of an epoch; one goes on, in micro-batches."""
     run = tmp_path / "run"

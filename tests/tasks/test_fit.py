@@ -124,6 +124,7 @@ def test_ctrl_c_says_how_to_go_on(trained, environment, tiny, tmp_path):
     load_checkpoint(run / "checkpoints" / "last.ckpt")
 
 
+@pytest.mark.slow
 def test_resuming_at_the_end_of_an_epoch_is_bitwise_too_and_can_go_further(cli, trained, tiny, tmp_path):
     one = (*tiny[:5], "trainer.max_epochs=1", "schedule=constant")
     two = (*tiny[:5], "trainer.max_epochs=2", "schedule=constant")

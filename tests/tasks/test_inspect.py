@@ -54,4 +54,3 @@ def test_inspect_of_a_store_says_what_it_was_made_of(cli, pictures, tmp_path):
     assert (found["channels"], found["unreadable"]) == ({"3": 16}, {})
     command = done.stdout.strip().splitlines()[-1]
     assert command.startswith("python -m hct_lightning data=store data.root=store")
-    cli(*command.split()[3:], *BRIEF, "trainer.max_steps=1", cwd=tmp_path)

@@ -1,7 +1,6 @@
 """Preparing data and training from the store, through the real command line."""
 
 import json
-import re
 import shutil
 
 import pytest
@@ -21,14 +20,8 @@ def test_prepare_then_train_from_the_store(cli, pictures, tmp_path):
     assert record["data"]["images"] == {"train": 12, "valid": 4}
     assert record["data"]["source"].startswith(f"store {tmp_path}/store (raw) of folder")
     assert record["data"]["mean"] != pytest.approx([0.485, 0.456, 0.406], abs=1e-4)
-    for wrong, message in (
-        ("data.resolution=256", r"store holds 128x128 images, of which data\.resolution=256x256"),
-        ("data.geometry=paper", r"prepared with data\.geometry=cover, not paper"),
-        ("data.channels=1", r"prepared with data\.channels=3, not 1"),
-        ("data.window=[0,100]", r"prepared with data\.window=None, not"),
-    ):
-        done = cli(*store, wrong, "hydra.run.dir=wrong", cwd=tmp_path, status=1)
-        assert re.search(message, done.stderr), done.stderr
+    done = cli(*store, "data.geometry=paper", "hydra.run.dir=wrong", cwd=tmp_path, status=1)
+    assert "prepared with data.geometry=cover, not paper" in done.stderr
 
 
 def test_training_from_a_store_ends_bitwise_where_training_from_files_ends(cli, pictures, tmp_path):
