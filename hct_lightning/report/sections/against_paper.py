@@ -1,6 +1,7 @@
 """One's own runs laid over the paper's curves, tables and figures."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from hct_lightning.report import paper
 from hct_lightning.report.charts import Chart, Line, line_chart
@@ -104,17 +105,19 @@ def inference(runs: Sequence[RunFiles]) -> Section:
     """Eager against graph, Python against C++: seconds, and how long beside eager fp32 on the same machine."""
     measured = next(filter(None, map(_measured, runs)), {})
     theirs = [row for row in paper.inference() if row.device == "cpu" and row.batch == 1]
-    eager = {PAPER: theirs[0].seconds, PLAIN: measured.get(theirs[0].plain), OURS: measured.get(theirs[0].plain)}
     rows, bars = [], []
     for row in theirs:
-        seconds = {PAPER: row.seconds, PLAIN: measured.get(row.plain), OURS: measured.get(row.ours)}
-        rows.append([row.what, *(f"{s:.3f}" if s else "" for s in seconds.values()), row.ours or ""])
-        for colour, (who, own) in zip((7, 1, 0), seconds.items(), strict=True):
-            if own and (base := eager[who]):
-                bars.append(Bar(f"{row.what}: {who}", [own / base], f"{own / base:.2f}", colour))
-    header = ["one image on the CPU", *(f"{who}, s" for who in eager), "which is"]
-    sizes = [run.benchmark["rows"][0]["size"] for run in runs if _measured(run)]
-    caption = f"The paper at {paper.SIZE} px, here at {sizes[0]}" if sizes else ""
+        here = {who: measured.get(side or "", {}) for who, side in ((PLAIN, row.plain), (OURS, row.ours))}
+        seconds = (f"{found['p50_s']:.3f}" if found else "" for found in here.values())
+        rows.append([row.what, f"{row.seconds:.3f}", *seconds, row.ours or ""])
+        relative = {PAPER: row.seconds / theirs[0].seconds}
+        # Measured in the same rounds: the medians of sides that had their turns at other times say less.
+        relative |= {who: 1 / found["speed"] for who, found in here.items() if found.get("speed")}
+        for colour, who in ((7, PAPER), (1, PLAIN), (0, OURS)):
+            if who in relative:
+                bars.append(Bar(f"{row.what}: {who}", [relative[who]], f"{relative[who]:.2f}", colour))
+    header = ["one image on the CPU", *(f"{who}, s" for who in (PAPER, PLAIN, OURS)), "which is"]
+    caption = f"The paper at {paper.SIZE} px, here at {next(iter(measured.values()))['size']}" if measured else ""
     blocks: list[Block] = [Table(header, rows, caption), Bars("Time beside plain eager fp32 on the same machine", bars)]
     if not measured:
         options = "benchmark=inference", "benchmark.paper=true"
@@ -126,11 +129,11 @@ def inference(runs: Sequence[RunFiles]) -> Section:
     return Section("The paper: inference", [*blocks, Note(note)])
 
 
-def _measured(run: RunFiles) -> dict[str | None, float]:
-    """By side the median seconds of `benchmark=inference` on the CPU, one image a call, at the first size."""
+def _measured(run: RunFiles) -> dict[str, Mapping[str, Any]]:
+    """By side the rows of `benchmark=inference` on the CPU, one image a call, at the first size."""
     rows = [row for row in run.benchmark.get("rows", []) if "p50_s" in row]
-    here = [row for row in rows if row["device"] == "cpu" and row["batch"] == 1 and row["size"] == rows[0]["size"]]
-    return {row["side"]: row["p50_s"] for row in here}
+    here = [row for row in rows if (row["device"], row["batch"], row["size"]) == ("cpu", 1, rows[0]["size"])]
+    return {row["side"]: row for row in here}
 
 
 def quantization(runs: Sequence[RunFiles]) -> Section:

@@ -25,7 +25,10 @@ def answers(runs: Sequence[RunFiles]) -> Section:
         return Section("Predictions", [Note(text, command("validate", runs[0]), "missing")])
     blocks: list[Block] = []
     if len(judged) > 1:
-        rows = [[run.name, len(found.labels), found.accuracy, reliability(found).ece] for run, found in judged]
+        rows = [
+            [run.name, len(found.labels), f"{found.accuracy:.2%}", f"{reliability(found).ece:.2%}"]
+            for run, found in judged
+        ]
         blocks.append(Table(["run", "images", "accuracy", "calibration error"], rows))
     if len(judged) > IN_DETAIL:
         best = max(judged, key=lambda pair: pair[1].accuracy)

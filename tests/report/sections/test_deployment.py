@@ -18,7 +18,7 @@ def test_quantization_by_percentage(full_run):
 def test_a_benchmarks_tables_and_bars(full_run):
     bars, rows, more = benchmarks(open_runs([full_run])).blocks
     assert [(bar.name, bar.text) for bar in bars.bars] == [("torchscript", "100.0 ms"), ("plain eager", "200.0 ms")]
-    assert rows.header == ["side", "size", "batch", "device", "p50_s"]
+    assert rows.header == ["side", "size", "batch", "device", "p50_s", "speed"]
     assert more.rows == [["torchscript", 0.9]]
 
 
