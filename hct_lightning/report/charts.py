@@ -91,8 +91,8 @@ def line_chart(
 
 def ticks(low: float, high: float, least: float = 0) -> list[float]:
     """Round numbers, about five and at least `least` apart, from `low` or below to `high` or above."""
-    if not high > low:
-        low, high = (low - 1, low + 1) if low else (0, 1)
+    if not high > low:  # one value: from zero to it
+        low, high = (min(0, low), max(0, high)) if low else (0, 1)
     rough = max((high - low) / 4, least)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))

@@ -94,8 +94,8 @@ class RunFiles:
 
     @property
     def ranks(self) -> int:
-        times = self.record.get("epoch_times") or [{}]
-        return len(times[0].get("ranks") or [0])
+        """Processes that trained together."""
+        return (self.record.get("memory_plan") or {}).get("ranks", 1)
 
     @property
     def accuracy(self) -> float | None:

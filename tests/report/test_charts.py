@@ -18,6 +18,10 @@ def test_ticks_are_few_and_round_and_enclose(low, high):
     assert steps == {1}
 
 
+def test_one_value_is_shown_from_zero():
+    assert ticks(1, 1) == [0, 0.25, 0.5, 0.75, 1]
+
+
 def test_the_drawing_is_svg_whose_points_lie_inside():
     chart = line_chart("Loss", [Line("<run> & co", [1, 2, 3], [0.5, math.nan, 2.5])], x="epoch")
     svg = ElementTree.fromstring(chart.svg)

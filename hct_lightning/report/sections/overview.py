@@ -50,7 +50,7 @@ def describe(run: RunFiles) -> list[Row]:
         *_data(record.get("data") or {}),
         ("global batch", record.get("global_batch")),
         *_machine(record.get("machine") or {}),
-        ("ranks", run.ranks if record.get("epoch_times") else None),
+        ("ranks", run.ranks if record.get("memory_plan") else None),
         ("versions", ", ".join(f"{name} {version}" for name, version in (record.get("versions") or {}).items())),
         ("folder", str(run.folder)),
     ]

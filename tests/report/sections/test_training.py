@@ -1,3 +1,5 @@
+import json
+
 from hct_lightning.report.charts import COLOURS
 from hct_lightning.report.files import open_runs
 from hct_lightning.report.sections.training import curves, times
@@ -26,3 +28,12 @@ def test_times_of_one_run_and_of_several(make_run):
     assert table.rows[1][0] == "rank 0"
     assert table.rows[-1][-3:] == ["1.00", "1.00", "1.00"]
     assert sum(bars.bars[0].parts) < sum(bars.bars[1].parts)
+
+
+def test_a_run_that_was_resumed_when_all_epochs_were_done_has_its_ranks(make_run):
+    """`run.json` has the times of the epochs since then, metrics.csv those of all."""
+    folder = make_run(ranks=2)
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"epoch_times": []}))
+    table, _ = times(open_runs([folder])).blocks
+    assert [row[:3] for row in table.rows] == [["run", "2", "0.10"]]
