@@ -1,11 +1,14 @@
 """What the best network said of the validation images: `validate/best.csv`, and small images of the best and worst."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from hct_lightning.training.answers import write_answers, write_thumbnails
+
+log = logging.getLogger(__name__)
 
 
 class BestAnswers(Callback):
@@ -20,7 +23,10 @@ class BestAnswers(Callback):
 
     def on_fit_end(self, trainer: Any, module: Any) -> None:
         if trainer.is_global_zero:
-            write_thumbnails(_file(trainer), trainer.datamodule.dataset.reader)
+            try:
+                write_thumbnails(_file(trainer), trainer.datamodule.dataset.reader)
+            except (OSError, ValueError) as error:  # what has been trained is worth more than its report
+                log.warning("no small images for the report: %s", error)
 
 
 def _file(trainer: Any) -> Path:

@@ -2,10 +2,12 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+from hct_lightning.callbacks.best_answers import BestAnswers
 from hct_lightning.report.predictions import read_predictions
 
 
@@ -24,6 +26,15 @@ def test_small_images_of_the_best_and_the_worst_lie_beside(trained):
     with Image.open(shown.pop()) as image:
         assert image.format == "JPEG"
         assert max(image.size) <= 256
+
+
+def test_small_images_that_fail_are_a_warning(tmp_path, caplog):
+    (tmp_path / "validate").mkdir()
+    (tmp_path / "validate" / "best.csv").write_text("nothing of ours")
+    data = SimpleNamespace(dataset=SimpleNamespace(reader=None))
+    BestAnswers().on_fit_end(SimpleNamespace(is_global_zero=True, default_root_dir=tmp_path, datamodule=data), None)
+    assert "no small images for the report: " in caplog.text
+    assert "best.csv is damaged" in caplog.text
 
 
 def test_training_accuracy_is_logged_every_epoch(trained):
