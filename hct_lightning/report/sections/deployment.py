@@ -9,6 +9,7 @@ from hct_lightning.report.page import Bar, Bars, Block, Charts, Note, Section, T
 from hct_lightning.report.sections.overview import command
 
 OPERATORS = 15  # that are shown
+SPANS = ("[pl]", "ProfilerStep")  # rows of the loop around the operators
 MEASURES = {  # of quantization by percentage: the key in its rows, and what it is divided by
     "Accuracy": ("accuracy", 1),
     "Agreement with fp32": ("agreement", 1),
@@ -111,7 +112,8 @@ def operators(runs: Sequence[RunFiles]) -> Section:
         gpu = any("Self CUDA %" in row for row in run.operators)
         share, total = ("Self CUDA %", "Self CUDA") if gpu else ("Self CPU %", "Self CPU")
         names = ["Name", share, total, "# of Calls"]
-        hottest = sorted(run.operators, key=lambda row: -_percent(row.get(share)))[:OPERATORS]
+        found = [row for row in run.operators if not row["Name"].startswith(SPANS)]
+        hottest = sorted(found, key=lambda row: -_percent(row.get(share)))[:OPERATORS]
         blocks.append(Table(names, [[row.get(name, "") for name in names] for row in hottest]))
     return Section("Hottest operators", blocks)
 
