@@ -150,7 +150,7 @@ def test_options_that_are_named_exist():
 
 def arguments(command: str, run: Path) -> list[str]:
     """A command's arguments: earlier runs, sweeps and weights that it names are those of `run`."""
-    text = re.sub(r"\bRUN\b|multirun/\.\.\.", str(run), command)
+    text = re.sub(r"\b(RUN|OTHER)\b|multirun/\.\.\.", str(run), command)
     text = text.replace("weights.ckpt", str(run / "checkpoints" / "best.ckpt"))
     return shlex.split(text)[len(HCT) :]
 

@@ -116,17 +116,18 @@ def recompose(argv: list[str]) -> list[str]:
         return argv
     folder = Path(run).expanduser().resolve()
     check_links(folder)
-    if (folder / "multirun.yaml").exists():
+    sweep = (folder / "multirun.yaml").exists()
+    if sweep and verb != "report":
         del given["run"]
         with suppress(OSError):  # paths mean what they meant where the sweep began
             os.chdir(began_in(folder / "multirun.yaml"))
         return [*flags, "-m", *_of_sweep(folder, given), *given.values(), f'hydra.sweep.dir="{folder}"']
-    if not (folder / BEGUN).exists():
+    if not sweep and not (folder / BEGUN).exists():
         raise ValueError(
             f"run={run} is not the folder of an earlier run: there is no {folder / BEGUN}; "
             "give the folder that holds checkpoints/ and run.json"
         )
-    recorded = _recorded(folder)
+    recorded = [] if sweep else _recorded(folder)
     believed = [override for override in recorded if is_believed(override)]
     new = {key for key, override in given.items() if override not in believed}
     earlier = [override for override in believed if _still_meant(key_of(override), new)]

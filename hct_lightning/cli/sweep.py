@@ -92,7 +92,11 @@ class ReportSweep(Callback):
     """When a sweep has ended: its table and figure; exit status 1 when a point has failed."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        from hct_lightning.report import sweep  # matplotlib is slow to import
+        from hct_lightning.report import sweep, write  # slow to import
 
-        if not sweep.report(Path(config.hydra.sweep.dir)):
+        folder = Path(config.hydra.sweep.dir)
+        completed = sweep.report(folder)
+        if config.fit.report and (page := write.report_at_end([folder])):
+            print(page)
+        if not completed:
             sys.exit(1)

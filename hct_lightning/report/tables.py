@@ -38,7 +38,7 @@ def describe(summary: dict[str, Any]) -> None:
         log.info("  note: %s", note)
 
 
-def show_results(run: Run, trainer: Any, times: list[dict[str, float]]) -> None:
+def show_results(run: Run, trainer: Any, times: list[dict[str, float]], report: Path | None = None) -> None:
     """Tables of results and times, and where things lie, on standard output."""
     metrics = run.record["metrics"]
     scores = Table("", "last epoch", title="Validation", title_justify="left")
@@ -58,6 +58,8 @@ def show_results(run: Run, trainer: Any, times: list[dict[str, float]]) -> None:
         size = f"{description['size_bytes'] / 1e6:.2f} MB"
         places.add_row(f"artifact {name}, {size}", f"artifacts/{name}/")
     places.add_row("every metric", "metrics.csv")
+    if report:
+        places.add_row("report", str(report.relative_to(run.folder)))
     console = results()
     for table in (scores, clock, places):
         if table.row_count:

@@ -33,6 +33,7 @@ from hct_lightning.machine.facts import machine_facts
 from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
 from hct_lightning.models import FromPixels
 from hct_lightning.report.tables import describe, epoch_times_of, say_speed_up, show_results
+from hct_lightning.report.write import report_at_end
 from hct_lightning.runs import out_of_memory
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import begin_network, check_resumable, load_checkpoint
@@ -110,7 +111,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         record_results(run, trainer, module, timer, earlier)
     if trainer.is_global_zero:
-        show_results(run, trainer, timer.rows)
+        beside = [Path(cfg.fit.against)] if cfg.fit.against else []
+        report = report_at_end([run.folder, *beside]) if cfg.fit.report else None
+        show_results(run, trainer, timer.rows, report)
         if against and timer.rows:
             say_speed_up(timer.rows, against, cfg.fit.against)
 

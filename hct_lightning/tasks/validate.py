@@ -23,8 +23,9 @@ from hct_lightning.machine.devices import choose_devices
 from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
 from hct_lightning.machine.runtime import resolve_precision
 from hct_lightning.runs.console import results
-from hct_lightning.runs.files import csv_text, write_whole
+from hct_lightning.runs.files import write_whole
 from hct_lightning.runs.folder import Run
+from hct_lightning.training.answers import write_answers, write_thumbnails
 from hct_lightning.training.checkpoints import load_network
 from hct_lightning.training.inference_memory import images_at_a_time
 from hct_lightning.training.module import Answers, ImageClassifier
@@ -99,8 +100,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
         name = checkpoint.stem if checkpoint.parent == folder / "checkpoints" else "metrics"
         out = folder / "validate" / f"{name if side == 'valid' else f'{name}-{side}'}.json"
         out.parent.mkdir(exist_ok=True)
-        write_whole(out.with_suffix(".csv"), csv_text([list(rows[0]), *(list(row.values()) for row in rows)]))
         write_whole(out, json.dumps(result, indent=2) + "\n")
+        write_answers(out.with_suffix(".csv"), module.answers, split, dataset.classes)
+        write_thumbnails(out.with_suffix(".csv"), dataset.reader)
         show(result, out)
 
 
@@ -119,15 +121,13 @@ def chosen_split(catalogue: Catalogue, side: str, by: Sequence[str]) -> Split:
     return split
 
 
-def answered(split: Split, answers: Answers, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """A row an image: path, label, the class that the network says, probabilities, and the image's tags."""
-    rows = []
-    for i, probabilities in zip(answers.index.tolist(), answers.logits.softmax(dim=1).tolist(), strict=True):
-        row = {"path": split.paths[i], "label": classes[split.labels[i]]}
-        row["class"] = classes[max(range(len(classes)), key=probabilities.__getitem__)]
-        row |= {f"p_{name}": f"{p:.6f}" for name, p in zip(classes, probabilities, strict=True)}
-        rows.append(row | {name: value for name, value in split.tags_of(i).items() if name not in row})
-    return rows
+def answered(split: Split, answers: Answers, classes: Sequence[str]) -> list[dict[str, str]]:
+    """Of each image its tags, its label, and the class that the network says."""
+    winners = answers.logits.argmax(dim=1).tolist()
+    return [
+        split.tags_of(i) | {"label": classes[split.labels[i]], "class": classes[winner]}
+        for i, winner in zip(answers.index.tolist(), winners, strict=True)
+    ]
 
 
 def accuracy_by(column: str, rows: list[dict[str, Any]]) -> dict[str, Any]:

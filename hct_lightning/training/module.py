@@ -56,9 +56,9 @@ class ImageClassifier(lightning.LightningModule):
         label_smoothing: of the cross-entropy.
         spec: saved in checkpoints; without it they can't be used apart from their run.
 
-    Logs `train/loss_epoch`, `train/loss_step` (of the first rank's last micro-batch), `val/loss`, `val/accuracy`,
-    `val/balanced_accuracy`, `val/f1` (macro) and `val/auroc` (macro, one against the rest); all but the losses are
-    fractions.
+    Logs `train/loss_epoch`, `train/loss_step` (of the first rank's last micro-batch), `train/accuracy`, `val/loss`,
+    `val/accuracy`, `val/balanced_accuracy`, `val/f1` (macro) and `val/auroc` (macro, one against the rest); all but
+    the losses are fractions.
     """
 
     def __init__(
@@ -115,8 +115,9 @@ class ImageClassifier(lightning.LightningModule):
         return self.network(images)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        logits = self(batch.images).float()
         total = F.cross_entropy(
-            self(batch.images).float(),
+            logits,
             batch.labels,
             weight=self.class_weights,
             label_smoothing=self.label_smoothing,
@@ -124,8 +125,12 @@ class ImageClassifier(lightning.LightningModule):
         )
         size = len(batch.labels)
         mean = total.detach() / size
-        # Nothing here is read or waits for other ranks: the one when the epoch ends, the other every log_every_n_steps.
-        self.log("train/loss_epoch", mean, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(dim=1)  # mixed: the larger share
+        right = (logits.detach().argmax(dim=1) == labels).float().mean()
+        # Nothing here is read or waits for other ranks: those of the epoch are when it ends, the other every
+        # log_every_n_steps.
+        for name, value in (("train/loss_epoch", mean), ("train/accuracy", right)):
+            self.log(name, value, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         self.log("train/loss_step", mean, on_step=True, on_epoch=False)
         return total / (self.images_per_backward or size)
 

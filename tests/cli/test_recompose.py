@@ -59,6 +59,14 @@ def test_recompose_with_other_artifacts_keeps_what_all_exports_share(earlier):
     assert mine[1] not in args
 
 
+def test_the_report_of_a_sweep_is_made_in_its_folder_and_runs_no_point(tmp_path):
+    (tmp_path / "multirun.yaml").write_text("hydra: {runtime: {cwd: .}, overrides: {hydra: [], task: ['seed=1,2']}}\n")
+    args = recompose(["task=report", f"run={tmp_path}"])
+    assert {"task=report", f'run="{tmp_path}"', f'hydra.run.dir="{tmp_path}"'} <= set(args)
+    assert not {"-m", "seed=1,2"} & set(args)
+    assert "-m" in recompose([f"run={tmp_path}"])
+
+
 def test_recompose_finds_the_run_of_a_checkpoint_but_not_to_fine_tune(earlier):
     args = recompose(["task=predict", f"ckpt={earlier}/checkpoints/best.ckpt"])
     assert f'run="{earlier}"' in args
@@ -77,9 +85,10 @@ def test_what_a_run_went_on_with_holds_when_it_goes_on_again(earlier):
 
 def test_paths_mean_what_they_meant_where_the_run_began(earlier, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cfg = OmegaConf.create({"data": {"root": "photos", "cache": "s3://cache"}, "fit": {"against": None}})
+    cfg = OmegaConf.create({"data": {"root": "photos", "cache": "cache"}, "fit": {"against": None}})
     paths = absolute_paths(cfg)
-    assert paths == {"data.root": f"{tmp_path}/photos", "data.cache": "s3://cache"}
+    assert paths == {"data.root": f"{tmp_path}/photos"}
+    assert absolute_paths(OmegaConf.create({"data": {"root": "s3://bucket"}})) == {"data.root": "s3://bucket"}
     (earlier / "run.json").write_text(json.dumps({"paths": paths}))
     args = recompose([f"run={earlier}"])
     assert f'data.root="{tmp_path}/photos"' in args

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hct_lightning.data.catalogue import Catalogue, Split
+from hct_lightning.report.predictions import read_predictions
 from hct_lightning.tasks.validate import accuracy_by, chosen_split
 
 
@@ -22,13 +23,16 @@ def test_validate_repeats_what_training_measured(cli, trained):
     assert confusion.sum() == 10
     assert confusion.diag().sum() / 10 == pytest.approx(result["metrics"]["val/accuracy"])
     assert "Confusion" in done.stdout
+    found = read_predictions(trained / "validate" / "last.csv")
+    assert found.accuracy == pytest.approx(result["metrics"]["val/accuracy"])
+    assert all(found.thumbnail(row).exists() for row in found.worst())
 
 
 def test_validate_leaves_the_runs_hydra_folder_alone(cli, trained):
     before = {p.name: p.read_bytes() for p in (trained / ".hydra").iterdir()}
-    cli("task=validate", f"run={trained}", "data.resolution=256", cwd=trained.parent)
+    cli("task=validate", f"run={trained}", "ckpt=last", "data.resolution=256", cwd=trained.parent)
     assert {p.name: p.read_bytes() for p in (trained / ".hydra").iterdir()} == before
-    result = json.loads((trained / "validate" / "best.json").read_text())
+    result = json.loads((trained / "validate" / "last.json").read_text())
     assert result["resolution"] == [256, 256]
 
 
