@@ -29,7 +29,7 @@ class StepMemory(NamedTuple):
 
     tensors: alive at the same time.
     resident: by how much a process on the CPU grows, unless its allocator leaves gaps: see `machine.runtime`.
-    reserved: what PyTorch's allocator takes of a GPU, and as much as the largest tensor again for what cuDNN
+    reserved: what PyTorch's allocator needs of a GPU, and as much as the largest tensor again for what cuDNN
         computes in. Never held to a card.
     """
 
