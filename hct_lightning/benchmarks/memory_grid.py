@@ -2,7 +2,7 @@
 
 Each step is taken in a process of its own. Before, it takes a few small ones, so that libraries and threads are there.
 Measured is then the high-water mark of the resident set above what it was, with large blocks mapped, so that it has no
-gaps; or on a GPU what PyTorch's allocator has reserved.
+gaps; or on a GPU what is allocated for tensors.
 """
 
 import ctypes
@@ -54,9 +54,10 @@ class Point(NamedTuple):
 
     def predicted_bytes(self, device_type: str) -> int:
         size = (self.px, self.px)
-        return step_memory(
+        step = step_memory(
             self.build, channels=3, size=size, batch=self.batch, precision=self.precision, memory=self.memory
-        ).on(device_type)
+        )
+        return step.resident if device_type == "cpu" else step.tensors
 
 
 def benchmark(
@@ -130,7 +131,7 @@ def measured_bytes(point: Point, device_type: str) -> int:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         take(point.px)
-        return torch.cuda.max_memory_reserved(device)
+        return torch.cuda.max_memory_allocated(device)
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = status_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew

@@ -80,7 +80,7 @@ class Gaps:
 class CudaCaching:
     """PyTorch's allocator with its default settings, on one stream: segments of the card, cut into blocks.
 
-    It gives cached segments back when the card is full, and then gets by with less than this says.
+    Segments that are wholly free go back at once, as they do where the card is full: it is what a card must have.
     """
 
     BLOCK = 512
@@ -92,6 +92,7 @@ class CudaCaching:
         self.held = 0
         self._pools = {True: Gaps(), False: Gaps()}  # small, large
         self._blocks: dict[int, tuple[bool, int, int]] = {}
+        self._segments: dict[int, int] = {}  # size by start
         self._next = 0  # where the next segment starts; never next to another
 
     def take(self, key: int, size: int) -> None:
@@ -116,11 +117,15 @@ class CudaCaching:
         start = self._next
         self._next += whole + self.BLOCK
         self.held += whole
+        self._segments[start] = whole
         return start, whole
 
     def free(self, key: int) -> None:
         small, start, size = self._blocks.pop(key)
-        self._pools[small].add(start, size)
+        start, size = self._pools[small].add(start, size)
+        if self._segments.get(start) == size:
+            self._pools[small].remove(start)
+            self.held -= self._segments.pop(start)
 
 
 def _up(size: int, multiple: int) -> int:

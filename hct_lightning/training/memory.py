@@ -21,7 +21,7 @@ from hct_lightning.training.step import TrainingStep
 
 Memory = Literal["speed", "low"]
 # What oneDNN compiles for the shapes of a network, and other small things: measured with benchmark=memory_grid.
-KERNELS = {"32-true": 9 * 2**20, "bf16-mixed": 16 * 2**20}
+KERNELS = {"32-true": 9 * 2**20, "bf16-mixed": 14 * 2**20}
 
 
 class StepMemory(NamedTuple):
@@ -29,7 +29,7 @@ class StepMemory(NamedTuple):
 
     tensors: alive at the same time.
     resident: by how much a process on the CPU grows, unless its allocator leaves gaps: see `machine.runtime`.
-    reserved: what PyTorch's allocator takes of a GPU, and as much as the largest tensor again for what cuDNN
+    reserved: what PyTorch's allocator needs of a GPU, and as much as the largest tensor again for what cuDNN
         computes in. Never held to a card.
     """
 

@@ -31,6 +31,16 @@ def test_what_is_freed_is_used_again_once_its_neighbours_are_free():
     assert card.held == 40 * MIB
 
 
+def test_a_segment_that_is_free_goes_back():
+    card = CudaCaching()
+    card.take(0, 5 * MIB)
+    card.take(1, 5 * MIB)
+    card.free(0)
+    assert card.held == 20 * MIB
+    card.free(1)
+    assert card.held == 0
+
+
 def test_a_large_block_is_cut_only_where_much_is_left():
     card = CudaCaching()
     card.take(0, 12 * MIB)
