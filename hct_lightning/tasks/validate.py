@@ -125,7 +125,7 @@ def answered(split: Split, answers: Answers, classes: Sequence[str]) -> list[dic
     """Of each image its tags, its label, and the class that the network says."""
     winners = answers.logits.argmax(dim=1).tolist()
     return [
-        split.tags_of(i) | {"label": classes[split.labels[i]], "class": classes[winner]}
+        split.tags_of(i) | {"label": classes[split.labels[i]], "class": classes[int(winner)]}
         for i, winner in zip(answers.index.tolist(), winners, strict=True)
     ]
 
