@@ -24,7 +24,7 @@ from hct_lightning.cli.changes import options_of_training, say_changes
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import absolute_paths, given_options, since_begun
 from hct_lightning.data.datamodule import ImageData
-from hct_lightning.data.feeding.loader import BATCHES_ON_DEVICE
+from hct_lightning.data.feeding.transfer import ON_DEVICE
 from hct_lightning.deploy.export import choose_exporters
 from hct_lightning.machine import runtime
 from hct_lightning.machine import slurm as job
@@ -256,7 +256,7 @@ def plan_memory(
             batch_size=data.batch_size,
             feeding=Feeding(
                 on_host=partial(data.batches_ahead, ranks_here=devices.ranks_here),
-                on_device=BATCHES_ON_DEVICE,
+                on_device=ON_DEVICE - 1,
                 augmenting=partial(data.augment.extra_bytes, image_bytes=channels * math.prod(size)),
             ),
         )

@@ -26,8 +26,6 @@ from hct_lightning.machine.clock import Stopwatch
 
 log = logging.getLogger(__name__)
 
-BATCHES_ON_DEVICE = 2  # of a GPU, beside the one that is trained on: see Loader
-
 
 class Batch(NamedTuple):
     """What the loader gives.
