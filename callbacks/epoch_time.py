@@ -2,7 +2,7 @@
 
 | key            | unit | meaning                                                                      |
 |----------------|------|------------------------------------------------------------------------------|
-| time/load_s    | s    | the loop waits for a batch                                                   |
+| time/load_s    | s    | the device waits for a batch                                                 |
 | time/wait_s    | s    | backward is done, the gradients of the other ranks are not here yet          |
 | time/train_s   | s    | copy to the device, forward, backward, step and metrics: what remains        |
 | time/run_s     | s    | loading + training + waiting; validation and checkpoints are outside         |
@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from hct_lightning.machine.clock import Stopwatch
 from hct_lightning.machine.devices import synchronise
 
 PARTS = ("load_s", "train_s", "wait_s", "run_s")
@@ -29,37 +30,21 @@ class GradientWait:
     """The time from a rank's last gradient to the end of the all-reduce, summed over steps.
 
     Before its last gradient a rank computes while the others are reduced; after it, it only waits.
-    On a GPU the time between two events of its stream, read when the epoch has ended.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.on_gpu = device.type == "cuda"
+        self.time = Stopwatch(device)
         self._last: Any = None
-        self._spans: list[tuple[Any, Any]] = []
-
-    def _now(self) -> Any:
-        if not self.on_gpu:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
 
     def hook(self, group: Any, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
         """DDP's own all-reduce, called when a bucket of gradients is complete."""
-        self._last = self._now()
+        self._last = self.time.now()
         return allreduce_hook(group, bucket)
 
     def backward_ended(self) -> None:
         if self._last is not None:
-            self._spans.append((self._last, self._now()))
+            self.time.add(self._last, self.time.now())
             self._last = None
-
-    def take_s(self) -> float:
-        """Seconds since the last call; the device must be synchronised."""
-        spans, self._spans = self._spans, []
-        if self.on_gpu:
-            return sum(start.elapsed_time(end) for start, end in spans) / 1000
-        return sum(end - start for start, end in spans)
 
 
 class EpochTime(Callback):
@@ -86,12 +71,12 @@ class EpochTime(Callback):
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
         synchronise(module.device)
         self._images = 0
-        self._waited = self._loading_s(trainer)
+        self._loaded, self._waited = self._loading_s(trainer), self._wait.time.total_s
         self._start = self._end = time.perf_counter()
 
     @staticmethod
     def _loading_s(trainer: lightning.Trainer) -> float:
-        """Seconds for which the loop has waited for batches, since the loader was made."""
+        """Seconds for which the device has waited for batches, since the loader was made."""
         loader: Any = trainer.train_dataloader
         assert loader is not None
         return loader.waited_s
@@ -109,13 +94,15 @@ class EpochTime(Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
         running = self._end - self._start
-        loading = self._loading_s(trainer) - self._waited
-        waiting = self._wait.take_s()
+        loading = self._loading_s(trainer) - self._loaded
+        waiting = self._wait.time.total_s - self._waited
         mine = [loading, running - loading - waiting, waiting, running, self._images]
         everyone: list[Any] = [mine]
         if trainer.world_size > 1:
             everyone = [None] * trainer.world_size
             torch.distributed.all_gather_object(everyone, mine)
+        if not any(images for *_, images in everyone):
+            return  # resumed where an epoch's training was done, and only its end came
         ranks = [dict(zip(PARTS, row, strict=False)) for row in everyone]
         row = {part: sum(rank[part] for rank in ranks) / len(ranks) for part in PARTS}
         row["images_s"] = sum(images for *_, images in everyone) / max(row["run_s"], 1e-9)

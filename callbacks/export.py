@@ -56,11 +56,18 @@ class ExportAtEnd(Callback):
         self.calibration = calibration
         self.evaluation = evaluation
         self.allow = allow
+        self._group: Any = None  # of the ranks that wait; None for one alone
+
+    def on_fit_start(self, trainer: Any, module: Any) -> None:
+        # The process group's own timeout of 30 minutes may be too short for calibration on large images. One of its own
+        # is made while all ranks are sure to be there.
+        if dist.is_initialized() and self.exporters:
+            self._group = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=1))
 
     def on_fit_end(self, trainer: Any, module: Any) -> None:
         if not self.exporters or trainer.fast_dev_run:
             return
-        with _others_waiting():
+        with _others_waiting(self._group):
             if trainer.is_global_zero:
                 self._export(trainer)
 
@@ -97,17 +104,14 @@ class ExportAtEnd(Callback):
 
 
 @contextlib.contextmanager
-def _others_waiting() -> Iterator[None]:
+def _others_waiting(group: dist.ProcessGroup | None) -> Iterator[None]:
     """Under DDP no rank leaves before all are through, however long rank 0 takes.
 
-    The process group's own timeout of 30 minutes may be too short for calibration on large images,
-    so they meet in a group of its own. Waiting ranks don't compute: rank 0 gets their threads.
+    Waiting ranks don't compute: rank 0 gets their threads.
     """
-    if not dist.is_initialized():
+    if group is None:
         yield
         return
-    group = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=1))
-    assert isinstance(group, dist.ProcessGroup)  # every rank is a member
     threads = torch.get_num_threads()
     try:
         if dist.get_rank() == 0:

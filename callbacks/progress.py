@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from datetime import timedelta
 from typing import Any
 
 import lightning
@@ -16,8 +17,23 @@ log = logging.getLogger(__name__)
 def progress_bar(*, every_s: float = 30.0) -> ProgressBar:
     """Rich bars when standard error is a terminal, else plain lines at least `every_s` apart."""
     if on_terminal(sys.stderr):
-        return RichProgressBar(leave=True, console_kwargs={"stderr": True})
+        return Bars(leave=True, console_kwargs={"stderr": True})
     return PlainProgress(every_s=every_s)
+
+
+class Bars(RichProgressBar):
+    """With the loss as it was last logged: to read it at every step would make the device wait."""
+
+    _loss: float | None = None
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if stepped and trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0:
+            self._loss = trainer.callback_metrics["train/loss_step"].item()
+        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+
+    def get_metrics(self, trainer: lightning.Trainer, module: Any) -> dict[str, Any]:
+        return super().get_metrics(trainer, module) | ({} if self._loss is None else {"train/loss": self._loss})
 
 
 class PlainProgress(ProgressBar):
@@ -27,6 +43,8 @@ class PlainProgress(ProgressBar):
         super().__init__()
         self.every_s = every_s
         self._last = 0.0
+        self._begun = 0.0
+        self._images = 0
         self._enabled = True
 
     def disable(self) -> None:
@@ -61,6 +79,10 @@ class PlainProgress(ProgressBar):
     ) -> None:
         self._batch("validation batch", batch_idx, trainer.num_val_batches[dataloader_idx])
 
+    def on_predict_start(self, *_: Any) -> None:
+        self._begun = self._last = time.monotonic()
+        self._images = 0
+
     def on_predict_batch_end(
         self,
         trainer: lightning.Trainer,
@@ -70,7 +92,10 @@ class PlainProgress(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._batch("prediction batch", batch_idx, trainer.num_predict_batches[dataloader_idx])
+        self._images += len(batch.index) * trainer.world_size
+        seconds, total = time.monotonic() - self._begun, trainer.num_predict_batches[dataloader_idx]
+        left = timedelta(seconds=round(seconds * (total / (batch_idx + 1) - 1)))
+        self._batch(f"{self._images / seconds:.3g} images/s, {left} left: prediction batch", batch_idx, total)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"

@@ -2,12 +2,13 @@
 
 | key                 | what                                                               |
 |---------------------|--------------------------------------------------------------------|
-| config              | the resolved configuration, with the global batch                  |
+| config              | the resolved configuration without secrets, with the global batch  |
 | val/confusion       | the confusion matrix as a chart, each validation                   |
 | val/samples         | a table of validation images with labels and predictions, at the end |
 """
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 
 from hct_lightning.data.reading.geometry import resize
+from hct_lightning.runs.secrets import hide, hide_in
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +34,17 @@ def connected(build: Callable[..., WandbLogger], run_id: str | None) -> WandbLog
     """
     options = {"id": run_id, "resume": "allow"}
     logger = build(**options)
+    command = sys.argv[:]
     try:
+        sys.argv[1:] = map(hide, command[1:])  # W&B keeps the command line
         _ = logger.experiment  # connects, on rank 0
     except wandb.Error as error:
         log.warning("W&B can't be reached (%s); logging offline, see `wandb sync`", error)
         wandb.teardown()  # its service holds the run's id otherwise
         logger = build(**options, mode="offline")
+        _ = logger.experiment
+    finally:
+        sys.argv[:] = command
     return logger
 
 
@@ -61,7 +68,7 @@ class WandbRun(Callback):
 
     def on_fit_start(self, trainer: lightning.Trainer, module: Any) -> None:
         if trainer.is_global_zero:
-            self._experiment(trainer).config.update(self.config, allow_val_change=True)
+            self._experiment(trainer).config.update(hide_in(self.config), allow_val_change=True)
 
     def on_validation_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
         self._rows = []
@@ -73,8 +80,8 @@ class WandbRun(Callback):
             return
         keep = min(len(batch.images), self.samples - len(self._rows))
         with torch.autocast(module.device.type, enabled=False):
-            probabilities = module(batch.images[:keep]).float().softmax(dim=1)
-        for image, label, p in zip(batch.images, batch.labels, probabilities, strict=False):
+            probabilities = module(batch.images[:keep]).float().softmax(dim=1).cpu()
+        for image, label, p in zip(batch.images, batch.labels[:keep].tolist(), probabilities, strict=False):
             predicted = p.argmax().item()
             self._rows.append(
                 [

@@ -20,10 +20,15 @@ class WatchRanks(Callback):
     the others usually fails and the run ends in order. Where it does not (they compute, or wait for ever), this
     ends it after `patience_s`; with NCCL at once, for its watchdog would abort the process. Lightning's own
     observer kills the first rank without a word, at a moment of its own; it is sent home.
+
+    Args:
+        patience_s: seconds from the end of a rank to the end of the others.
+        records: whether what they do is the run, of which `run.json` tells.
     """
 
-    def __init__(self, *, patience_s: float = 10) -> None:
+    def __init__(self, *, patience_s: float = 10, records: bool = True) -> None:
         self.patience_s = patience_s
+        self.records = records
         self._over = threading.Event()
 
     def setup(self, trainer: lightning.Trainer, module: Any, stage: str) -> None:
@@ -42,10 +47,11 @@ class WatchRanks(Callback):
                 return
         number, rank = next((i, rank) for i, rank in enumerate(ranks, 1) if rank.poll())
         ending = endings.leave_for(str(number), rank.returncode, folder)
-        Run(folder).end(ending.status, ending.reason)
+        if self.records:
+            Run(folder).end(ending.status, ending.reason)
         aborts = distributed.is_initialized() and distributed.get_backend() == "nccl"
         if not endings.ends_by_itself(within_s=0 if aborts else self.patience_s):
-            endings.at_once(ending, folder, go_on=folder)
+            endings.at_once(ending, folder, go_on=folder if self.records else None)
 
     def _finish(self, trainer: lightning.Trainer, ranks: list[subprocess.Popen]) -> None:
         for rank in ranks:

@@ -54,6 +54,8 @@ def _check_and_call(cfg: DictConfig, folder: Path) -> None:
 
 def main() -> None:
     """`hct` and `python -m hct_lightning`."""
+    if sys.platform == "win32":
+        sys.exit("error: Windows is not supported; run this in WSL, the Linux within Windows")
     # DDP would warn on each rank of what its strategy here does on purpose. Read when torch is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     Plugins.instance().register(MoreConfigs)

@@ -14,6 +14,7 @@ from rich.table import Table
 from hct_lightning.runs.console import results
 from hct_lightning.runs.files import write_whole
 from hct_lightning.runs.folder import Run
+from hct_lightning.runs.secrets import hide_in
 
 POINTS = "slurm.json"
 # Slurm's states in which a job is over; in all others it waits, runs or is being put back.
@@ -56,7 +57,7 @@ def remember(folder: Path, jobs: Sequence[str], overrides: Sequence[Sequence[str
     """Adds jobs that were submitted for points of `folder` to its `slurm.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     earlier = _remembered(folder)
-    new = [{"job": j, "overrides": list(o)} for j, o in zip(jobs, overrides, strict=True)]
+    new = [{"job": j, "overrides": hide_in(list(o))} for j, o in zip(jobs, overrides, strict=True)]
     write_whole(folder / POINTS, json.dumps(earlier + new, indent=2) + "\n")
 
 
@@ -71,10 +72,10 @@ def check_same(folder: Path, overrides: Sequence[Sequence[str]]) -> None:
         return [[o for o in point if not o.lstrip("+").startswith("slurm")] for point in points]
 
     earlier = options(point["overrides"] for point in _remembered(folder))
-    if any(point not in earlier for point in options(overrides)) and earlier:
+    if any(hide_in(point) not in earlier for point in options(overrides)) and earlier:
         raise ValueError(
             f"{folder} holds runs with other options; give another hydra.sweep.dir, or go on with "
-            f"those: python -m hct_lightning run={folder}"
+            f"those: python -m hct_lightning run={folder} and the same +slurm=..."
         )
 
 

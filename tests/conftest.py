@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 # Before torch is imported: tests that run side by side would wait for each other's threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What is compiled here is remembered here, and not in the user's home.
+_STATE = tempfile.TemporaryDirectory(prefix="hct-state-")
+os.environ["XDG_STATE_HOME"] = _STATE.name
 
 TINY = (
     "data.scene_size=128",
@@ -85,7 +89,7 @@ def cli(environment, tmp_path_factory) -> Iterator[Cli]:
                 os.killpg(warm.pid, signal.SIGKILL)
                 pytest.fail(f"no end after {timeout} s: {args}\n{files['stderr'].read_text()}")
             returned = int(warm.stdout.readline())
-            said = {name: file.read_text() for name, file in files.items()}
+            said = {name: file.read_text(errors="replace") for name, file in files.items()}
             if status is not None and returned != status:
                 pytest.fail(f"exit {returned}, not {status}\n{said['stdout']}\n{said['stderr']}")
             return subprocess.CompletedProcess(args, returned, **said)

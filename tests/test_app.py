@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hct_lightning import app
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -70,3 +72,9 @@ def test_wheel_has_one_top_level_name_and_runs_from_anywhere(environment, tmp_pa
     ):
         done = subprocess.run(command, cwd=tmp_path, env=env, text=True, capture_output=True, check=True)
     assert "data: csv, folder, liu4k, scenes" in done.stdout.replace("_base, ", "")
+
+
+def test_windows_is_told_where_to_go(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(SystemExit, match="Windows is not supported; run this in WSL"):
+        app.main()

@@ -150,7 +150,7 @@ def test_options_that_are_named_exist():
 
 def arguments(command: str, run: Path) -> list[str]:
     """A command's arguments: earlier runs, sweeps and weights that it names are those of `run`."""
-    text = re.sub(r"\bRUN\b|multirun/\.\.\.", str(run), command)
+    text = re.sub(r"\b(RUN|OTHER)\b|multirun/\.\.\.", str(run), command)
     text = text.replace("weights.ckpt", str(run / "checkpoints" / "best.ckpt"))
     return shlex.split(text)[len(HCT) :]
 
@@ -197,7 +197,11 @@ SMALL_TASKS = {
     ),
     "task=plan": ("plan.resolution=[256]", "plan.timed_at=[128,192]"),
 }
-SHORTER = {"plan.resolution=[2048,4000]": "plan.resolution=[256]", "trainer.max_epochs=30": "trainer.max_epochs=1"}
+SHORTER = {
+    "plan.resolution=[2048,4000]": "plan.resolution=[256]",
+    "trainer.max_epochs=30": "trainer.max_epochs=1",
+    "trainer.max_time=00:10:00:00": "trainer.max_time=00:00:00:03",
+}
 
 
 def small(args: list[str], folder: Path) -> list[str]:
@@ -211,7 +215,7 @@ def small(args: list[str], folder: Path) -> list[str]:
     else:
         four = {"+experiment=ddp4", "+experiment=paper"} & set(args)
         added = (*SMALL[2:], *SMALL_FOUR) if four else SMALL
-        added += () if "data.root" in given else SMALL_SCENES
+        added += () if "data.root" in given or "data=pages" in args else SMALL_SCENES
         added += (f"hydra.run.dir={folder}/run", f"hydra.sweep.dir={folder}/sweep")
     flags = [arg for arg in args if not is_override(arg)]
     return [*flags, *(a for a in added if key_of(a) not in given), *(a for a in args if is_override(a))]
@@ -232,6 +236,31 @@ def home(tmp_path_factory, photos) -> Path:
         for ours, theirs in {"Plant": "Street"}.items() | {(n, n) for n in ("Animal", "Building", "Mountain")}:
             shutil.copytree(home / "photos" / ours, home / "LIU4K" / split / theirs)
     return home
+
+
+@pytest.fixture(scope="module")
+def scenes_table(trained, environment, home) -> Path:
+    """A table of scenes, which the small run knows, with a test split and the columns that the pages have."""
+    rows = ["path,label,split,group,repository"]
+    for i, path in enumerate(sorted(Path(environment["HCT_DATA"]).glob("scenes/*128px*/*/*/*.jpg"))):
+        rows.append(f"{path},{path.parent.name},{('train', 'valid', 'test')[i % 3]},{i},{i % 2}")
+    (home / "scenes.csv").write_text("\n".join(rows) + "\n")
+    return home / "scenes.csv"
+
+
+@pytest.fixture(scope="module")
+def pages(environment, photos) -> Path:
+    """Photos in the place of the pages, thrice, so that every class also validates."""
+    root = Path(environment["HCT_DATA"]) / "pages"
+    rows = ["path,label,split,group,repository"]
+    for i, photo in enumerate(sorted(photos.rglob("*.jpg"))):
+        for split in ("train", "valid", "test"):
+            file = root / split / f"{i}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(photo, file)
+            rows.append(f"{file},{photo.parent.name},{split},{split}{i},owner/name")
+    (root / "pages.csv").write_text("\n".join(rows) + "\n")
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +295,10 @@ def test_runs(command, home, trained, cli, tmp_path, request):
             root = request.getfixturevalue("bucket" if "://" in given else "store")
             args[args.index(given)] = f"data.root={root}"
             args.append(f"data.cache={tmp_path}/cache")
+    if "data=pages" in args:
+        request.getfixturevalue("pages")
+    if any(arg.startswith("validate.by=") for arg in args):
+        args += ["data=csv", f"data.root={request.getfixturevalue('scenes_table')}"]
     cli(*small(args, tmp_path), cwd=home, timeout=600)
 
 
@@ -350,6 +383,7 @@ CHECKS = {
     "sbatch": check_sbatch,
     "apt-get": check_apt,
     "python -m hct_lightning.slurm": check_module,
+    "python -m hct_lightning.data.sources.pages": check_module,
     "python -m hct_lightning.deploy.build_cpp": check_module,
     "build/cpp/hct_predict": check_predict,
     "source": check_activate,

@@ -1,5 +1,6 @@
-"""The training step of `task=fit` without its trainer, for the sides that are ours."""
+"""The training step of `task=fit` without its trainer, for the sides that are ours; on the device that it would take."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from hct_lightning.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from hct_lightning.machine import runtime
+from hct_lightning.machine.devices import best_device, synchronise
 from hct_lightning.training.memory import Memory
 from hct_lightning.training.spec import build_network
 from hct_lightning.training.step import TrainingStep
@@ -17,7 +19,7 @@ from hct_lightning.training.step import TrainingStep
 def step_of_fit(
     memory: Memory = "speed", *, classes: int = 4, precision: str | None = None
 ) -> tuple[TrainingStep, dict[str, Any]]:
-    """A step with the network, optimiser, precision and settings of the process that `task=fit` has on the CPU.
+    """A step with the network, optimiser, precision and settings of the process that `task=fit` has, on its device.
 
     Returns:
         The step, and facts about it.
@@ -26,17 +28,31 @@ def step_of_fit(
         cfg = compose("config")
     runtime.configure(cfg.runtime)
     torch.manual_seed(0)
-    network = build_network(cfg.model, channels=3, classes=classes, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    device = best_device()
+    network = build_network(cfg.model, channels=3, classes=classes, mean=IMAGENET_MEAN, std=IMAGENET_STD).to(device)
     if memory == "low":
         network.set_grad_checkpointing()
-    optimizer = instantiate(cfg.optim.optimizer)(network.parameters(), lr=cfg.optim.lr)
-    precision = runtime.resolve_precision(precision or cfg.trainer.precision, "cpu")
-    facts = {"precision": precision, "threads": torch.get_num_threads()}
+    fused = {"fused": True} if device.type == "cuda" else {}
+    optimizer = instantiate(cfg.optim.optimizer)(network.parameters(), lr=cfg.optim.lr, **fused)
+    precision = runtime.resolve_precision(precision or cfg.trainer.precision, device.type)
+    facts = {"device": device.type, "precision": precision, "threads": torch.get_num_threads()}
     return TrainingStep(network, optimizer, precision=precision), facts
 
 
 def random_batch(batch_size: int, resolution: int) -> tuple[Tensor, Tensor]:
-    """Images, b 3 h w uint8 as they are read, and labels."""
+    """Images, b 3 h w uint8 as they are read, and labels; pinned where there is a GPU to copy them to."""
     shape = (batch_size, 3, resolution, resolution)
     images = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last).random_(256)
-    return images, torch.zeros(batch_size, dtype=torch.long)
+    batch = images, torch.zeros(batch_size, dtype=torch.long)
+    return (batch[0].pin_memory(), batch[1].pin_memory()) if best_device().type == "cuda" else batch
+
+
+def work_of(step: TrainingStep, batch: tuple[Tensor, Tensor]) -> Callable[[], None]:
+    """A step as a benchmark times it: from the host's memory to the end of the device's work."""
+    device = next(step.network.parameters()).device
+
+    def work() -> None:
+        step(*(part.to(device, non_blocking=True) for part in batch))
+        synchronise(device)
+
+    return work

@@ -4,29 +4,21 @@ Kept for the backward pass: the bytes of the distinct storages that a forward pa
 aside, images included. plain: contiguous, fp32, pixels made float and normalised. speed, low: the
 settings of `task=fit`; low fp32 the same without autocast.
 
-Predicted: `training.memory` against the high-water mark of a process's resident set, above what it
-was before the model was built, with glibc's default allocator. Each process first takes two steps at
-256 px, so that libraries and threads are there before.
+Predicted: the peak of HCT's step, as `benchmark=memory_grid` measures it for other networks too.
 """
 
-import ctypes
-import gc
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from hct_lightning.benchmarks.baselines import plain_training
-from hct_lightning.benchmarks.fit_step import random_batch, step_of_fit
+from hct_lightning.benchmarks.fit_step import random_batch, step_of_fit, work_of
 from hct_lightning.benchmarks.harness.interleave import Measured, interleave, paired_ratio
 from hct_lightning.benchmarks.harness.kept import kept_mib
 from hct_lightning.benchmarks.harness.side import process, serve
-from hct_lightning.data.dataset import IMAGENET_MEAN, IMAGENET_STD
-from hct_lightning.models import HCT, FromPixels
-from hct_lightning.training.memory import Memory, step_memory
-from hct_lightning.training.step import TrainingStep
+from hct_lightning.benchmarks.memory_grid import MIB, Point, in_a_fresh_process, measured_bytes
+from hct_lightning.machine.devices import best_device
+from hct_lightning.training.memory import Memory
 
 
 def benchmark(
@@ -84,9 +76,7 @@ def kept_row(side: str, resolution: int, step: Measured, plain_mib: float) -> di
 
 def peak_row(px: int, batch: int, precision: str, memory: Memory) -> dict[str, Any]:
     """Measures the peak of a setting, beside its prediction."""
-    side = process(taking, memory=memory, resolution=px, batch_size=batch, precision=precision)
-    measured = interleave({"peak": side}, warmup=2, rounds=1)["peak"]
-    predicted = step_memory(hct, channels=3, size=(px, px), batch=batch, precision=precision, memory=memory)
+    point, device = Point("hct", px, batch, precision, memory), best_device().type
     return {
         "memory": memory,
         "px": px,
@@ -95,41 +85,14 @@ def peak_row(px: int, batch: int, precision: str, memory: Memory) -> dict[str, A
         "kept_mib": "",
         "vs_plain": "",
         "step_s": "",
-        "peak_mib": measured.peak_gib * 1024 - measured.facts["before_mib"],
-        "predicted": predicted.resident / 2**20,
+        "peak_mib": in_a_fresh_process(measured_bytes, point, device) / MIB,
+        "predicted": point.predicted_bytes(device) / MIB,
     }
 
 
 def keeping(memory: Memory, resolution: int, precision: str | None = None) -> None:
     """Tells what a forward pass keeps."""
     step, facts = step_of_fit(memory, precision=precision)
-    images, labels = random_batch(1, resolution)
-    kept = kept_mib(step.network, partial(step.forward, images))
-    serve(partial(step, images, labels), kept_mib=kept, precision=facts["precision"])
-
-
-def hct() -> FromPixels:
-    return FromPixels(HCT(), IMAGENET_MEAN, IMAGENET_STD)
-
-
-def taking(memory: Memory, resolution: int, batch_size: int, precision: str) -> None:
-    """Tells what was resident before the model was built; with glibc's default allocator and Adam, as predicted."""
-
-    def build(side: int) -> partial[None]:
-        network = hct().to(memory_format=torch.channels_last)
-        if memory == "low":
-            network.set_grad_checkpointing()
-        return partial(TrainingStep(network, precision=precision), *random_batch(batch_size, side))
-
-    warm = build(256)
-    warm()
-    warm()
-    del warm
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    before = next(
-        int(line.split()[1]) / 1024
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith("VmRSS:")
-    )
-    serve(build(resolution), before_mib=before)
+    batch = random_batch(1, resolution)
+    kept = kept_mib(step.network, partial(step.forward, batch[0].to(best_device())))
+    serve(work_of(step, batch), kept_mib=kept, precision=facts["precision"])

@@ -1,4 +1,6 @@
-"""How training scales over ranks: whole runs of one and of several single-thread CPU ranks, in turn.
+"""How training scales over ranks: whole runs of one and of several ranks, in turn.
+
+On GPUs where there are enough, else on the CPU with a thread a rank.
 
 Each rank sees the same number of images per step, as in the paper. What is compared is images per
 second of running, from the second epoch on (the first warms up).
@@ -12,6 +14,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 PARTS = {"loading": "load_s", "training": "train_s", "waiting": "wait_s", "running": "run_s"}
 
@@ -38,13 +42,13 @@ def benchmark(*, ranks: int, resolution: int, batch_size: int, steps: int, epoch
     with tempfile.TemporaryDirectory() as home:
         for turn in range(rounds):
             for world in times:
-                times[world] += train(Path(home) / f"{world}-{turn}", world, options)[1:]
+                times[world] += train(Path(home) / f"{world}-{turn}", world, ranks, options)[1:]
     # A step of several ranks is as slow as the slowest of them, and an epoch here lasts seconds: the
     # median of all epochs of a side is what neighbours on the machine disturb least.
     speed = {world: statistics.median(epoch["images_s"] for epoch in rows) for world, rows in times.items()}
     name = {2: "two_ranks", 4: "four_ranks"}.get(ranks, f"{ranks}_ranks")
     return {
-        "title": f"{ranks} single-thread ranks against 1, {resolution} px, {batch_size} images a rank",
+        "title": f"{ranks} ranks against 1, {resolution} px, {batch_size} images a rank",
         "ratios": {name: speed[ranks] / speed[1]},
         "rows": [
             {
@@ -62,14 +66,14 @@ def benchmark(*, ranks: int, resolution: int, batch_size: int, steps: int, epoch
     }
 
 
-def train(run: Path, ranks: int, options: Sequence[str]) -> list[dict[str, Any]]:
-    """A training run in a process of its own; the times of its epochs."""
+def train(run: Path, ranks: int, most: int, options: Sequence[str]) -> list[dict[str, Any]]:
+    """A training run in a process of its own; the times of its epochs. On GPUs where there are as many as `most`."""
     command = [
         sys.executable,
         "-m",
         "hct_lightning",
         f"trainer.devices={ranks}",
-        "trainer.accelerator=cpu",
+        f"trainer.accelerator={'cuda' if torch.cuda.device_count() >= most else 'cpu'}",
         "runtime.threads=1",
         "data.valid=4",
         "data.num_workers=0",

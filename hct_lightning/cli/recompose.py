@@ -1,14 +1,29 @@
 """`run=<folder>`: the command line of an earlier run, with what is given now on top."""
 
+import os
+import re
+import sys
+from collections.abc import Collection
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+
+from hct_lightning.cli.plain import plain
+from hct_lightning.cli.recorded import began_in, check_links, is_believed, read_overrides
+from hct_lightning.machine import ranks
+from hct_lightning.runs.folder import Run
 
 MULTIRUN = {"-m", "--multirun"}
+BEGUN = Path(".hydra", "overrides.yaml")  # of a run's folder: the options it began with
+DATA = "hydra.job.env_set.HCT_DATA"  # where the points of a sweep find data
 # Options that runs may have recorded by an earlier name.
 RENAMED = {"trainer.accumulate_grad_batches": "micro_batches"}
+# Options that are paths, and mean what they meant in the folder where the run began.
+PATHS = ("data.root", "fit.against")
 
 
 def is_override(arg: str) -> bool:
@@ -26,10 +41,10 @@ def _by_new_name(override: str) -> str:
     return override.replace(key, RENAMED[key], 1) if key in RENAMED else override
 
 
-def _still_meant(key: str, given: dict[str, str]) -> bool:
-    """Whether an earlier run's override of `key` holds beside what is given now."""
+def _still_meant(key: str, given: Collection[str]) -> bool:
+    """Whether an earlier override of `key` holds beside what is given now."""
     group, _, option = key.partition(".")
-    if key in given or group in ("hydra", "task", "run", "ckpt", "slurm"):
+    if key in given or re.split(r"\W", group)[0] in ("hydra", "task", "run", "ckpt", "slurm"):
         return False
     if group in given and option:
         # Another data set has its own options; resolution and the like go on.
@@ -37,8 +52,42 @@ def _still_meant(key: str, given: dict[str, str]) -> bool:
         base = conf / group / "_base.yaml"
         config = OmegaConf.create((conf / "config.yaml").read_text())
         shared = OmegaConf.create(base.read_text()) if base.is_file() else OmegaConf.select(config, group)
-        return option.split(".")[0] in (shared or ())
+        return option.split(".")[0] in (shared or ()) and key not in PATHS
     return True
+
+
+def _recorded(folder: Path) -> list[str]:
+    """The overrides of a run: those it began with, those it went on with, and its paths, which hold in any folder."""
+    overrides = [_by_new_name(override) for override in read_overrides(folder / BEGUN)]
+    since = {key_of(override): override for override in _since(folder)}
+    overrides = [override for override in overrides if _still_meant(key_of(override), since)] + [*since.values()]
+    mine = {key_of(override) for override in overrides}
+    # What the environment or a default said is left to them where it is gone: the folder may have been moved here.
+    known = Run.record_in(folder).get("paths", {})
+    paths = {key: str(known[key]) for key in PATHS if key in known and (key in mine or Path(known[key]).exists())}
+    overrides = [override for override in overrides if key_of(override) not in paths]
+    return overrides + [f'{key}="{path}"' for key, path in paths.items()]
+
+
+def _since(folder: Path) -> list[str]:
+    """The overrides by which the run in a folder went on differently."""
+    since = Run.record_in(folder).get("since", [])
+    if not isinstance(since, list) or not all(isinstance(override, str) for override in since):
+        raise ValueError(f"{folder / 'run.json'} is damaged: `since` is no list of overrides")
+    return since
+
+
+def _as_list(arg: str) -> str:
+    """`trainer.devices=0,1` as a list, where a shell has taken the quotes off; nothing else is meant by it."""
+    key, _, value = arg.partition("=")
+    return f"{key}=[{value.strip(',')}]" if key == "trainer.devices" and re.fullmatch(r"\d+(,\d*)+", value) else arg
+
+
+def _environment(argv: list[str]) -> list[str]:
+    """Writes $HCT_DATA down, for points of a sweep that begin later, and elsewhere."""
+    data = os.environ.get("HCT_DATA")
+    given = any(key_of(arg) == DATA for arg in argv)
+    return [f'+{DATA}="{Path(data).expanduser().absolute()}"'] if data and not given else []
 
 
 def recompose(argv: list[str]) -> list[str]:
@@ -50,38 +99,47 @@ def recompose(argv: list[str]) -> list[str]:
     Raises:
         ValueError: when the folder is not a run.
     """
+    if not MULTIRUN & set(argv):
+        argv = [_as_list(arg) for arg in argv]
     given = {key_of(arg): arg for arg in argv if is_override(arg)}
     flags = [arg for arg in argv if not is_override(arg)]
     value = {key: arg.partition("=")[2].strip("'\"") for key, arg in given.items()}
     run, verb, ckpt = value.get("run"), value.get("task", "fit"), value.get("ckpt")
     if not run and ckpt and verb != "fit":
         holder = Path(ckpt).resolve().parent.parent
-        if (holder / ".hydra" / "overrides.yaml").exists():
+        if (holder / BEGUN).exists():
             run = str(holder)
-    # A sweep's points do it themselves, as processes of their own.
-    if not run or run == "null" or (MULTIRUN & set(flags) and "slurm" not in given):
+    sweeps = bool(MULTIRUN & set(flags))
+    if not run or run == "null":
+        return argv + (_environment(argv) if sweeps or "slurm" in given else [])
+    if sweeps and "slurm" not in given:  # its points do it themselves, as processes of their own
         return argv
     folder = Path(run).expanduser().resolve()
-    if (folder / "multirun.yaml").exists():
-        begun = OmegaConf.load(folder / "multirun.yaml").hydra.overrides
+    check_links(folder)
+    sweep = (folder / "multirun.yaml").exists()
+    if sweep and verb != "report":
         del given["run"]
-        return [
-            *flags,
-            "-m",
-            *begun.hydra,
-            *begun.task,
-            *given.values(),
-            f'hydra.sweep.dir="{folder}"',
-        ]
-    recorded = folder / ".hydra" / "overrides.yaml"
-    if not recorded.exists():
+        with suppress(OSError):  # paths mean what they meant where the sweep began
+            os.chdir(began_in(folder / "multirun.yaml"))
+        return [*flags, "-m", *_of_sweep(folder, given), *given.values(), f'hydra.sweep.dir="{folder}"']
+    if not sweep and not (folder / BEGUN).exists():
         raise ValueError(
-            f"run={run} is not the folder of an earlier run: there is no {recorded}; "
+            f"run={run} is not the folder of an earlier run: there is no {folder / BEGUN}; "
             "give the folder that holds checkpoints/ and run.json"
         )
-    earlier = [
-        override for override in map(_by_new_name, OmegaConf.load(recorded)) if _still_meant(key_of(override), given)
-    ]
+    recorded = [] if sweep else _recorded(folder)
+    believed = [override for override in recorded if is_believed(override)]
+    new = {key for key, override in given.items() if override not in believed}
+    earlier = [override for override in believed if _still_meant(key_of(override), new)]
+    left = [o for o in recorded if o not in believed and _still_meant(key_of(o), given)]
+    if left and ranks.is_rank_zero():
+        # In quotes, for it may hold anything.
+        print(
+            f"{folder} says {' '.join(left)!r:.500}, which is not taken from there; give it again if you trust it",
+            file=sys.stderr,
+        )
+    # Ranks expand again what has been expanded.
+    given = {key: override for key, override in given.items() if override not in earlier}
     given["task"] = f"task={verb}"
     given["run"] = f'run="{folder}"'
     home = [
@@ -90,16 +148,70 @@ def recompose(argv: list[str]) -> list[str]:
         f'hydra.sweep.dir="{folder}/slurm"',
         'hydra.sweep.subdir=".."',
     ]
-    mine = [override for key, override in given.items() if not key.startswith("hydra.")]
+    first = given.pop("run"), given.pop("task")  # behind them stands what is given now
+    mine = [*first, *(override for key, override in given.items() if not key.startswith("hydra."))]
     hydras = [override for key, override in given.items() if key.startswith("hydra.")]
     hydras += [override for override in home if key_of(override) not in given]
     return flags + earlier + mine + hydras
 
 
-def given_options(group: str) -> set[str]:
-    """The options of a group that the command line names, now or when the run that goes on began.
+def given_now() -> list[str]:
+    """The overrides of this command line, without those that the run had that goes on."""
+    overrides = list(HydraConfig.get().overrides.task)
+    keys = [key_of(override) for override in overrides]
+    now = overrides[keys.index("run") :] if "run" in keys else overrides
+    return [override for override in now if key_of(override) not in ("run", "task", "ckpt")]
 
-    `data.resolution=512` gives `resolution`. What comes from the configuration's defaults is not among them.
+
+def _of_sweep(folder: Path, given: dict[str, str]) -> list[str]:
+    """The overrides with which a sweep began, but for those that are given now.
+
+    Raises:
+        ValueError: for one that is not taken from a folder: without it this would be another sweep.
     """
-    keys = (key_of(override) for override in HydraConfig.get().overrides.task)
-    return {key.split(".")[1] for key in keys if key.startswith(f"{group}.")}
+    file = folder / "multirun.yaml"
+    begun = [override for kind in ("hydra", "task") for override in read_overrides(file, "hydra", "overrides", kind)]
+    ours = {"hydra.mode", "hydra.sweep.dir", *given}
+    again = "slurm" if "slurm" in given else None  # then its options are those of now
+    meant = [o for o in begun if key_of(o) not in ours and key_of(o).split(".")[0] != again]
+    left = [override for override in meant if not _is_believed_of_sweep(override)]
+    if left:
+        raise ValueError(
+            f"{file} says {' '.join(left)!r:.500}, which is not taken from a sweep's folder; if you trust it, give it "
+            f"again, after run={folder}"
+        )
+    return meant
+
+
+def _is_believed_of_sweep(override: str) -> bool:
+    if key_of(override) == DATA:  # a place as data.root is one
+        return "$" not in override
+    swept = override.lstrip("+").removeprefix("hydra.sweeper.params.")
+    return is_believed(override) or is_believed(swept) or re.fullmatch(r"task=\w+", override) is not None
+
+
+def given_options(cfg: DictConfig, group: str, *also: str) -> dict[str, Any]:
+    """The options of a group that this command line names, and those of `also`, with their values.
+
+    `data.resolution=512` gives `{"resolution": 512}`, `data.window=null` gives `{"window": None}`. What comes from
+    defaults, or from the run that goes on, is not among them.
+    """
+    keys = (key_of(override) for override in given_now())
+    named = {key.split(".")[1] for key in keys if key.startswith(f"{group}.")}
+    return {name: value for name, value in plain(cfg[group]).items() if name in named | set(also)}
+
+
+def since_begun(folder: Path) -> list[str]:
+    """The options by which the run in `folder`, which goes on, differs from the one that began: given now or before."""
+    before = {key_of(override): override for override in _since(folder)}
+    now = {key_of(override): override for override in given_now()}
+    kept = [override for key, override in before.items() if _still_meant(key, now)]
+    return kept + [override for key, override in now.items() if key.split(".")[0] != "slurm"]
+
+
+def absolute_paths(cfg: DictConfig) -> dict[str, str]:
+    """What the options that are paths mean in the folder where this process runs."""
+    found = {key: OmegaConf.select(cfg, key) for key in PATHS}
+    return {
+        key: path if "://" in path else str(Path(path).expanduser().absolute()) for key, path in found.items() if path
+    }

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from hct_lightning.runs import endings, signals
 from hct_lightning.runs.folder import Run
+from hct_lightning.runs.secrets import hide_in
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +48,12 @@ def run_point(cfg: DictConfig, folder: Path) -> float | None:
     # Other tasks put their results into the run that they are about.
     new_run = cfg.run is None and (cfg.task == "fit" or cfg.ckpt is None)
     run = Run(folder)
-    begun = run.record.get("overrides") == overrides
+    begun = run.record.get("overrides") == hide_in(overrides)
     if begun and run.record.get("status") == "completed":
         log.info("done already: %s", folder)
         return _accuracy(run.record)
     if begun and (folder / "checkpoints" / "last.ckpt").exists():
-        command = [f'run="{folder}"']
+        command = [*overrides, f'run="{folder}"']  # all of them: not everything is believed that a folder says
     else:
         run.update(overrides=overrides, status=None, metrics=None)
         command = [*overrides, *([f'hydra.run.dir="{folder}"'] if new_run else [])]
@@ -91,7 +92,11 @@ class ReportSweep(Callback):
     """When a sweep has ended: its table and figure; exit status 1 when a point has failed."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        from hct_lightning.report import sweep  # matplotlib is slow to import
+        from hct_lightning.report import sweep, write  # slow to import
 
-        if not sweep.report(Path(config.hydra.sweep.dir)):
+        folder = Path(config.hydra.sweep.dir)
+        completed = sweep.report(folder)
+        if config.fit.report and (page := write.report_at_end([folder])):
+            print(page)
+        if not completed:
             sys.exit(1)

@@ -1,4 +1,4 @@
-"""What a source gives: images and labels, divided into a training and a validation split."""
+"""What a source gives: images and labels, divided into what trains, what validates and what is kept for a test."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -11,13 +11,19 @@ from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.geometry import Size
 from hct_lightning.data.reading.readers import Reader
 
+SIDES = ("train", "valid", "test")
+
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels in step: `labels[i]` is the class index of the file `paths[i]`."""
+    """Images and what is known of them, in step: `labels[i]` is the class index of the file `paths[i]`.
+
+    `tags` is what else a table says of each, by column: `tags["group"][i]`.
+    """
 
     paths: list[str] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
+    tags: dict[str, list[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -28,7 +34,12 @@ class Split:
             return self
         by_class = np.argsort(self.labels, kind="stable")
         chosen = by_class[np.linspace(0, len(self) - 1, count).round().astype(int)].tolist()
-        return Split([self.paths[i] for i in chosen], [self.labels[i] for i in chosen])
+        tags = {name: [values[i] for i in chosen] for name, values in self.tags.items()}
+        return Split([self.paths[i] for i in chosen], [self.labels[i] for i in chosen], tags)
+
+    def tags_of(self, i: int) -> dict[str, str]:
+        """What is said of image i, by column."""
+        return {name: values[i] for name, values in self.tags.items()}
 
 
 class Original(NamedTuple):
@@ -65,6 +76,7 @@ class Catalogue:
         classes: names, sorted; a label is an index into them.
         train: the training split.
         valid: the validation split.
+        test: what neither trains nor chooses anything; most sources have none.
         notes: what a user should know about the split.
         prepared: where the images lie ready to read; None when they are the original files.
     """
@@ -75,10 +87,17 @@ class Catalogue:
     valid: Split
     notes: tuple[str, ...] = ()
     prepared: Prepared | None = None
+    test: Split = field(default_factory=Split)
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """By name, without those that are empty."""
+        return {name: split for name in SIDES if len(split := getattr(self, name))}
 
     def at_most(self, count: int) -> "Catalogue":
         """At most `count` images of each split."""
-        return replace(self, train=self.train.at_most(count), valid=self.valid.at_most(count))
+        train, valid, test = (split.at_most(count) for split in (self.train, self.valid, self.test))
+        return replace(self, train=train, valid=valid, test=test)
 
 
 def resolve_root(root: str | None, option: str = "data.root") -> Path:

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning
 import numpy as np
+import torch
 from torch.utils.data import BatchSampler
 
 from hct_lightning.data.catalogue import Catalogue, Split
@@ -60,8 +61,8 @@ class ImageData(lightning.LightningDataModule):
         prefetch_factor: int,
         max_pixels: int,
         window: Window | None,
-        srgb: bool,
-        breast: bool,
+        srgb: bool | None,
+        breast: bool | None,
         on_error: str,
         reduce_to: int | None,
         limit: int | None,
@@ -99,8 +100,10 @@ class ImageData(lightning.LightningDataModule):
         self.limit = limit
         self.seed = seed
         self._dataset: Dataset | None = None
+        self._training: Loader | None = None  # reads ahead until it is closed
         self.global_batch: int | None = None  # over all ranks; by default batch_size on each
         self.micro_batches = 1
+        self.measured = "valid"  # the split that validation goes through
 
     @property
     def dataset(self) -> Dataset:
@@ -139,6 +142,11 @@ class ImageData(lightning.LightningDataModule):
             device=self.trainer.strategy.root_device if self.trainer else None,
         )
 
+    def batches_ahead(self, images: int, *, ranks_here: int) -> int:
+        """How many batches of so many images the loader holds on the host beside the one that is trained on."""
+        workers = auto_workers(self.num_workers, ranks_here=ranks_here)
+        return 1 + (self.prefetch_factor + workers // images if workers else 0)
+
     def train_dataloader(self) -> Loader:
         trainer, train = self._running, self.dataset.catalogue.train
         self.order = GlobalBatches(
@@ -149,14 +157,23 @@ class ImageData(lightning.LightningDataModule):
             rank=trainer.global_rank,
             world=trainer.world_size,
             micro_batches=self.micro_batches,
+            last_step=lambda: trainer.estimated_stepping_batches,
         )
-        return self.loader(self.dataset.images(train, replace=True), self.order)
+        self._training = self.loader(self.dataset.images(train, replace=True), self.order)
+        return self._training
+
+    def teardown(self, stage: str) -> None:
+        if self._training:
+            self._training.close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        self.teardown("fit")
 
     def val_dataloader(self) -> Loader:
-        valid = self.dataset.catalogue.valid
-        shard = EveryImageOnce(len(valid), rank=self._running.global_rank, world=self._running.world_size)
+        split = self.dataset.catalogue.splits[self.measured]
+        shard = EveryImageOnce(len(split), rank=self._running.global_rank, world=self._running.world_size)
         size = max(1, self.batch_size // self.micro_batches)
-        return self.loader(self.dataset.images(valid), BatchSampler(shard, size, drop_last=False))
+        return self.loader(self.dataset.images(split), BatchSampler(shard, size, drop_last=False))
 
     def calibration(self, count: int) -> Pixels:
         """Batches, b c h w uint8, of training images as they are, the classes mixed in proportion."""
@@ -176,6 +193,10 @@ class ImageData(lightning.LightningDataModule):
             num_workers=auto_workers(self.num_workers),
             prefetch_factor=self.prefetch_factor,
         )
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Images and labels, unless the loader has sent them ahead. The host reads the index, which stays there."""
+        return batch._replace(images=batch.images.to(device), labels=batch.labels.to(device))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training batches on the device, seeded by (seed, epoch, index)."""

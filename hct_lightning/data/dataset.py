@@ -8,7 +8,7 @@ from typing import Any
 
 from hct_lightning.data.catalogue import Catalogue, Split
 from hct_lightning.data.feeding.loader import Images
-from hct_lightning.data.reading.decoding import Decoding
+from hct_lightning.data.reading.decoding import Decoding, padding_note
 from hct_lightning.data.reading.geometry import Size, as_size
 from hct_lightning.data.reading.image import UnreadableImageError, probe
 from hct_lightning.data.reading.readers import FileReader, Reader
@@ -33,6 +33,7 @@ class Dataset:
         mean: per channel, of pixels in 0..1.
         std: likewise.
         source_sizes: (height, width) of the files that were looked at, sorted.
+        notes: what a user should know of how they are read.
         skips: whether unreadable files are left out instead of ending the run.
         skipped: the reasons of those, by path.
     """
@@ -43,6 +44,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source_sizes: list[Size]
+    notes: tuple[str, ...] = ()
     skips: bool = False
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -74,18 +76,18 @@ class Dataset:
         """What is known of the data, for the log and for run.json."""
         found = self.catalogue
         counts = {}
-        for name, split in (("train", found.train), ("valid", found.valid)):
+        for name, split in found.splits.items():
             seen = Counter(split.labels)
             counts[name] = {cls: seen[i] for i, cls in enumerate(found.classes)}
         return {
             "source": found.source,
             "counts": counts,
-            "images": {"train": len(found.train), "valid": len(found.valid)},
+            "images": {name: len(split) for name, split in found.splits.items()},
             "source_size": {"smallest": self.source_sizes[0], "largest": self.source_sizes[-1]},
             "decoding": self.decoding.as_json(),
             "mean": self.mean,
             "std": self.std,
-            "notes": found.notes,
+            "notes": found.notes + self.notes,
         }
 
 
@@ -103,8 +105,8 @@ def open_dataset(
 
     Args:
         found: the files.
-        decoding: fields of `Decoding`; `channels`, `size` and `geometry` may be None: what the first images, or
-            the store, have.
+        decoding: fields of `Decoding`; None is what the store was read with, and elsewhere for `channels` what
+            most of the images looked at have; `size` and `geometry` are then to be given.
         mean: per channel; None: as `statistics` says.
         std: likewise.
         statistics: `imagenet` (their average for grey) or `data`, measured on training images. Those of many
@@ -122,6 +124,7 @@ def open_dataset(
         side = "training" if not len(found.train) else "validation"
         raise ValueError(f"{found.source} has no {side} images; add some, or split differently")
     skipped: dict[str, str] = {}
+    notes = []
     if found.prepared:
         how = _as_prepared(found.prepared.decoding, decoding)
         sizes = [found.prepared.original(path).size for path in found.train.paths + found.valid.paths]
@@ -129,9 +132,12 @@ def open_dataset(
         if decoding["size"] is None or decoding["geometry"] is None:
             raise ValueError("data.resolution and data.geometry are null; only data=store knows them")
         shapes = _look(found, decoding["max_pixels"], skipped if skips else None)
-        channels = decoding["channels"] or max(channels for channels, _, _ in shapes)
-        how = Decoding(**{**decoding, "channels": channels, "size": as_size(decoding["size"])})
+        channels = decoding["channels"] or _commonest([bands for bands, _, _ in shapes], notes)
+        said = {name: value for name, value in decoding.items() if value is not None}
+        how = Decoding(**{**said, "channels": channels, "size": as_size(decoding["size"])})
         sizes = [(height, width) for _, height, width in shapes]
+    if padded := padding_note(how, sizes):
+        notes.append(padded)
     reader = reader_of(found, how)
     if (mean is None or std is None) and (statistics == "data" or how.channels not in (1, 3)):
         log.info("measuring mean and deviation of the training images")
@@ -144,7 +150,7 @@ def open_dataset(
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != how.channels:
             raise ValueError(f"data.{name} has {len(values)} values for {how.channels} channels")
-    return Dataset(found, how, reader, mean, std, sorted(sizes), skips, skipped)
+    return Dataset(found, how, reader, mean, std, sorted(sizes), tuple(notes), skips, skipped)
 
 
 def reader_of(found: Catalogue, decoding: Decoding) -> Reader:
@@ -152,8 +158,21 @@ def reader_of(found: Catalogue, decoding: Decoding) -> Reader:
     return found.prepared.reader(decoding) if found.prepared else FileReader(decoding)
 
 
+def _commonest(channels: list[int], notes: list[str]) -> int:
+    """The number of channels that most images have, more where as many have more; others are noted."""
+    counts = Counter(channels)
+    chosen = max(counts, key=lambda bands: (counts[bands], bands))
+    others = ", ".join(f"{count} have {bands}" for bands, count in sorted(counts.items()) if bands != chosen)
+    if others:
+        notes.append(
+            f"{counts[chosen]} of the {len(channels)} images looked at have {chosen} channel(s), {others}; "
+            "data.channels decides otherwise"
+        )
+    return chosen
+
+
 def _look(found: Catalogue, max_pixels: int, skipped: dict[str, str] | None) -> list[tuple[int, int, int]]:
-    """Channels, height and width of the first images; those that can't be read go to `skipped`."""
+    """Channels, height and width of some images; those that can't be read go to `skipped`."""
     shapes = []
     paths = [path for name, most in LOOKED_AT.items() for path in getattr(found, name).at_most(most).paths]
     for path in paths:
@@ -164,13 +183,16 @@ def _look(found: Catalogue, max_pixels: int, skipped: dict[str, str] | None) -> 
                 raise
             skipped[path] = str(error)
     if not shapes:
-        raise ValueError(f"{found.source}: none of the {len(paths)} images looked at can be read")
+        raise ValueError(
+            f"{found.source}: none of the {len(paths)} images looked at can be read; the first: "
+            f"{(skipped or {})[paths[0]]}"
+        )
     return shapes
 
 
 def _as_prepared(made: Decoding, asked: Mapping[str, Any]) -> Decoding:
     """What a store was read with, where nothing else is asked for; the limit on pixels is the store's own."""
-    chosen = {name: value for name, value in asked.items() if value not in (None, False) and name != "max_pixels"}
+    chosen = {name: value for name, value in asked.items() if value is not None and name != "max_pixels"}
     if "size" in chosen:
         chosen["size"] = as_size(chosen["size"])
     return Decoding(**vars(made) | chosen)

@@ -31,7 +31,7 @@ class Survey(NamedTuple):
     sizes: (height, width) of every readable image.
     channels: of the files, and how many have so many.
     unreadable: reasons, by path.
-    duplicates: paths of the same content, where they stand on both sides of the split.
+    duplicates: paths of the same content, where they stand in more than one split.
     repeated: how many files repeat the content of another of their split.
     mean, std: per channel, of the training images as the network sees them, pixels in 0..1.
     """
@@ -71,8 +71,7 @@ def survey(found: Catalogue, reader: Reader, *, max_pixels: int, workers: int, p
             return path, str(error)
         return Seen(split, path, size, channels, digest, counts)
 
-    jobs = [("train", path) for path in found.train.paths]
-    jobs += [("valid", path) for path in found.valid.paths]
+    jobs = [(name, path) for name, split in found.splits.items() for path in split.paths]
     with ThreadPoolExecutor(max(1, workers)) as pool:
         looked = list(progress(pool.map(look, jobs), len(jobs)))
     seen = [one for one in looked if isinstance(one, Seen)]

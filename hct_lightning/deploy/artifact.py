@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hct_lightning.deploy.trust import is_own
 from hct_lightning.machine import runtime
 
 FORMAT = 2
@@ -41,6 +42,7 @@ class Exported(NamedTuple):
 
 
 RUNTIMES = ("torchscript", "openvino", "aoti", "onnx")
+MACHINE_CODE = ("aoti",)  # those that run what the model file says, and not only compute with it
 
 
 def instruction_set() -> str:
@@ -101,31 +103,40 @@ class Artifact:
             )
 
 
-def load_artifact(folder: str | Path, *, threads: int | None = None, keep_memory: bool = False) -> Artifact:
+def load_artifact(
+    folder: str | Path, *, threads: int | None = None, keep_memory: bool = False, trust: bool = False
+) -> Artifact:
     """Loads an artifact to serve it.
 
     Args:
         folder: with `artifact.json` and the model file.
         threads: that a call may use; None leaves it to the runtime.
         keep_memory: see `runtime.keep_memory`; a setting of the whole process.
+        trust: run machine code (AOTInductor's) also when someone else has compiled it, or another machine.
 
     Raises:
         FileNotFoundError: when it isn't an artifact.
-        ValueError: for another format, a changed file, an unknown runtime or another machine's code.
+        ValueError: for another format, a changed file, an unknown runtime, another machine's or a stranger's code.
         ImportError: when the runtime isn't installed.
     """
     folder = Path(folder)
     description = read_description(folder)
     if description["runtime"] not in RUNTIMES:
-        raise ValueError(f"{folder}: runtime {description['runtime']!r} is unknown to this version")
+        raise ValueError(f"{folder}: runtime {description['runtime']!r:.50} is unknown to this version")
     if description["file"] not in description["sha256"]:
-        raise ValueError(f"{folder}: artifact.json gives no digest of {description['file']}")
+        raise ValueError(f"{folder}: artifact.json gives no digest of {description['file']!r:.200}")
     for name, expected in description["sha256"].items():
         file = folder / name
-        if file.parent != folder:
+        if Path(name).name != name:
             raise ValueError(f"{folder}: artifact.json names a file outside its folder")
         if not file.is_file() or digest(file) != expected:
             raise ValueError(f"{file} has changed since it was exported; export it again")
+    file = folder / description["file"]
+    if description["runtime"] in MACHINE_CODE and not (trust or is_own(description["sha256"][file.name])):
+        raise ValueError(
+            f"{file} is machine code that you have not compiled here: it could do anything; if you trust who did, "
+            "use load_artifact(..., trust=True), or make it here with task=export"
+        )
     if threads is not None:
         torch.set_num_threads(threads)
     if keep_memory:
@@ -134,7 +145,13 @@ def load_artifact(folder: str | Path, *, threads: int | None = None, keep_memory
         server = importlib.import_module(f"hct_lightning.deploy.runtimes.{description['runtime']}")
     except ImportError as error:
         raise ImportError(f"{folder}: {error}") from error
-    return Artifact(description, server.load(folder / description["file"], description, threads))
+    try:
+        return Artifact(description, server.load(file, description, threads))
+    except ValueError:
+        raise
+    except Exception as error:  # each runtime has its own for a file that it can't read
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{file} can't be loaded: {reason}; export it again") from error
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -153,12 +170,30 @@ def read_description(folder: Path) -> dict[str, Any]:
         if made_as == 1:
             description["decoding"] = _decoding_of_format_1(description)
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged: {error!r}; export it again") from error
-    if made_as not in (1, FORMAT):
+        raise ValueError(f"{file} is damaged: {error!r:.200}; export it again") from error
+    if isinstance(made_as, bool) or made_as not in (1, FORMAT):
         raise ValueError(
-            f"{folder} has format {made_as}, this version reads {FORMAT}; export it again with this version"
+            f"{folder} has format {made_as!r:.50}, this version reads {FORMAT}; export it again with this version"
         )
+    try:
+        _check(description)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged: {error!r:.200}; export it again") from error
     return description | {"format": FORMAT}
+
+
+def _check(description: Mapping[str, Any]) -> None:
+    """Raises a KeyError or a TypeError for what is missing or of another kind than it should be."""
+    takes, classes, digests = description["input"], description["classes"], description["sha256"]
+    texts = [description[name] for name in ("file", "runtime", "precision", "instruction_set")]
+    texts += [description["versions"]["torch"], *classes, *digests, *dict(digests).values()]
+    sides = [*takes["min"], *(takes["max"] or takes["min"])]
+    numbers = [*sides, takes["channels"], takes["multiple"], takes["batch"] or 1]
+    whole = isinstance(classes, list) and classes and isinstance(description["decoding"], dict)
+    if not whole or not all(isinstance(text, str) for text in texts):
+        raise TypeError("a text, or the list of classes, is of another kind")
+    if len(sides) != 4 or not all(type(number) is int and number > 0 for number in numbers):
+        raise TypeError("the sizes of its input are no positive numbers")
 
 
 def _decoding_of_format_1(description: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Partial quantization: what accuracy, size and time a percentage of int8 layers gives."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,9 +26,7 @@ def sweep(
     calibration: Iterable[Tensor],
     reference: Reference,
 ) -> dict[str, Any]:
-    """Makes the artifact at every percentage, and a figure of them.
-
-    Writes `folder/name/<percent>/`, an artifact each, `folder/name.json` and `folder/name.png`.
+    """Makes the artifact at every percentage, in `folder/name/<percent>/`.
 
     Args:
         name: of the artifact.
@@ -58,13 +55,11 @@ def sweep(
         )
         made = read_descriptions(folder / name)[str(percent)]
         rows.append({"percent": percent, "size_bytes": made["size_bytes"]} | made["metrics"])
-    result = {"rows": rows, "sensitivity": sensitivity(network, calibration)}
-    (folder / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
-    _figure(name, rows).savefig(folder / f"{name}.png", dpi=120)
-    return result
+    return {"rows": rows, "sensitivity": sensitivity(network, calibration)}
 
 
-def _figure(name: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
+def draw(name: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """What `sweep` measured, against the percentage."""
     figure = Figure(figsize=(12, 3.5), layout="constrained")
     percent = [row["percent"] for row in rows]
     panels = (

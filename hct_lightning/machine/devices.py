@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from hct_lightning.machine import slurm as job
+from hct_lightning.machine.high_water import peak_gib
 from hct_lightning.machine.runtime import resolve_accelerator
 
 
@@ -40,10 +41,29 @@ class Devices(NamedTuple):
         return self.ranks_here * self.num_nodes
 
 
+def best_device() -> torch.device:
+    """The one that `trainer.accelerator=auto` takes."""
+    return torch.device(resolve_accelerator("auto"))
+
+
 def synchronise(device: torch.device) -> None:
     """Waits until the device has done its work, so that a clock read next is true."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """The most memory that has been taken, since the start of the process or of counting.
+
+    CUDA: allocated for tensors at once; MPS: taken by its driver, which keeps what it has; CPU: the resident set.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory() / 2**30
+    return peak_gib()
 
 
 def choose_devices(accelerator: str, devices: int | str | Sequence[int], num_nodes: int, batch_size: int) -> Devices:
@@ -55,22 +75,22 @@ def choose_devices(accelerator: str, devices: int | str | Sequence[int], num_nod
 
     Args:
         accelerator: the option `trainer.accelerator`.
-        devices: the option `trainer.devices`: a number, GPU numbers, or `auto` for all there are.
+        devices: the option `trainer.devices`: a number, GPU numbers ([0,1] or "0,1"), or `auto` (-1) for all there are.
         num_nodes: the option `trainer.num_nodes`.
         batch_size: images per device asked for and optimiser step.
 
     Raises:
-        ValueError: for fewer than one device; for tasks of a Slurm job that srun did not start, that are
+        ValueError: for fewer than one device, or GPUs that aren't there; for tasks of a Slurm job that srun did not start, that are
             not equally many on each node, or that do not see the GPUs of their node.
     """
     kind = resolve_accelerator(accelerator)
     there = torch.cuda.device_count() if kind == "cuda" else 1
-    if devices in ("auto", -1, "-1"):
-        asked, use = there, there
-    elif isinstance(devices, int | str):
-        asked = use = int(devices)
+    parsed = _parse(devices)
+    if isinstance(parsed, list):
+        asked = len(parsed)
+        use = _checked(parsed, there) if kind == "cuda" else asked  # elsewhere ranks have no numbers
     else:
-        asked, use = len(devices), list(devices)
+        asked = use = there if parsed == -1 else parsed
     if asked < 1:
         raise ValueError(f"trainer.devices={devices}: give at least 1, or auto")
     global_batch = asked * num_nodes * batch_size
@@ -96,6 +116,31 @@ def choose_devices(accelerator: str, devices: int | str | Sequence[int], num_nod
         note = f"no GPU: {asked} CPU ranks, {global_batch} images a step as on {asked} GPUs"
         return Devices(kind, asked, num_nodes, global_batch, note)
     return Devices(kind, use, num_nodes, global_batch)
+
+
+def _parse(devices: int | str | Sequence[int]) -> int | list[int]:
+    """`trainer.devices` as a number of devices, -1 for all there are, or as GPUs by number: [0,1], "0,1" or "0,"."""
+    if devices == "auto":
+        return -1
+    try:
+        if isinstance(devices, str) and "," in devices:
+            return [int(part) for part in devices.strip("[] ").split(",") if part.strip()]
+        return int(devices) if isinstance(devices, int | str) else [int(number) for number in devices]
+    except (TypeError, ValueError):
+        raise ValueError(f"trainer.devices={devices}: give their number, GPUs by number as in [0,1], or auto") from None
+
+
+def _checked(numbers: list[int], there: int) -> list[int]:
+    """GPUs by number, where they can be had."""
+    asked = f"trainer.devices={numbers}".replace(" ", "")
+    if len(set(numbers)) < len(numbers) or not all(0 <= number < there for number in numbers):
+        raise ValueError(f"{asked}: give each GPU once; here are {there}, numbered from 0")
+    if "TORCHELASTIC_RUN_ID" in os.environ or job.is_rank():
+        raise ValueError(
+            f"{asked}: torchrun and srun give each rank its GPU; give trainer.devices={len(numbers)}, and choose "
+            f"them with CUDA_VISIBLE_DEVICES={','.join(map(str, numbers))}"
+        )
+    return numbers
 
 
 def _under_srun(kind: str, there: int, asked: int, num_nodes: int, global_batch: int) -> Devices:

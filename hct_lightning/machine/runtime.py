@@ -19,12 +19,26 @@ def keep_memory() -> bool:
     Tensors of hundreds of MB are otherwise mapped and unmapped each time, and page faults take a
     third to a half of all time on the CPU. Returns False, having done nothing, off glibc.
     """
-    m_trim_threshold, m_mmap_max = -1, -4
+    return _mallopt(_MMAP_MAX, 0) and _mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def map_blocks() -> bool:
+    """Tells glibc to map each block that is not small, and to give it back when it is freed: no gaps, but slower.
+
+    A heap keeps gaps that the next tensor does not fit, up to as much again as is in use. Returns False, having done
+    nothing, off glibc.
+    """
+    return _mallopt(_MMAP_MAX, 2**16) and _mallopt(_MMAP_THRESHOLD, 2**16) and _mallopt(_TRIM_THRESHOLD, 2**17)
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # M_... of malloc.h
+
+
+def _mallopt(parameter: int, value: int) -> bool:
     try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        return bool(ctypes.CDLL("libc.so.6").mallopt(parameter, value))
     except (OSError, AttributeError):
         return False
-    return bool(mallopt(m_mmap_max, 0) and mallopt(m_trim_threshold, 2**31 - 1))
 
 
 def cpu_count() -> int:
@@ -43,13 +57,15 @@ def configure(options: Any) -> None:
 
     Args:
         options: `keep_memory` (bool), `threads` (int, or null for torch's own choice),
-            `matmul_precision` (of torch.set_float32_matmul_precision; "high" allows TF32).
+            `matmul_precision` (of torch.set_float32_matmul_precision, and of convolutions: all but "highest"
+            allow TF32).
     """
     if options.keep_memory:
         keep_memory()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     torch.set_float32_matmul_precision(options.matmul_precision)
+    torch.backends.cudnn.allow_tf32 = options.matmul_precision != "highest"
 
 
 def resolve_accelerator(accelerator: str) -> str:

@@ -158,7 +158,7 @@ class HCT(nn.Module):
         self.feature_info = []
 
         self.stem = Stem(in_chans)
-        drop_paths = torch.linspace(0, drop_path_rate, sum(blocks)).split(list(blocks))
+        drop_paths = torch.linspace(0, drop_path_rate, sum(blocks), device="cpu").split(list(blocks))
         stages = []
         chans, reduction = WIDTHS[0], 4
         for s, (width, rates) in enumerate(zip(WIDTHS, drop_paths, strict=True)):

@@ -5,6 +5,7 @@ from functools import partial
 from typing import cast
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from hct_lightning.models.hct import HCT
@@ -88,6 +89,14 @@ class FromPixels(nn.Module):
     def _local_stages(self) -> list[nn.Module]:
         hct = cast(HCT, self.network)
         return list(hct.stages)[: hct.local_stages]
+
+    def synchronise_batch_norm(self) -> None:
+        """Lets BatchNorm see the batches of all ranks, on GPUs.
+
+        By timm, for Lightning would lose the activation that norms of timm's networks have. To be called before
+        `set_grad_checkpointing`, which hooks on to the norms.
+        """
+        self.network = cast(nn.Module, convert_sync_batchnorm(self.network))
 
     def precision(self, device_type: str) -> torch.dtype:
         """The precision in which the network takes its input: autocast's, or that of the weights."""

@@ -29,7 +29,9 @@ def count_batches_once(network: nn.Module) -> None:
 def _freeze(norm: Any, inputs: Any) -> None:
     if torch._C._current_graph_task_id() != -1:  # a backward pass runs; torch's checkpoint tests it so
         norm.counting = (norm.momentum, norm.num_batches_tracked)
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        norm.momentum = 0.0
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked = norm.num_batches_tracked.clone()  # SyncBatchNorm can't do without a count
 
 
 def _thaw(norm: Any, inputs: Any, output: Any) -> None:

@@ -1,14 +1,10 @@
 """A sweep's points side by side: a table, and accuracy, speed and memory as a figure."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.ticker import ScalarFormatter
 from rich.table import Table
 
 from hct_lightning.runs.console import results
@@ -108,8 +104,11 @@ def mark_pareto(points: list[dict[str, Any]]) -> None:
         )
 
 
-def draw(points: list[dict[str, Any]], file: Path) -> bool:
-    """Each measure against the first option that is a number, a line per value of the others."""
+def lines_of(points: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, list[Mapping[str, Any]]]] | None:
+    """The first option that is a number, and by the values of the others the measured points in its order.
+
+    None where no number differs between points.
+    """
     points = [point for point in points if all(point[key] is not None for key in MEASURED)]
     numeric = [
         name
@@ -118,16 +117,29 @@ def draw(points: list[dict[str, Any]], file: Path) -> bool:
         and len({point["options"][name] for point in points}) > 1
     ]
     if not numeric:
-        return False
+        return None
     x = numeric[0]
-    lines: dict[str, list[dict[str, Any]]] = {}
-    for point in points:
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for point in sorted(points, key=lambda point: point["options"][x]):
         rest = [f"{name} {value}" for name, value in point["options"].items() if name != x]
         lines.setdefault(", ".join(rest), []).append(point)
-    figure, axes = plt.subplots(1, len(MEASURED), figsize=(12, 3.6), layout="constrained")
+    return x, lines
+
+
+def draw(points: Sequence[Mapping[str, Any]], file: Path) -> bool:
+    """Each measure against the first option that is a number, a line per value of the others."""
+    from matplotlib.figure import Figure  # slow to import, and whoever reads the points does not need it
+    from matplotlib.ticker import ScalarFormatter
+
+    found = lines_of(points)
+    if not found:
+        return False
+    x, lines = found
+    points = [point for line in lines.values() for point in line]
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    axes = figure.subplots(1, len(MEASURED))
     for axis, (key, label) in zip(axes, MEASURED.items(), strict=True):
         for name, line in lines.items():
-            line.sort(key=lambda point: point["options"][x])
             at = [point["options"][x] for point in line]
             axis.plot(at, [point[key] for point in line], "o-", label=name, zorder=2)
         front = [point for point in points if point["pareto"]]
@@ -149,5 +161,4 @@ def draw(points: list[dict[str, Any]], file: Path) -> bool:
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize="small")
     figure.savefig(file, dpi=110)
-    plt.close(figure)
     return True

@@ -1,6 +1,7 @@
 """What a run shows at its beginning and its end: lines in the log, and tables."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def describe(summary: dict[str, Any]) -> None:
         log.info("  note: %s", note)
 
 
-def show_results(run: Run, trainer: Any, times: list[dict[str, float]]) -> None:
+def show_results(run: Run, trainer: Any, times: list[dict[str, float]], report: Path | None = None) -> None:
     """Tables of results and times, and where things lie, on standard output."""
     metrics = run.record["metrics"]
     scores = Table("", "last epoch", title="Validation", title_justify="left")
@@ -57,6 +58,8 @@ def show_results(run: Run, trainer: Any, times: list[dict[str, float]]) -> None:
         size = f"{description['size_bytes'] / 1e6:.2f} MB"
         places.add_row(f"artifact {name}, {size}", f"artifacts/{name}/")
     places.add_row("every metric", "metrics.csv")
+    if report:
+        places.add_row("report", str(report.relative_to(run.folder)))
     console = results()
     for table in (scores, clock, places):
         if table.row_count:
@@ -83,15 +86,36 @@ def time_table(times: list[dict[str, Any]], peak_gib: float | None) -> Table:
     return table
 
 
-def say_speed_up(times: list[dict[str, Any]], against: str) -> None:
-    """Logs how much faster an epoch's parts are, per image, than those of an earlier run.
+def epoch_times_of(against: str, size: Sequence[int], channels: int) -> list[dict[str, Any]]:
+    """The times of an earlier run's epochs, to compare those of a run with the same images with.
+
+    Args:
+        against: its folder.
+        size: (height, width) of this run's images.
+        channels: of these.
 
     Raises:
-        ValueError: when the earlier run has no times.
+        ValueError: when there is no such run, it has no times, or had other images.
     """
-    earlier = Run(Path(against).expanduser()).record.get("epoch_times")
-    if not earlier:
-        raise ValueError(f"fit.against={against}: that run has recorded no epoch times")
+    folder = Path(against).expanduser()
+    record = Run.record_in(folder)
+    if not record:
+        raise ValueError(
+            f"fit.against={against}: there is no run in {folder.resolve()}; give the folder of a finished one"
+        )
+    if record.get("status") != "completed" or not record.get("epoch_times"):
+        raise ValueError(f"fit.against={against}: that run is {record.get('status')} and has no times; finish it first")
+    theirs = record["data"]["decoding"]
+    if (theirs["size"], theirs["channels"]) != (list(size), channels):
+        raise ValueError(
+            f"fit.against={against}: its images have {'x'.join(map(str, theirs['size']))} pixels and "
+            f"{theirs['channels']} channels, these {'x'.join(map(str, size))} and {channels}; compare runs on the same"
+        )
+    return record["epoch_times"]
+
+
+def say_speed_up(times: list[dict[str, Any]], earlier: list[dict[str, Any]], against: str) -> None:
+    """Logs how much faster an epoch's parts are, per image, than those of the earlier run `against`."""
 
     def per_image(rows: list[dict[str, Any]], parts: tuple[str, ...]) -> float:
         return sum(sum(r[part] for part in parts) / (r["images_s"] * r["run_s"]) for r in rows) / len(rows)

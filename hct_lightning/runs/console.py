@@ -1,14 +1,20 @@
 """Where people read: tables of results on standard output, progress on standard error. All rules about terminals."""
 
+import logging
 import os
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from typing import TextIO, TypeVar
 
 from rich import progress
 from rich.console import Console
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+FIRST_S, EVERY_S = 5.0, 30.0  # when work that goes on says so where there is no bar
+_FEWEST = 8  # results that a time left is said from
 
 
 def on_terminal(stream: TextIO) -> bool:
@@ -22,8 +28,43 @@ def results() -> Console:
     return Console(width=160 if wide else None)
 
 
-def track(what: str, items: Iterable[T], total: int) -> Iterable[T]:
-    """The items, with a progress bar named `what` where standard error is a terminal."""
-    if not on_terminal(sys.stderr):
-        return items
-    return progress.track(items, what, total, console=Console(stderr=True))
+def track(what: str, items: Iterable[T], total: int, workers: int = 1) -> Iterable[T]:
+    """The items, with a progress bar named `what` where standard error is a terminal, and lines in the log elsewhere.
+
+    Both say the time that is left. What takes less than five seconds leaves no line.
+
+    Args:
+        what: is done, for people.
+        items: results as they come.
+        total: their number.
+        workers: that work on them at once.
+    """
+    if on_terminal(sys.stderr):
+        return progress.track(items, what, total, console=Console(stderr=True))
+    return _with_lines(what, items, total, workers)
+
+
+def _with_lines(what: str, items: Iterable[T], total: int, workers: int) -> Iterator[T]:
+    """The time left follows from how fast results come once every worker has begun and given its first."""
+    begun = 0.0
+    next_line = time.monotonic() + FIRST_S
+    for count, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if count <= workers:
+            begun = now
+        elif now >= next_line and count - workers >= max(_FEWEST, 2 * workers):
+            left_s = (total - count) * (now - begun) / (count - workers)
+            log.info("%s: %d of %d, about %s left", what, count, total, duration(left_s))
+            next_line = now + EVERY_S
+
+
+def duration(seconds: float) -> str:
+    """A time for people: `40 s`, `12 min`, `3.5 h`, `2.1 days`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"

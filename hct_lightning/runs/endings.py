@@ -24,7 +24,7 @@ from hydra.errors import InstantiationException
 
 from hct_lightning.machine import ranks
 from hct_lightning.machine import slurm as job
-from hct_lightning.runs import signals
+from hct_lightning.runs import out_of_memory, signals
 from hct_lightning.runs.files import write_whole
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,7 @@ def begin(folder: Path) -> None:
     """Forgets what ranks of earlier attempts have left in the folder."""
     _ending.clear()
     _last_acts.clear()
+    out_of_memory.forget()
     for path in folder.glob(".ending-*"):
         if not path.name.startswith(f".ending-{ranks.attempt()}-"):
             path.unlink(missing_ok=True)
@@ -111,6 +112,8 @@ def leave_for(rank: str, returncode: int, folder: Path) -> Ending:
         The ending of the run, as far as it is known.
     """
     message = f"rank {rank} has died: {signals.in_words(returncode)}"
+    if returncode == -signal.SIGKILL:
+        message = out_of_memory.with_advice(message)
     certain = returncode != -signal.SIGABRT
     its = _read(folder).get(rank) or _write(Ending(rank, FAILED, "", message, certain, True, time.time()), folder)
     return _first(its, folder)
@@ -148,8 +151,11 @@ def _ending_of_this_rank(error: BaseException) -> Ending:
     if stop:
         code = TERMINATED if is_termination(stop) else INTERRUPTED
         return Ending(ranks.rank(), code, type(stop).__name__, str(stop), code == INTERRUPTED, True, time.time())
-    mendable = isinstance(error, (ValueError, OSError, ImportError, InstantiationException))
     text = "".join(traceback.format_exception(error))
+    if out_of_memory.shows_in(error):
+        said = out_of_memory.with_advice(f"out of memory: {str(error).strip().partition(chr(10))[0]}")
+        return Ending(ranks.rank(), FAILED, type(error).__name__, said, True, True, time.time(), text)
+    mendable = isinstance(error, (ValueError, OSError, ImportError, InstantiationException))
     while isinstance(error, InstantiationException) and error.__cause__:
         error = error.__cause__  # what the constructor itself said
     # Gloo raises a plain RuntimeError, NCCL and the stores a DistError.

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import fcntl
 import io
 import os
 import threading
@@ -29,13 +30,30 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file as `open_whole` does."""
+    """Writes a text file, UTF-8, as `open_whole` does; names of files that are no UTF-8 keep their bytes."""
     with open_whole(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="surrogateescape"))
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One thread of one process at a time, for what reads the file `path` and writes it anew.
+
+    The lock is a hidden file beside it, which stays. Where the disk has no locks, or no room, it goes on without.
+    """
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            file = held.enter_context(path.with_name(f".{path.name}.lock").open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)  # of this opening of the file: threads, too, wait for each other
+        yield
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """Rows as comma-separated values."""
+    """Rows as comma-separated values, a line feed behind each."""
+    return "".join(map(_csv_line, rows))
+
+
+def _csv_line(row: Sequence[object]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    csv.writer(text).writerow(row)  # its own line end is \r\n, so it quotes both where they stand in a value
+    return text.getvalue().removesuffix("\r\n") + "\n"

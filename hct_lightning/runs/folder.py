@@ -15,7 +15,8 @@ from typing import Any
 from hct_lightning.machine import ranks
 from hct_lightning.machine import slurm as job
 from hct_lightning.runs import endings
-from hct_lightning.runs.files import write_whole
+from hct_lightning.runs.files import locked, open_whole, write_whole
+from hct_lightning.runs.secrets import hide_in
 
 _PACKAGES = ("hct-lightning", "torch", "lightning", "timm", "torchmetrics", "hydra-core", "pillow")
 
@@ -40,13 +41,32 @@ class Run:
     @property
     def record(self) -> dict[str, Any]:
         """What is known of the run so far; empty for a new one."""
-        return json.loads(self.record_path.read_text()) if self.record_path.exists() else {}
+        return self.record_in(self.folder)
+
+    @staticmethod
+    def record_in(folder: Path) -> dict[str, Any]:
+        """What `run.json` in `folder` says; empty where there is none. Makes nothing.
+
+        Raises:
+            ValueError: when the file is damaged.
+        """
+        path = folder / "run.json"
+        if not path.exists():
+            return {}
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged: {error}; remove it, and the run goes on without") from error
+        if not isinstance(found, dict):
+            raise ValueError(f"{path} is damaged: it is no object; remove it, and the run goes on without")
+        return found
 
     def update(self, **fields: Any) -> None:
-        """Adds fields to `run.json`, replacing the file as a whole."""
+        """Adds fields to `run.json`, without secrets, replacing the file as a whole."""
         if self.writes:
-            text = json.dumps(self.record | fields, indent=2, default=str) + "\n"
-            write_whole(self.record_path, text)
+            added = hide_in(json.loads(json.dumps(fields, default=str)))
+            with locked(self.record_path):  # a watching thread, or another rank, may add at the same time
+                write_whole(self.record_path, json.dumps(self.record | added, indent=2) + "\n")
 
     def checkpoint(self, name: str) -> Path:
         """The file behind `best`, `last` or a path.
@@ -64,6 +84,12 @@ class Run:
             )
         return path
 
+    def go_back(self, checkpoint: Path) -> None:
+        """Makes a checkpoint the last one: stopped from here on, the run goes on from there."""
+        if self.writes:
+            with open_whole(self.folder / "checkpoints" / "last.ckpt") as file:
+                file.write(checkpoint.read_bytes())
+
     @contextlib.contextmanager
     def recording(self, **fields: Any) -> Iterator[None]:
         """Records status, reason, times, versions and machine of what runs inside.
@@ -74,7 +100,6 @@ class Run:
         started = time.time()
         if self.writes:
             endings.begin(self.folder)
-            threading.Thread(target=self._end_with_the_others, daemon=True).start()
         self.update(
             **{"id": uuid.uuid4().hex[:8], "created": _now()} | self.record,
         )
@@ -88,17 +113,30 @@ class Run:
             versions={"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
             **fields,
         )
-        try:
-            yield
-        except BaseException as error:
-            ending = endings.of_run(self.folder, error)
-            if self.writes or ending.rank == ranks.rank():
-                self.end(ending.status, ending.reason, since=started)
-            raise
-        finally:
-            endings.completed()
+        with self.together(records=True):
+            try:
+                yield
+            except BaseException as error:
+                ending = endings.of_run(self.folder, error)
+                if self.writes or ending.rank == ranks.rank():
+                    self.end(ending.status, ending.reason, since=started)
+                raise
         if self.writes:
             self.end("completed", None, since=started)
+
+    @contextlib.contextmanager
+    def together(self, *, records: bool = False) -> Iterator[None]:
+        """Around what the ranks do together: rank 0 ends when another one has, even while it waits for that one for ever.
+
+        Args:
+            records: whether what they do is the run, of which `run.json` tells.
+        """
+        if self.writes:
+            threading.Thread(target=self._end_with_the_others, args=(records,), daemon=True).start()
+        try:
+            yield
+        finally:
+            endings.completed()
 
     def end(self, status: str, reason: str | None, *, since: float | None = None) -> None:
         """Records how the run has ended; any rank may, also one that does not keep the record.
@@ -113,13 +151,14 @@ class Run:
         with contextlib.suppress(OSError) if status != "completed" else contextlib.nullcontext():
             Run(self.folder).update(status=status, reason=reason, ended=_now(), **seconds)
 
-    def _end_with_the_others(self) -> None:
+    def _end_with_the_others(self, records: bool) -> None:
         """Ends this process when another rank has ended, and the main thread waits for it for ever."""
         while not endings.ends_by_itself(within_s=0.2):
             if endings.told(self.folder) and not endings.ends_by_itself(within_s=endings.GRACE_S):
                 ending = endings.of_run(self.folder)
-                self.end(ending.status, ending.reason)
-                endings.at_once(ending, self.folder, go_on=self.folder)
+                if records:
+                    self.end(ending.status, ending.reason)
+                endings.at_once(ending, self.folder, go_on=self.folder if records else None)
 
 
 def _now() -> str:

@@ -1,6 +1,8 @@
 """Trains, and leaves a run's folder that says everything about it."""
 
+import inspect
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
@@ -16,20 +19,27 @@ from omegaconf import DictConfig
 from hct_lightning.callbacks.epoch_time import EpochTime
 from hct_lightning.callbacks.export import ExportAtEnd
 from hct_lightning.callbacks.micro_batches import MicroBatches
+from hct_lightning.callbacks.own_options import OwnOptions
+from hct_lightning.cli.changes import options_of_training, say_changes
 from hct_lightning.cli.plain import plain
+from hct_lightning.cli.recompose import absolute_paths, given_options, since_begun
 from hct_lightning.data.datamodule import ImageData
+from hct_lightning.data.feeding.transfer import ON_DEVICE
 from hct_lightning.deploy.export import choose_exporters
+from hct_lightning.machine import runtime
 from hct_lightning.machine import slurm as job
 from hct_lightning.machine.devices import Devices, choose_devices
 from hct_lightning.machine.facts import machine_facts
 from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
-from hct_lightning.machine.runtime import resolve_precision
 from hct_lightning.models import FromPixels
-from hct_lightning.report.tables import describe, say_speed_up, show_results
+from hct_lightning.report.tables import describe, epoch_times_of, say_speed_up, show_results
+from hct_lightning.report.write import report_at_end
+from hct_lightning.runs import out_of_memory
 from hct_lightning.runs.folder import Run
-from hct_lightning.training.checkpoints import load_weights
+from hct_lightning.training.checkpoints import begin_network, check_resumable, load_checkpoint
 from hct_lightning.training.class_weights import class_weights
-from hct_lightning.training.memory_plan import MemoryPlan, choose_memory
+from hct_lightning.training.memory import step_memory
+from hct_lightning.training.memory_plan import Feeding, MemoryPlan, choose_memory
 from hct_lightning.training.module import ImageClassifier
 from hct_lightning.training.spec import NetworkSpec
 from hct_lightning.training.trainer import build_trainer
@@ -43,13 +53,14 @@ def main(cfg: DictConfig, folder: Path) -> None:
     if job.goes_on() and not cfg.run and run.record.get("status") == "completed":
         log.info("done already: %s", folder)
         return
-    with run.recording(task="fit", machine=machine_facts()):
+    with run.recording(task="fit", machine=machine_facts(), paths=absolute_paths(cfg)):
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)
         data: ImageData = instantiate(cfg.data, _convert_="all")
         dataset = data.dataset
         describe(dataset.summary())
-        run.update(classes=dataset.classes, data=dataset.summary())
-
+        against = cfg.fit.against and epoch_times_of(cfg.fit.against, dataset.size, dataset.decoding.channels)
+        resume = checkpoint_to_resume(cfg, run)
+        start = resume or (run.checkpoint(cfg.ckpt) if cfg.ckpt else None)
         spec = NetworkSpec(
             model=plain(cfg.model),
             classes=dataset.classes,
@@ -57,11 +68,11 @@ def main(cfg: DictConfig, folder: Path) -> None:
             mean=dataset.mean,
             std=dataset.std,
         )
-        network = spec.build()
-        resume = checkpoint_to_resume(cfg, run)
-        if cfg.ckpt and not resume:
-            load_weights(network, run.checkpoint(cfg.ckpt), cfg.safety.allow)
+        network, spec = begin_network(
+            spec, start, goes_on=resume is not None, given=given_options(cfg, "data"), allow=cfg.safety.allow
+        )
         earlier = run.record if resume else {}
+        run.update(classes=spec.classes, data=dataset.summary() | {"mean": spec.mean, "std": spec.std})
         devices = devices_of(cfg, data, earlier.get("global_batch"))
         timer = EpochTime()
         callbacks = build_callbacks(cfg, timer, devices.global_batch)
@@ -69,41 +80,82 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
         plan = plan_memory(cfg, data, devices, spec.build, earlier.get("memory_plan"))
         run.update(global_batch=devices.global_batch, memory_plan={"ranks": devices.world, **plan._asdict()})
+        share = -(-devices.global_batch // devices.world)
+        out_of_memory.advise(plan.to_take_less(share, dataset.size))
+        if plan.maps_blocks:
+            runtime.map_blocks()
+        if cfg.trainer.sync_batchnorm:
+            network.synchronise_batch_norm()
         if plan.memory == "low":
             network.set_grad_checkpointing()
+        if cfg.compile:
+            network.compile(dynamic=False)
         data.global_batch, data.micro_batches = devices.global_batch, plan.micro_batches
         module = build_module(cfg, network, spec, data, devices, plan)
         trainer = build_trainer(
-            cfg, folder, devices, callbacks=callbacks, loggers=loggers, micro_batches=plan.micro_batches
+            cfg,
+            folder,
+            devices,
+            callbacks=callbacks,
+            loggers=loggers,
+            micro_batches=plan.micro_batches,
+            gradient_bytes=sum(p.nbytes for p in network.parameters()),
         )
         introduce(cfg, trainer, module, devices, plan)
         if resume:
-            log.info("resuming from %s", resume)
+            prepare_to_go_on(cfg, run, resume)
+            say_changes(earlier, options_of_training(cfg), dataset.summary()["images"])
+        if cfg.run:
+            run.update(since=since_begun(folder))
+        run.update(options=options_of_training(cfg))
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-        run.update(
-            metrics=read_metrics(trainer),
-            confusion=module.confusion.tolist() if module.confusion is not None else None,
-            epoch_times=timer.rows,
-        )
+        record_results(run, trainer, module, timer, earlier)
     if trainer.is_global_zero:
-        show_results(run, trainer, timer.rows)
-        if cfg.fit.against:
-            say_speed_up(timer.rows, cfg.fit.against)
+        beside = [Path(cfg.fit.against)] if cfg.fit.against else []
+        report = report_at_end([run.folder, *beside]) if cfg.fit.report else None
+        show_results(run, trainer, timer.rows, report)
+        if against and timer.rows:
+            say_speed_up(timer.rows, against, cfg.fit.against)
 
 
 def checkpoint_to_resume(cfg: DictConfig, run: Run) -> Path | None:
-    """`last.ckpt`, with `run=` or where Slurm has started this run again; None for a new one.
+    """The checkpoint that the run goes on from; None for a new one.
+
+    It is `last.ckpt` with `run=`, or where Slurm has started this run again, and another one of the run where
+    `ckpt=` says so. Started again, such a run goes on from the last one, which is then its own.
 
     Raises:
-        ValueError: when another checkpoint of the run is asked for.
+        ValueError: when the checkpoint is of another folder.
     """
-    if cfg.run and cfg.ckpt not in (None, "last"):
+    folder = run.folder / "checkpoints"
+    if not cfg.run:
+        return folder / "last.ckpt" if job.goes_on() and (folder / "last.ckpt").exists() else None
+    chosen = run.checkpoint("last" if job.restarts() else cfg.ckpt or "last")
+    if chosen.resolve().parent != folder.resolve():
         raise ValueError(
-            f"ckpt={cfg.ckpt}: a run goes on from its last checkpoint; leave ckpt out, or begin a new run from that "
-            "one: ckpt=<file> without run="
+            f"ckpt={cfg.ckpt}: a run goes on from a checkpoint of its own, in {folder}; give ckpt=best or last, or "
+            "begin a new run from this one's weights: ckpt=<file> without run="
         )
-    begun = job.goes_on() and (run.folder / "checkpoints" / "last.ckpt").exists()
-    return run.checkpoint("last") if cfg.run or begun else None
+    return folder / chosen.name
+
+
+def prepare_to_go_on(cfg: DictConfig, run: Run, checkpoint: Path) -> None:
+    """One that goes back to an earlier checkpoint gets that as its last one.
+
+    Raises:
+        ValueError: when it has had more epochs already.
+    """
+    check_resumable(checkpoint, cfg.safety.allow)
+    saved, _ = load_checkpoint(checkpoint, cfg.safety.allow)
+    if 0 < (most := cfg.trainer.max_epochs or 0) <= saved["epoch"]:
+        raise ValueError(
+            f"trainer.max_epochs={most}: {checkpoint} is from epoch {saved['epoch'] + 1}; give a larger number, or go back "
+            "with ckpt=best"
+        )
+    log.info("resuming from %s", checkpoint)
+    if checkpoint.name != "last.ckpt":
+        log.info("back at step %d: metrics.csv and checkpoints of later steps are written anew", saved["global_step"])
+        run.go_back(checkpoint)
 
 
 def devices_of(cfg: DictConfig, data: ImageData, global_batch: int | None) -> Devices:
@@ -133,6 +185,7 @@ def build_callbacks(cfg: DictConfig, timer: EpochTime, global_batch: int) -> lis
         *instantiate(cfg.callbacks, _convert_="all").values(),
         timer,
         MicroBatches(),
+        OwnOptions(),
         ExportAtEnd(
             choose_exporters(instantiate(cfg.export, _convert_="all")),
             dynamic=cfg.export.dynamic,
@@ -177,9 +230,17 @@ def plan_memory(
             now: the weights would not be the same otherwise.
     """
     memory, micro_batches = cfg.memory, cfg.micro_batches
+    if cfg.compile:
+        if memory == "low":
+            raise ValueError(
+                "compile=true does not go with memory=low: what that recomputes can't be compiled; leave one"
+            )
+        memory = "speed"
     if earlier and earlier["ranks"] == devices.world:
         memory = earlier["memory"] if memory == "auto" else memory
         micro_batches = earlier["micro_batches"] if micro_batches == "auto" else micro_batches
+    channels, size = data.dataset.decoding.channels, data.dataset.size
+    precision = runtime.resolve_precision(cfg.trainer.precision, devices.accelerator)
 
     def decide() -> dict[str, Any]:
         plan = choose_memory(
@@ -189,13 +250,18 @@ def plan_memory(
             ranks_here=devices.ranks_here,
             memory=memory,
             micro_batches=micro_batches,
-            build=build,
-            channels=data.dataset.decoding.channels,
-            size=data.dataset.size,
+            step=partial(step_memory, build, channels=channels, size=size, precision=precision),
+            pixels=math.prod(size),
+            channels=channels,
             batch_size=data.batch_size,
-            precision=resolve_precision(cfg.trainer.precision, devices.accelerator),
+            feeding=Feeding(
+                on_host=partial(data.batches_ahead, ranks_here=devices.ranks_here),
+                on_device=ON_DEVICE - 1,
+                augmenting=partial(data.augment.extra_bytes, image_bytes=channels * math.prod(size)),
+            ),
         )
-        return plan._asdict()
+        maps_blocks = plan.maps_blocks or bool(earlier and earlier.get("maps_blocks"))
+        return plan._replace(maps_blocks=maps_blocks)._asdict()
 
     return MemoryPlan(**from_rank_zero("memory_plan", decide, num_nodes=devices.num_nodes))
 
@@ -208,7 +274,7 @@ def build_module(
     return ImageClassifier(
         network,
         classes=spec.classes,
-        optimizer=instantiate(cfg.optim.optimizer, _convert_="all"),
+        optimizer=build_optimizer(cfg, devices.accelerator),
         schedule=instantiate(cfg.schedule, _convert_="all"),
         lr=cfg.optim.lr,
         reference_batch=cfg.optim.reference_batch,
@@ -218,6 +284,15 @@ def build_module(
         label_smoothing=cfg.loss.label_smoothing,
         spec=spec,
     )
+
+
+def build_optimizer(cfg: DictConfig, accelerator: str) -> Callable[..., torch.optim.Optimizer]:
+    """That of `optim=`, with one kernel for all parameters where it has one for the device."""
+    build = instantiate(cfg.optim.optimizer, _convert_="all")
+    open_to_us = "fused" in inspect.signature(build).parameters and "fused" not in build.keywords
+    # Lightning refuses to clip gradients in mixed precision for a fused one.
+    fused = open_to_us and accelerator == "cuda" and not cfg.trainer.gradient_clip_val
+    return partial(build, fused=True) if fused else build
 
 
 def introduce(
@@ -236,8 +311,32 @@ def introduce(
     )
     if plan.memory == "low":
         log.info("memory=low: the backward pass computes again what is not kept")
+    if plan.maps_blocks:
+        log.info("memory is short: what is freed goes back to the system at once, which takes time")
     if plan.micro_batches > 1:
         log.info("in %d micro-batches of about %.3g images a rank", plan.micro_batches, module.images_per_backward)
+
+
+def record_results(
+    run: Run, trainer: lightning.Trainer, module: ImageClassifier, timer: EpochTime, earlier: Mapping[str, Any]
+) -> None:
+    """Adds to `run.json` what was measured; a run that had nothing left to do keeps what it has.
+
+    Args:
+        run: whose record it is.
+        trainer: that has trained.
+        module: that was trained.
+        timer: with the times of its epochs.
+        earlier: the record of the run that went on; its earlier epochs stay.
+    """
+    if not timer.rows and earlier.get("metrics"):
+        return
+    before = [row for row in earlier.get("epoch_times") or () if timer.rows and row["epoch"] < timer.rows[0]["epoch"]]
+    run.update(
+        metrics=read_metrics(trainer),
+        confusion=module.confusion.tolist() if module.confusion is not None else None,
+        epoch_times=before + timer.rows,
+    )
 
 
 def read_metrics(trainer: lightning.Trainer) -> dict[str, float]:

@@ -3,17 +3,20 @@
 import json
 import logging
 import math
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from PIL import Image, ImageDraw
 from rich.table import Table
 
 from hct_lightning.cli.plain import plain
+from hct_lightning.cli.recompose import key_of
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.data.dataset import Dataset
 from hct_lightning.data.reading.geometry import resize
@@ -28,6 +31,9 @@ from hct_lightning.training.step import step_seconds
 
 log = logging.getLogger(__name__)
 
+# Options that say nothing of the training to begin with.
+NOT_OF_TRAINING = ("task", "run", "ckpt", "inspect.samples", "inspect.thumbnail")
+
 
 def main(cfg: DictConfig, folder: Path) -> None:
     """`task=inspect data=<set>`: `inspect/contact_sheet.png` and `inspect.json`, tables, and a command."""
@@ -39,7 +45,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         dataset.reader,
         max_pixels=dataset.decoding.max_pixels,
         workers=cpu_count(),
-        progress=partial(track, "looking"),
+        progress=partial(track, "looking", workers=cpu_count()),
     )
     out = folder / "inspect"
     out.mkdir(parents=True, exist_ok=True)
@@ -55,7 +61,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
 def contact_sheet(data: Dataset, samples: int, side: int) -> Image.Image:
     """Training images, evenly spaced over the classes, as the network sees them, with their class."""
     paths, labels = data.catalogue.train.paths, data.catalogue.train.labels
-    count = min(samples, len(paths))
+    count = min(max(1, samples), len(paths))
     chosen = [round(i * (len(paths) - 1) / max(1, count - 1)) for i in range(count)]
     height, width = data.size
     scale = side / max(height, width)
@@ -81,60 +87,47 @@ def contact_sheet(data: Dataset, samples: int, side: int) -> Image.Image:
 def suggest(cfg: DictConfig, data: Dataset, found: Survey) -> dict[str, Any]:
     """A command to begin with, the size of a raw store, and hours of training on this CPU.
 
-    The resolution keeps the detail of half the images: the median of the shorter sides. A store has its
-    own, with the geometry and the channels.
+    What was given is kept. Otherwise the resolution keeps the detail of half the images: the median of the shorter
+    sides. A store has its own, with the geometry and the channels.
     """
-    shorter = sorted(min(size) for size in found.sizes)
+    overrides = [override for override in HydraConfig.get().overrides.task if key_of(override) not in NOT_OF_TRAINING]
+    given = {key_of(override) for override in overrides}
     prepared = data.catalogue.prepared is not None
-    resolution = max(data.size) if prepared else max(32, shorter[len(shorter) // 2] // 32 * 32)
-    images = len(data.catalogue.train) + len(data.catalogue.valid) - len(found.unreadable)
-    options = (
-        []
-        if prepared
-        else [
-            f"data.resolution={resolution}",
-            f"data.geometry={data.decoding.geometry}",
-            f"data.channels={data.decoding.channels}",
-        ]
-    )
-    options.append(f"data.batch_size={max(1, min(8, len(data.catalogue.train) // 4))}")
-    for name in ("mean", "std"):
-        values = ",".join(f"{value:.4f}" for value in getattr(found, name))
-        options.append(f"data.{name}=[{values}]")
-    decoding = data.decoding.as_json()
-    for name in ("reduce_to",) if prepared else ("window", "srgb", "breast", "reduce_to"):
-        if decoding[name]:
-            options.append(f"data.{name}={json.dumps(decoding[name], separators=(',', ':'))}")
+    shorter = sorted(min(size) for size in found.sizes)
+    median = max(32, shorter[len(shorter) // 2] // 32 * 32)
+    height, width = data.size if prepared or "data.resolution" in given else (median, median)
+    fitting: dict[str, Any] = {"batch_size": max(1, min(8, len(data.catalogue.train) // 4))}
+    if not prepared:
+        fitting |= {"resolution": median, "geometry": data.decoding.geometry, "channels": data.decoding.channels}
+    if "data.statistics" not in given:
+        fitting |= {name: f"[{','.join(f'{x:.4f}' for x in getattr(found, name))}]" for name in ("mean", "std")}
     if found.unreadable:
-        options.append("data.on_error=skip")
-    if cfg.data.get("root"):
-        options.insert(0, f"data.root={cfg.data.root}")
-    group = cfg.data.source["_target_"].split(".")[-2]  # a source's module is named like its configuration
-    command = " ".join(["python -m hct_lightning", f"data={group}", *options])
-    hours = None
-    if not torch.cuda.is_available():
-        side = min(resolution, 1024)
-        network = build_network(
-            plain(cfg.model),
-            channels=data.decoding.channels,
-            classes=len(data.classes),
-            mean=data.mean,
-            std=data.std,
-        )
-        step_s = step_seconds(
-            network,
-            channels=data.decoding.channels,
-            side=side,
-            device=torch.device("cpu"),
-            precision=resolve_precision(cfg.trainer.precision, "cpu"),
-        )
-        steps = len(data.catalogue.train) * cfg.trainer.max_epochs / 2  # of two images
-        hours = step_s * steps * (resolution / side) ** 2 / 3600
+        fitting["on_error"] = "skip"
+    source = [] if "data" in given else [f"data={HydraConfig.get().runtime.choices['data']}"]
+    mine = [f"data.{name}={value}" for name, value in fitting.items() if f"data.{name}" not in given]
+    command = f"python -m hct_lightning {shlex.join([*source, *overrides, *mine])}"
+    images = sum(map(len, data.catalogue.splits.values())) - len(found.unreadable)
     return {
         "command": command,
-        "store_gb": images * resolution**2 * data.decoding.channels / 1e9,
-        "hours_on_this_cpu": hours,
+        "store_gb": images * height * width * data.decoding.channels / 1e9,
+        "hours_on_this_cpu": hours_on_this_cpu(cfg, data, height, width),
     }
+
+
+def hours_on_this_cpu(cfg: DictConfig, data: Dataset, height: int, width: int) -> float | None:
+    """Of training as configured, from real steps; None where there is a GPU, or the number of epochs is open."""
+    epochs = cfg.trainer.max_epochs or 0
+    if torch.cuda.is_available() or epochs < 1:
+        return None
+    side = min(max(height, width), 1024)
+    channels = data.decoding.channels
+    network = build_network(
+        plain(cfg.model), channels=channels, classes=len(data.classes), mean=data.mean, std=data.std
+    )
+    precision = resolve_precision(cfg.trainer.precision, "cpu")
+    step_s = step_seconds(network, channels=channels, side=side, device=torch.device("cpu"), precision=precision)
+    steps = len(data.catalogue.train) * epochs / 2  # of two images
+    return step_s * steps * height * width / side**2 / 3600
 
 
 def show(found: Survey, beginning: dict[str, Any]) -> None:
@@ -147,7 +140,7 @@ def show(found: Survey, beginning: dict[str, Any]) -> None:
     table.add_row("mean", ", ".join(f"{value:.4f}" for value in found.mean))
     table.add_row("deviation", ", ".join(f"{value:.4f}" for value in found.std))
     table.add_row("unreadable", str(len(found.unreadable)))
-    table.add_row("the same in both splits", str(len(found.duplicates)))
+    table.add_row("the same in several splits", str(len(found.duplicates)))
     table.add_row("repeated within a split", str(found.repeated))
     table.add_row("raw store", f"{beginning['store_gb']:.2f} GB")
     if beginning["hours_on_this_cpu"] is not None:

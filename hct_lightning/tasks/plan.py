@@ -26,6 +26,7 @@ from hct_lightning.training.step import AUTOCAST, step_seconds
 log = logging.getLogger(__name__)
 
 CARDS_GB = (11, 24, 48, 80)
+CONTEXT = 600 * 2**20  # bytes of a card for CUDA and its libraries, before the first tensor
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
@@ -35,6 +36,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     options["precision"] = [resolve_precision(p, kind) for p in options["precision"]]
     check(options)
     channels = cfg.data.channels or 3
+    epochs = max(1, cfg.trainer.max_epochs or 1)  # of a training without a number of them, one
     build = partial(
         build_network,
         plain(cfg.model),
@@ -58,16 +60,16 @@ def main(cfg: DictConfig, folder: Path) -> None:
     for resolution, batch, (precision, memory) in track("predicting", points, len(points)):
         size = as_size(resolution)
         step = step_memory(build, channels=channels, size=size, batch=batch, precision=precision, memory=memory)
-        images = options["images"] * cfg.trainer.max_epochs
+        images = options["images"] * epochs
         rows.append(
             {
                 "resolution": resolution,
                 "batch_size": batch,
                 "precision": precision,
                 "memory": memory,
-                "gpu_gib": step.tensors / 2**30,
+                "gpu_gib": step.reserved / 2**30,
                 "cpu_gib": step.resident / 2**30,
-                "fits_gb": [gb for gb in CARDS_GB if step.tensors < (1 - RESERVE) * gb * 1e9],
+                "fits_gb": [gb for gb in CARDS_GB if CONTEXT + step.reserved < (1 - RESERVE) * gb * 1e9],
                 "fits_here": step.on(kind) < (1 - RESERVE) * here,
                 "hours": times[precision, memory].step_s(batch, size) / batch * images / 3600,
             }
@@ -82,7 +84,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     print(
         f"GPU, CPU: GiB of a step's peak. Fits with {RESERVE:.0%} to spare; here: {kind}, "
         f"{here / 2**30:.1f} GiB available.\n"
-        f"Hours: training alone on this machine, {cfg.trainer.max_epochs} epochs of "
+        f"Hours: training alone on this machine, {epochs} epoch(s) of "
         f"{options['images']} images, scaled by pixels from real steps at "
         f"{' and '.join(map(str, options['timed_at']))} px."
     )

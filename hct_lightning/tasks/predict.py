@@ -1,102 +1,228 @@
 """Classes and probabilities of new images."""
 
 import glob
+import hashlib
+import itertools
 import logging
+import os
+import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
+from rich.markup import escape
 from rich.table import Table
 from torch.utils.data import BatchSampler
 
 from hct_lightning.callbacks.progress import progress_bar
+from hct_lightning.callbacks.watch_ranks import WatchRanks
+from hct_lightning.callbacks.write_predictions import WritePredictions
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import given_options
+from hct_lightning.data.catalogue import some
 from hct_lightning.data.feeding.loader import Images, Loader, auto_workers
-from hct_lightning.data.reading.decoding import Decoding
-from hct_lightning.data.reading.geometry import as_size
-from hct_lightning.data.reading.image import is_image
+from hct_lightning.data.feeding.samplers import EveryImageOnce
+from hct_lightning.data.reading.decoding import Decoding, padding_note
+from hct_lightning.data.reading.image import is_image, sample_sizes
 from hct_lightning.data.reading.readers import FileReader
-from hct_lightning.machine.devices import choose_devices
+from hct_lightning.deploy.artifact import digest
+from hct_lightning.machine.devices import Devices, choose_devices
+from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
+from hct_lightning.machine.runtime import resolve_precision
+from hct_lightning.runs import endings
 from hct_lightning.runs.console import on_terminal, results
-from hct_lightning.runs.files import csv_text, write_whole
 from hct_lightning.runs.folder import Run
+from hct_lightning.runs.predictions import Predictions, whole_rows
 from hct_lightning.training.checkpoints import load_network
+from hct_lightning.training.inference_memory import images_at_a_time
 from hct_lightning.training.module import ImageClassifier
+from hct_lightning.training.spec import NetworkSpec
 from hct_lightning.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
 
+SHOWN = 50  # rows of the table on a terminal
+
 
 def main(cfg: DictConfig, folder: Path) -> None:
-    """`task=predict run=<folder> predict.input=<file, folder or glob>`.
+    """`task=predict run=<folder> predict.input=<images>`: a CSV file, which the same command goes on with.
 
-    A table on the terminal (CSV when standard output is a pipe), and a CSV file.
+    At the end also a table on the terminal, or the CSV where standard output is a pipe.
     """
     if OmegaConf.is_missing(cfg.predict, "input"):
-        raise ValueError("predict.input is not set; give predict.input=<image, folder or glob>")
-    run = Run(folder)
-    network, spec = load_network(run.checkpoint(cfg.ckpt or "best"), cfg.safety.allow)
-    paths = find_images(str(cfg.predict.input))
-    decoding = chosen_decoding(cfg, spec.decoding)
-    reader = FileReader(decoding)
-    log.info("%d image(s) at %dx%d (%s)", len(paths), *reader.shape[:2], decoding.geometry)
-    loader = Loader(
-        Images(paths, [0] * len(paths), reader),
-        BatchSampler(range(len(paths)), cfg.predict.batch_size, drop_last=False),
-        num_workers=min(auto_workers(cfg.data.num_workers), len(paths)),
+        raise ValueError("predict.input is not set; give predict.input=<image, folder, glob or list>")
+    run = Run(folder, writes=is_rank_zero())
+    checkpoint = run.checkpoint(cfg.ckpt or "best")
+    network, spec = load_network(checkpoint, cfg.safety.allow)
+    images = find_images(plain(cfg.predict)["input"])
+    skips = skips_unreadable(cfg.data.on_error, images)
+    reader = FileReader(chosen_decoding(cfg, spec))
+    devices = devices_of(cfg, len(images))
+    precision = resolve_precision(cfg.trainer.precision, devices.accelerator)
+    file = Predictions(
+        Path(cfg.predict.output or folder / "predict" / "predictions.csv").expanduser(),
+        images,
+        spec.classes,
+        {"checkpoint": digest(checkpoint), "decoding": reader.decoding.as_json(), "precision": precision},
     )
-    module = ImageClassifier(network, classes=spec.classes)
-    trainer = build_trainer(cfg, folder, choose_devices(cfg.trainer.accelerator, 1, 1, 1), callbacks=[progress_bar()])
-    probabilities = torch.cat(cast(list[torch.Tensor], trainer.predict(module, loader)))
 
-    rows = [["path", "class", *(f"p_{name}" for name in spec.classes)]]
-    for path, row in zip(paths, probabilities.tolist(), strict=True):
-        winner = spec.classes[max(range(len(row)), key=row.__getitem__)]
-        rows.append([path, winner, *(f"{p:.6f}" for p in row)])
-    text = csv_text(rows)
-    out = Path(cfg.predict.output or folder / "predict" / "predictions.csv").expanduser()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, text)
-    if on_terminal(sys.stdout):
-        show(paths, probabilities, spec.classes)
-    else:
-        sys.stdout.write(text)
-    log.info("-> %s", out)
+    def begin() -> dict[str, Any]:
+        height, width, channels = reader.shape
+        batch = cfg.predict.batch_size or images_at_a_time(
+            devices.of_rank_zero,
+            batch_size=cfg.data.batch_size,
+            micro_batches=cfg.micro_batches,
+            ranks_here=devices.ranks_here,
+            build=spec.build,
+            channels=channels,
+            size=(height, width),
+            precision=precision,
+        )
+        return {"images": digest_of(images), "batch": min(batch, len(images)), "done": file.open()}
+
+    begun = from_rank_zero("predict", begin, num_nodes=devices.num_nodes)
+    if begun["images"] != digest_of(images):
+        raise ValueError("predict.input holds other images for this rank than for rank 0; were some added just now?")
+    if begun["done"] < len(images):
+        skipped = {} if skips else None
+        todo = Images(images[begun["done"] :], [0] * (len(images) - begun["done"]), reader, skipped=skipped)
+        callbacks = [progress_bar(), WatchRanks(records=False), WritePredictions(file, todo)]
+        trainer = build_trainer(cfg, folder, devices, callbacks=callbacks)
+        log.info(
+            "%d images at %dx%d (%s) on %s x %d, %s, %d at a time",
+            *(len(todo), *reader.shape[:2], reader.decoding.geometry),
+            *(devices.accelerator, trainer.world_size, precision, begun["batch"]),
+        )
+        if note := padding_note(reader.decoding, sample_sizes(todo.paths, max_pixels=reader.decoding.max_pixels)):
+            log.info("  note: %s", note)
+        if cfg.compile:
+            network.compile(dynamic=False)
+        shard = EveryImageOnce(len(todo), rank=trainer.global_rank, world=trainer.world_size)
+        loader = Loader(
+            todo,
+            BatchSampler(shard, begun["batch"], drop_last=False),
+            num_workers=min(len(todo), auto_workers(cfg.data.num_workers, ranks_here=devices.ranks_here)),
+            prefetch_factor=cfg.data.prefetch_factor,
+            device=trainer.strategy.root_device,
+        )
+        with run.together(), saying_how_to_go_on(file, named=bool(cfg.run or cfg.predict.output)):
+            trainer.predict(ImageClassifier(network, classes=spec.classes), loader, return_predictions=False)
+    if is_rank_zero():
+        file.finish()
+        show(file)
 
 
-def chosen_decoding(cfg: DictConfig, trained: Decoding) -> Decoding:
+def devices_of(cfg: DictConfig, images: int) -> Devices:
+    """What to predict on: `trainer.devices`, but no more ranks than images."""
+    asked = plain(cfg.trainer)["devices"]
+    asked = min(asked, images) if isinstance(asked, int) else asked
+    return choose_devices(cfg.trainer.accelerator, asked, cfg.trainer.num_nodes, cfg.data.batch_size)
+
+
+def chosen_decoding(cfg: DictConfig, spec: NetworkSpec) -> Decoding:
     """What the network was trained on, with what the command line says of `data` and `predict.resolution` on top."""
-    options = plain(cfg.data)
-    given = {name: options[name] for name in given_options("data") if options.get(name) is not None}
-    size = plain(cfg.predict)["resolution"] or given.get("resolution")
-    known = {field.name for field in fields(Decoding)}
-    changes = {name: value for name, value in given.items() if name in known}
-    return replace(trained, **changes, size=as_size(size) if size else trained.size)
+    given = given_options(cfg, "data", *spec.unsaid)
+    spec.check_normalisation(given)
+    size = plain(cfg.predict)["resolution"]
+    return spec.decoding.with_options(given | ({"resolution": size} if size else {}))
 
 
-def find_images(pattern: str) -> list[str]:
-    """The images behind a file name, a folder (searched recursively) or a glob, sorted.
+def find_images(given: object) -> list[str]:
+    """The images of `predict.input`, in its order.
+
+    Args:
+        given: a file name, a folder (searched recursively, sorted), a glob (sorted), a text file (`.txt`) with a path
+            a line, relative to its folder; or several of these.
 
     Raises:
         FileNotFoundError: when there are none.
     """
-    path = Path(pattern).expanduser()
-    if path.is_file():
-        return [str(path)]  # whatever its name
-    found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-    images = sorted(str(p) for p in found if p.is_file() and is_image(p))
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        return [image for one in given for image in find_images(one)]
+    path = Path(str(given)).expanduser()
+    if path.is_file() and path.suffix.lower() == ".txt":
+        lines = path.read_bytes().decode("utf-8-sig", "surrogateescape").split("\n")
+        images = [str(path.parent / line.rstrip("\r")) for line in lines if line.strip()]
+    elif path.is_file():
+        images = [str(path)]  # whatever its name
+    else:
+        found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+        images = sorted(str(p) for p in found if p.is_file() and is_image(p))
     if not images:
-        raise FileNotFoundError(f"predict.input={pattern}: no image there")
+        raise FileNotFoundError(f"predict.input={given}: no image there")
     return images
 
 
-def show(paths: list[str], probabilities: torch.Tensor, classes: Sequence[str]) -> None:
-    table = Table("image", "class", *classes)
-    for path, row in zip(paths, probabilities, strict=True):
-        table.add_row(path, classes[int(row.argmax())], *(f"{p:.3f}" for p in row.tolist()))
-    results().print(table)
+def skips_unreadable(on_error: str, images: Sequence[str]) -> bool:
+    """Whether unreadable images are left out.
+
+    Raises:
+        ValueError: for another option than `raise` and `skip`.
+        FileNotFoundError: for images that aren't there, when they are not to be skipped.
+    """
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"data.on_error={on_error}: choose raise or skip")
+    if on_error == "raise" and (absent := [image for image in images if not os.path.exists(image)]):
+        raise FileNotFoundError(
+            f"predict.input names {len(absent)} files that aren't there: {some(absent)}; correct it, or give "
+            "data.on_error=skip"
+        )
+    return on_error == "skip"
+
+
+def digest_of(images: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(images).encode(errors="surrogateescape")).hexdigest()
+
+
+@contextmanager
+def saying_how_to_go_on(file: Predictions, *, named: bool) -> Iterator[None]:
+    """Says, however predicting is interrupted, what is kept and how to go on.
+
+    Args:
+        file: that grows.
+        named: whether the same command writes the same file again.
+
+    Raises:
+        ValueError: when predicting ends before all images are through.
+    """
+
+    def say() -> None:
+        more = "" if named else f" with predict.output={file.path}"
+        log.info("%d of %d images are in %s; the same command%s goes on", file.done, len(file.images), file.path, more)
+
+    endings.before_at_once(say)
+    try:
+        yield
+        if is_rank_zero() and file.done < len(file.images):
+            raise ValueError("trainer.fast_dev_run or limit_predict_batches ended it early; predict without them")
+    except BaseException:
+        say()
+        raise
+
+
+def show(file: Predictions) -> None:
+    """The table of the first rows for people, the whole file for pipes; and how many images have no answer."""
+    table = Table("image", "class", *map(escape, file.classes))
+    failed = 0
+    for i, (row, _) in enumerate(itertools.islice(whole_rows(file.path), 1, None)):
+        path, winner, *probabilities, error = row
+        failed += bool(error)
+        if i < SHOWN:
+            name = path.encode(errors="replace").decode()
+            numbers = (f"{float(p):.3f}" if p else "" for p in probabilities)
+            table.add_row(escape(name), escape(winner) or "no answer", *numbers)
+    if len(file.images) > SHOWN:
+        table.caption = f"and {len(file.images) - SHOWN} more"
+    if on_terminal(sys.stdout):
+        results().print(table)
+    else:
+        sys.stdout.flush()
+        with file.path.open("rb") as whole:
+            shutil.copyfileobj(whole, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    if failed:
+        log.warning("%d of %d images have no answer; the column `error` says why", failed, len(file.images))
+    log.info("-> %s", file.path)

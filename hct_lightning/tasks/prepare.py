@@ -32,7 +32,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         )
     if options.format not in SUFFIX:
         raise ValueError(f"prepare.format={options.format}: choose {', '.join(SUFFIX)}")
-    data: ImageData = instantiate(cfg.data, _convert_="all")
+    data: ImageData = instantiate(cfg.data, on_error="skip", _convert_="all")  # all that are unreadable are named
     dataset = data.dataset
     if dataset.catalogue.prepared:
         raise ValueError("data=store is prepared already; give the data set that it came from")
@@ -47,13 +47,14 @@ def main(cfg: DictConfig, folder: Path) -> None:
     quality = options.quality if options.format == "jpeg" else None
     recipe = Recipe(dataset.decoding, options.format, quality)
     root = Path(options.output).expanduser().resolve()
+    workers, skips = options.workers or cpu_count(), cfg.data.on_error == "skip"
     unreadable = prepare(
         dataset.catalogue,
         recipe,
         root,
-        workers=options.workers or cpu_count(),
-        skip_unreadable=data.on_error == "skip",
-        progress=partial(track, "preparing"),
+        workers=workers,
+        skip_unreadable=skips,
+        progress=partial(track, "preparing", workers=workers),
     )
     if unreadable:
         out = folder / "prepare" / "unreadable.csv"
@@ -61,7 +62,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         write_whole(out, csv_text([("path", "reason"), *unreadable.items()]))
         said = "\n  ".join([*unreadable.values()][:20])
         message = f"{len(unreadable)} unreadable images (all listed in {out}):\n  {said}"
-        if data.on_error == "raise":
+        if not skips:
             raise ValueError(f"{message}\nrepair or remove them, or use data.on_error=skip")
         log.warning("left out: %s", message)
     store = Store(root)

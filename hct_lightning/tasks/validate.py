@@ -1,61 +1,153 @@
-"""Measures a checkpoint on the validation images."""
+"""Measures a checkpoint on the validation images, or on those of another split."""
 
 import json
 import logging
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.table import Table
 
 from hct_lightning.callbacks.progress import progress_bar
+from hct_lightning.callbacks.skipped_images import SkippedImages
+from hct_lightning.callbacks.watch_ranks import WatchRanks
+from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import given_options
+from hct_lightning.data.catalogue import Catalogue, Split
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.machine.devices import choose_devices
+from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
+from hct_lightning.machine.runtime import resolve_precision
 from hct_lightning.runs.console import results
 from hct_lightning.runs.files import write_whole
 from hct_lightning.runs.folder import Run
+from hct_lightning.training.answers import write_answers, write_thumbnails
 from hct_lightning.training.checkpoints import load_network
-from hct_lightning.training.module import ImageClassifier
+from hct_lightning.training.inference_memory import images_at_a_time
+from hct_lightning.training.module import Answers, ImageClassifier
 from hct_lightning.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
-    """`task=validate run=<folder> [ckpt=best|last|<file>]`: results in `<run>/validate/`."""
-    run = Run(folder)
+    """`task=validate run=<folder> [ckpt=best|last|<file>]`: results in `<run>/validate/`.
+
+    `<checkpoint>.json` has the metrics, `<checkpoint>.csv` the answer for each image; of another split than valid
+    they are named after that, too.
+    """
+    run = Run(folder, writes=is_rank_zero())
     checkpoint = run.checkpoint(cfg.ckpt or "best")
     network, spec = load_network(checkpoint, cfg.safety.allow)
-    given = given_options("data")
+    given = given_options(cfg, "data", *spec.unsaid)
+    spec.check_normalisation(given)
     fed = {name: value for name, value in spec.options().items() if name not in given}
     data: ImageData = instantiate(cfg.data, **fed, _convert_="all")
     dataset = data.dataset
+    side = cfg.validate.split
+    by = [cfg.validate.by] if isinstance(cfg.validate.by, str) else list(cfg.validate.by)
+    split, data.measured = chosen_split(dataset.catalogue, side, by), side
     spec.check_classes(dataset.classes)
     spec.check_decoding(dataset.decoding, chosen=given)
     log.info("%s on %s, %dx%d", checkpoint, dataset.catalogue.source, *dataset.size)
 
-    module = ImageClassifier(network, classes=dataset.classes)
-    trainer = build_trainer(cfg, folder, choose_devices(cfg.trainer.accelerator, 1, 1, 1), callbacks=[progress_bar()])
-    trainer.validate(module, datamodule=data, verbose=False)
+    asked = plain(cfg.trainer)["devices"]
+    devices = choose_devices(cfg.trainer.accelerator, asked, cfg.trainer.num_nodes, data.batch_size)
+    precision = resolve_precision(cfg.trainer.precision, devices.accelerator)
 
-    assert module.confusion is not None, "it has been validated"
-    metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-    result = {
-        "checkpoint": str(checkpoint),
-        "source": dataset.catalogue.source,
-        "images": len(dataset.catalogue.valid),
-        "resolution": dataset.size,
-        "metrics": metrics,
-        "classes": dataset.classes,
-        "confusion": module.confusion.tolist(),
-    }
+    def batch() -> dict[str, Any]:
+        images = images_at_a_time(
+            devices.of_rank_zero,
+            batch_size=data.batch_size,
+            micro_batches=cfg.micro_batches,
+            ranks_here=devices.ranks_here,
+            build=spec.build,
+            channels=dataset.decoding.channels,
+            size=dataset.size,
+            precision=precision,
+        )
+        return {"images": images}
+
+    data.batch_size = from_rank_zero("batch", batch, num_nodes=devices.num_nodes)["images"]
+    if cfg.compile:
+        network.compile(dynamic=False)
+    module = ImageClassifier(network, classes=dataset.classes)
+    callbacks = [progress_bar(), WatchRanks(records=False), SkippedImages("validate/skipped.csv")]
+    trainer = build_trainer(cfg, folder, devices, callbacks=callbacks)
+    log.info("on %s x %d, %s, %d at a time", devices.accelerator, trainer.world_size, precision, data.batch_size)
+    with run.together():
+        trainer.validate(module, datamodule=data, verbose=False)
     if trainer.is_global_zero:
-        (folder / "validate").mkdir(exist_ok=True)
+        assert module.confusion is not None, "it has been validated"
+        assert module.answers is not None, "it has been validated"
+        rows = answered(split, module.answers, dataset.classes)
+        result = {
+            "checkpoint": str(checkpoint),
+            "source": dataset.catalogue.source,
+            "split": side,
+            "images": len(rows),
+            "skipped": len(split) - len(rows),
+            "resolution": dataset.size,
+            "metrics": {name: value.item() for name, value in trainer.callback_metrics.items()},
+            "classes": dataset.classes,
+            "confusion": module.confusion.tolist(),
+            "by": {column: accuracy_by(column, rows) for column in by},
+        }
         name = checkpoint.stem if checkpoint.parent == folder / "checkpoints" else "metrics"
-        out = folder / "validate" / f"{name}.json"
+        out = folder / "validate" / f"{name if side == 'valid' else f'{name}-{side}'}.json"
+        out.parent.mkdir(exist_ok=True)
         write_whole(out, json.dumps(result, indent=2) + "\n")
+        write_answers(out.with_suffix(".csv"), module.answers, split, dataset.classes)
+        write_thumbnails(out.with_suffix(".csv"), dataset.reader)
         show(result, out)
+
+
+def chosen_split(catalogue: Catalogue, side: str, by: Sequence[str]) -> Split:
+    """The split to measure.
+
+    Raises:
+        ValueError: when there is none of that name, or it lacks one of the columns `by`.
+    """
+    if side not in catalogue.splits:
+        raise ValueError(f"validate.split={side}: {catalogue.source} has {', '.join(catalogue.splits)}")
+    split = catalogue.splits[side]
+    if unknown := [column for column in by if column not in split.tags]:
+        known = ", ".join(split.tags) or "none; data=csv takes a table with more columns than path, label and split"
+        raise ValueError(f"validate.by={','.join(unknown)}: the columns of {catalogue.source} are {known}")
+    return split
+
+
+def answered(split: Split, answers: Answers, classes: Sequence[str]) -> list[dict[str, str]]:
+    """Of each image its tags, its label, and the class that the network says."""
+    winners = answers.logits.argmax(dim=1).tolist()
+    return [
+        split.tags_of(i) | {"label": classes[split.labels[i]], "class": classes[int(winner)]}
+        for i, winner in zip(answers.index.tolist(), winners, strict=True)
+    ]
+
+
+def accuracy_by(column: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Accuracy for each label and value of a column.
+
+    Returns:
+        `parts`: the figures of each; `mean`: over the labels, of the mean over the values of each, so that
+        neither a large class nor a large group counts more.
+    """
+    right = defaultdict(list)
+    for row in rows:
+        right[row["label"], row[column]].append(row["class"] == row["label"])
+    parts = [
+        {"label": label, "value": value, "images": len(hits), "accuracy": mean(hits)}
+        for (label, value), hits in sorted(right.items())
+    ]
+    of_label = defaultdict(list)
+    for part in parts:
+        of_label[part["label"]].append(part["accuracy"])
+    return {"mean": mean(mean(accuracies) for accuracies in of_label.values()), "parts": parts}
 
 
 def show(result: dict, out: Path) -> None:
@@ -68,4 +160,10 @@ def show(result: dict, out: Path) -> None:
         confusion.add_row(name, *(str(count) for count in row))
     console.print(metrics)
     console.print(confusion)
+    for column, found in result["by"].items():
+        parts = Table("label", column, "images", "accuracy", title=f"By {column}", title_justify="left")
+        for part in found["parts"]:
+            parts.add_row(part["label"], part["value"], str(part["images"]), f"{part['accuracy']:.4f}")
+        parts.add_row("all", "mean of the labels' means", "", f"{found['mean']:.4f}")
+        console.print(parts)
     console.print(str(out), soft_wrap=True)

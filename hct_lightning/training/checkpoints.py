@@ -1,14 +1,19 @@
 """Checkpoints: read as data, never run; and the trained networks in them."""
 
-from collections.abc import Iterable
+import logging
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hct_lightning.cli.allowed import check_targets
+from hct_lightning.cli.allowed import check_network
 from hct_lightning.models import HCT, FromPixels, load_original_state_dict
 from hct_lightning.training.spec import NetworkSpec
+
+log = logging.getLogger(__name__)
 
 
 def load_checkpoint(path: Path, allow: Iterable[str] = ()) -> tuple[dict[str, Any], NetworkSpec]:
@@ -21,42 +26,143 @@ def load_checkpoint(path: Path, allow: Iterable[str] = ()) -> tuple[dict[str, An
     Raises:
         ValueError: when it isn't a checkpoint of this project, or is broken.
     """
+    checkpoint = _read(path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         spec = NetworkSpec.from_json(checkpoint["hyper_parameters"]["spec"])
-    except (OSError, FileNotFoundError):
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a checkpoint written by hct_lightning, or it is damaged: {error!r:.300}"
+        ) from error
+    return checkpoint, replace(spec, model=check_network(spec.model, allow, str(path)))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a file of torch.save holds, tensors and plain containers only.
+
+    Raises:
+        ValueError: when it holds anything else, or is no such file.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a checkpoint: it is no file")
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch does not look at the check sums
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(damaged)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
         raise
-    except Exception as error:
-        raise ValueError(f"{path} is not a checkpoint written by hct_lightning, or it is damaged: {error}") from error
-    check_targets(dict(spec.model), allow, f"{path}: model")
-    return checkpoint, spec
+    except Exception as error:  # of the unpickler, which has many; torch would have the file unpickled as it is
+        log.debug("%s: %s", path, error)
+        raise ValueError(
+            f"{path} is not a checkpoint, or it is damaged: it holds no tensors and plain containers of torch.save "
+            f"({type(error).__name__})"
+        ) from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is not a checkpoint: it holds a {type(found).__name__}")
+    return found
 
 
 def load_network(path: Path, allow: Iterable[str] = ()) -> tuple[FromPixels, NetworkSpec]:
-    """The trained network of a checkpoint, in eval mode, and its description."""
+    """The trained network of a checkpoint, in eval mode, and its description.
+
+    Raises:
+        ValueError: when it isn't a checkpoint of this project, or is broken.
+    """
     checkpoint, spec = load_checkpoint(path, allow)
-    network = spec.build()
     prefix = "network."
-    weights = {
-        key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)
-    }
-    network.load_state_dict(weights)
+    try:
+        _check_size(spec, path)
+        network = spec.build()
+        state = checkpoint["state_dict"].items()
+        network.load_state_dict({key.removeprefix(prefix): value for key, value in state if key.startswith(prefix)})
+    except Exception as error:  # a network says in its own way which options it does not take
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} is damaged, its network can't be made: {type(error).__name__}: {reason:.500}"
+        ) from error
     return network.eval(), spec
+
+
+def begin_network(
+    spec: NetworkSpec, start: Path | None, *, goes_on: bool, given: Mapping[str, Any], allow: Iterable[str] = ()
+) -> tuple[FromPixels, NetworkSpec]:
+    """The network before the first step, and its description.
+
+    Weights come with their normalisation: mean and deviation are those of a checkpoint of ours, unless others are
+    asked for.
+
+    Args:
+        spec: what data and options say.
+        start: the weights to begin with; None: fresh ones, or those that `model.pretrained` fetches.
+        goes_on: whether they are of this same run, which keeps its classes and normalisation.
+        given: options of the group `data` that the command line names.
+        allow: see `load_checkpoint`.
+
+    Raises:
+        ValueError: when the weights don't fit.
+    """
+    if start is None:
+        return spec.build(pretrained=True), spec
+    trained = load_checkpoint(start, allow)[1] if "hyper_parameters" in _read(start) else None
+    if trained and goes_on:
+        trained.check_classes(spec.classes)
+        trained.check_normalisation(given)
+    chosen = not goes_on and given.keys() & {"mean", "std", "statistics"}
+    if trained and not chosen and trained.decoding.channels == spec.decoding.channels:
+        if (spec.mean, spec.std) != (trained.mean, trained.std):
+            log.info("mean %s and deviation %s are those of %s", trained.mean, trained.std, start)
+        spec = replace(spec, mean=trained.mean, std=trained.std)
+    network = spec.build()
+    load_weights(network, start, allow)
+    return network, spec
+
+
+def _check_size(spec: NetworkSpec, path: Path) -> None:
+    """Refuses a description of a network that is larger than the file with its weights, before it takes memory."""
+    try:
+        with torch.device("meta"):
+            described = spec.build().state_dict()
+    except Exception:  # some networks compute while they are built; what is wrong with others shows soon
+        return
+    needed, held = sum(value.nbytes for value in described.values()), path.stat().st_size
+    if needed > held:
+        raise ValueError(f"it is said to have {needed} bytes of weights, the file has {held}")
+
+
+def check_resumable(path: Path, allow: Iterable[str] = ()) -> None:
+    """Looks at a checkpoint before Lightning does: its strategies have readers of their own, which may unpickle.
+
+    Raises:
+        ValueError: when it isn't a checkpoint that training can go on from.
+    """
+    checkpoint, _ = load_checkpoint(path, allow)
+    wanted = {"state_dict": dict, "loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list}
+    wanted |= {"epoch": int, "global_step": int}
+    for name, kind in wanted.items():
+        if not isinstance(checkpoint.get(name), kind):
+            raise ValueError(f"{path} is damaged: it has no {name} to go on with")
 
 
 def load_weights(network: FromPixels, path: Path, allow: Iterable[str] = ()) -> None:
     """Starts `network` from the weights of a file: a checkpoint of ours, or one of the original HCT.
 
+    Its normalisation stays its own.
+
     Raises:
-        ValueError: when the weights don't fit, naming the keys.
+        ValueError: when the weights don't fit, naming the first keys that don't.
     """
-    weights = torch.load(path, map_location="cpu", weights_only=True)
+    weights = _read(path)
     if "hyper_parameters" in weights:
         trained, _ = load_network(path, allow)
         try:
-            network.load_state_dict(trained.state_dict())
+            network.network.load_state_dict(trained.network.state_dict())
         except RuntimeError as error:
-            raise ValueError(f"{path} does not fit this network: {error}") from error
+            first = str(error).splitlines()[1].strip().split(", ")[0]
+            raise ValueError(
+                f"{path} does not fit this network: {first} ...; give the options of `model`, and data with as many "
+                "classes and channels, that it was trained with"
+            ) from error
     elif isinstance(network.network, HCT):
         load_original_state_dict(network.network, weights.get("state_dict", weights))
     else:

@@ -11,12 +11,14 @@ def class_weights(option: str | Sequence[float] | None, counts: Sequence[int]) -
         counts: training images of each class.
 
     Raises:
-        ValueError: for another number of weights than classes, negative ones, or none above 0.
+        ValueError: for another word, another number of weights than classes, negative ones, or none above 0.
     """
     if option is None:
         return None
     if option == "balanced":
         weights = [1 / count if count else 0.0 for count in counts]
+    elif isinstance(option, str):
+        raise ValueError(f"loss.class_weights={option}: give balanced, or a list with a weight for each class")
     else:
         weights = [float(weight) for weight in option]
     if len(weights) != len(counts):

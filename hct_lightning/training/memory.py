@@ -1,9 +1,10 @@
 """How much memory a training step takes, said before it is taken.
 
-On a GPU too much is an exception; on the CPU it is a kill. So the step is run on fake tensors first:
-shapes and lifetimes without data, on any machine, in seconds.
+On a GPU too much is an exception; on the CPU it is a kill. So two steps are run on fake tensors first: shapes and
+lifetimes without data, on any machine, in seconds. What they ask for is given to the allocators, simulated.
 """
 
+import itertools
 import weakref
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -14,69 +15,101 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hct_lightning.data.reading.geometry import Size
+from hct_lightning.machine.allocators import CudaCaching, Event, most_held
 from hct_lightning.models import FromPixels
 from hct_lightning.training.step import TrainingStep
 
 Memory = Literal["speed", "low"]
-HEAP_BLOCK = 32 * 2**20  # bytes: glibc's DEFAULT_MMAP_THRESHOLD_MAX
-HEAP_GAPS = 1.5  # the heap over what is alive in it, measured: task=benchmark benchmark=memory
+# What oneDNN compiles for the shapes of a network, and other small things: measured with benchmark=memory_grid.
+KERNELS = {"32-true": 9 * 2**20, "bf16-mixed": 14 * 2**20}
 
 
 class StepMemory(NamedTuple):
-    """The most bytes that a training step takes at once.
+    """The most bytes that a training step takes at once, with weights, gradients and Adam's moments.
 
-    tensors: alive at the same time, with weights, gradients, Adam's moments and the batch: what a GPU
-        must have free, beside what its libraries take.
-    resident: by how much the resident set of a process grows on the CPU under glibc.
+    tensors: alive at the same time.
+    resident: by how much a process on the CPU grows, unless its allocator leaves gaps: see `machine.runtime`.
+    reserved: what PyTorch's allocator needs of a GPU, and as much as the largest tensor again for what cuDNN
+        computes in. Never held to a card.
     """
 
     tensors: int
     resident: int
+    reserved: int
 
     def on(self, device_type: str) -> int:
-        return self.resident if device_type == "cpu" else self.tensors
+        return {"cpu": self.resident, "cuda": self.reserved}.get(device_type, self.tensors)
 
 
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that are alive, on fake tensors as on real ones.
+class Allocations(TorchDispatchMode):
+    """Records the storages that operations make, and when they are freed; of fake tensors as of real ones.
 
-    glibc takes larger blocks from the system and gives them back; smaller ones lie in its heap,
-    which never shrinks for long. So the two have their high-water marks apart.
+    Attributes:
+        events: in order.
+        most: bytes alive at once.
+        largest: bytes of the largest storage.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.events: list[Event] = []
+        self.most = self.largest = 0
+        self._alive = 0
         self._storages: dict[int, weakref.ref] = {}
-        self._small = self._large = 0
-        self.most = self.most_small = self.most_large = 0
+        self._numbers = itertools.count()
 
     def add(self, tensor: torch.Tensor) -> None:
-        """Counts the storage of a tensor until it is freed."""
+        """Records the storage of a tensor until it is freed."""
         storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._storages:
-            self._storages[key] = weakref.ref(storage, lambda _: self._forget(key, size))
-            self._count(size)
-            self.most = max(self.most, self._small + self._large)
+        address, size = storage._cdata, storage.nbytes()
+        if address not in self._storages:
+            number = next(self._numbers)
+            self._storages[address] = weakref.ref(storage, lambda _: self._forget(address, number, size))
+            self._take(number, size)
 
-    def _forget(self, key: int, size: int) -> None:
-        del self._storages[key]
-        self._count(-size)
+    def beside(self, size: int) -> None:
+        """Records memory that is taken and freed at once, if any."""
+        if size:
+            number = next(self._numbers)
+            self._take(number, size)
+            self._free(number, size)
 
-    def _count(self, size: int) -> None:
-        if abs(size) > HEAP_BLOCK:
-            self._large += size
-        else:
-            self._small += size
-        self.most_small = max(self.most_small, self._small)
-        self.most_large = max(self.most_large, self._large)
+    def _forget(self, address: int, number: int, size: int) -> None:
+        del self._storages[address]
+        self._free(number, size)
+
+    def _take(self, number: int, size: int) -> None:
+        self.events.append((number, size))
+        self._alive += size
+        self.most = max(self.most, self._alive)
+        self.largest = max(self.largest, size)
+
+    def _free(self, number: int, size: int) -> None:
+        self.events.append((number, None))
+        self._alive -= size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.convolution_backward.default:
+            self.beside(depthwise_scratch(*args[:3]))
         for leaf in tree_leaves(out):
             if isinstance(leaf, torch.Tensor):
                 self.add(leaf)
         return out
+
+
+def depthwise_scratch(grad: torch.Tensor, images: torch.Tensor, weight: torch.Tensor) -> int:
+    """Bytes that oneDNN takes beside the tensors for the backward pass of a depthwise convolution wider than 3x3.
+
+    It pads each channel to a block of 16: the weights' gradient in fp32, and in bf16 an image and its gradient, too.
+    Read off processes (benchmark=memory_grid); all other convolutions take next to nothing.
+    """
+    taps = weight[0, 0].numel()
+    if weight.shape[1] > 1 or images.shape[1] == 1 or taps <= 9:
+        return 0
+    bf16 = images.dtype == torch.bfloat16
+    places = images[0, 0].numel() + grad[0, 0].numel()
+    return len(weight) * 16 * (taps * 16 * (6 if bf16 else 4) + (2 * places if bf16 else 0))
 
 
 def step_memory(
@@ -87,8 +120,11 @@ def step_memory(
     batch: int,
     precision: str,
     memory: Memory = "speed",
+    keeps_gradients: bool = False,
+    ahead: int = 0,
+    augmenting: int = 0,
 ) -> StepMemory:
-    """The peak of a whole training step: weights, gradients, Adam's moments, activations, batch.
+    """The peak of whole training steps: weights, gradients, Adam's moments, activations, batches.
 
     Args:
         build: gives the network, from uint8 images to logits.
@@ -97,6 +133,9 @@ def step_memory(
         batch: images that go forward and backward together.
         precision: Lightning's name.
         memory: `speed` or `low`.
+        keeps_gradients: they stay while the next ones are computed: those of micro-batches, or of DDP.
+        ahead: batches on the same device that wait to be trained on.
+        augmenting: bytes that augmentation takes beside the batch.
 
     Raises:
         ValueError: when the network can't do with `low`.
@@ -106,15 +145,19 @@ def step_memory(
         network.set_grad_checkpointing()
     with FakeTensorMode() as fake:
         network._apply(fake.from_tensor)
-        step = TrainingStep(network, precision=precision)
-        live = LiveBytes()
+        step = TrainingStep(network, precision=precision, keeps_gradients=keeps_gradients)
+        taken = Allocations()
         for tensor in (*network.parameters(), *network.buffers()):
-            live.add(tensor)
-        with live:
-            for parameter in network.parameters():  # Adam's moments come with the first step
-                parameter.grad = torch.zeros_like(parameter)
-            step.optimizer.step()
-            step.optimizer.zero_grad()
+            taken.add(tensor)
+        with taken:
+            waiting = [torch.empty((batch, *size, channels), dtype=torch.uint8) for _ in range(ahead)]
             images = torch.empty((batch, *size, channels), dtype=torch.uint8).permute(0, 3, 1, 2)
-            step(images, torch.zeros(batch, dtype=torch.long))
-    return StepMemory(live.most, int(HEAP_GAPS * live.most_small) + live.most_large)
+            for _ in range(2):  # the second one finds Adam's moments, and the gaps that the first one left
+                taken.beside(augmenting)
+                step(images, torch.zeros(batch, dtype=torch.long))
+    del waiting
+    return StepMemory(
+        taken.most,
+        taken.most + KERNELS.get(precision, KERNELS["bf16-mixed"]),
+        most_held(CudaCaching(), taken.events) + taken.largest,
+    )

@@ -3,21 +3,24 @@
 import contextlib
 import logging
 import os
+from bisect import bisect_left
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from hct_lightning.data.reading.geometry import Size
-from hct_lightning.models import FromPixels
-from hct_lightning.training.memory import Memory, StepMemory, step_memory
+from hct_lightning.machine.allocators import pinned_bytes
+from hct_lightning.training.memory import Memory, StepMemory
 
 log = logging.getLogger(__name__)
 
-# Of the memory: on a card for the CUDA context, the libraries' workspaces and gaps between tensors.
-RESERVE = 0.2
+RESERVE = 0.2  # of the memory: twice the error that predictions keep, benchmark=memory_grid says how often
+GAPS = 2.2  # a heap that is kept over the tensors in it, at most: measured 1.4 to 2.1
+# Bytes a pixel, 18 times what resnet50 takes in fp32. A run for which even that is there is not estimated.
+MOST_PER_PIXEL = 2**15
 
 
 class MemoryPlan(NamedTuple):
@@ -25,10 +28,56 @@ class MemoryPlan(NamedTuple):
 
     micro_batches: parts that go forward and backward one after the other.
     memory: `speed` keeps what the backward pass needs, `low` computes most of it again.
+    maps_blocks: freed tensors go back to the system at once, for there is no room for gaps between them.
     """
 
     micro_batches: int
     memory: Memory
+    maps_blocks: bool = False
+
+    def to_take_less(self, share: int, size: Size) -> str:
+        """What helps when memory does not suffice for it, in numbers.
+
+        Args:
+            share: images of a rank per optimiser step.
+            size: (height, width) of the images.
+        """
+        smaller = [max(128, 3 * side // 4 // 32 * 32) for side in size]
+        ways = [f"micro_batches={min(share, 2 * self.micro_batches)}"] if self.micro_batches < share else []
+        ways += ["memory=low"] if self.memory == "speed" else []
+        ways += [f"data.resolution={smaller[0] if len({*smaller}) == 1 else str(smaller).replace(' ', '')}"]
+        return f"use {' or '.join(ways)}"
+
+
+class Feeding(NamedTuple):
+    """What feeding batches takes beside the one that is trained on.
+
+    on_host: batches that are read ahead, by the images of a batch; pinned when the device is a GPU.
+    on_device: batches on their way to a GPU, or waiting there.
+    augmenting: bytes that augmentation takes beside a batch, by its images.
+    """
+
+    on_host: Callable[[int], int] = lambda images: 0
+    on_device: int = 0
+    augmenting: Callable[[int], int] = lambda images: 0
+
+
+class Room(NamedTuple):
+    """What a rank may take.
+
+    device: where it trains: `cpu`, `cuda` or `mps`.
+    bytes: of that device's memory.
+    on_host: bytes of the machine's memory.
+    """
+
+    device: str
+    bytes: int
+    on_host: int
+
+    def holds(self, size: int, pinned: int = 0) -> bool:
+        """Whether so many bytes fit, and for a GPU those that are pinned, with the reserve to spare."""
+        on_host = pinned if self.device == "cuda" else 0
+        return size <= (1 - RESERVE) * self.bytes and on_host <= (1 - RESERVE) * self.on_host
 
 
 def available_bytes(device: torch.device, ranks_here: int) -> int:
@@ -44,36 +93,9 @@ def available_bytes(device: torch.device, ranks_here: int) -> int:
         group = Path("/sys/fs/cgroup")
         limit = int((group / "memory.max").read_text())
         free = min(free, limit - int((group / "memory.current").read_text()))
+    if device.type == "mps":
+        free = min(free, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return free // ranks_here
-
-
-def fewest_micro_batches(
-    peak_bytes: Callable[[int], int], share: int, available: int, *, reserve: float = RESERVE
-) -> int:
-    """In how many parts a rank must see its share of a global batch to stay within memory.
-
-    Args:
-        peak_bytes: the peak of a step with so many images.
-        share: images of this rank per optimiser step.
-        available: bytes.
-        reserve: part of them that is left alone.
-
-    Raises:
-        ValueError: when one image alone is too much, with what would help.
-    """
-    budget = (1 - reserve) * available
-    # The peak is linear in the batch, but for what doesn't depend on it.
-    one = peak_bytes(1)
-    per_image = peak_bytes(2) - one if share > 1 else one
-    fits = 1 + int((budget - one) // max(per_image, 1))
-    if fits < 1:
-        raise ValueError(
-            f"a training step with one image takes about {one / 2**30:.1f} GiB; "
-            f"{available / 2**30:.1f} GiB are available to each rank. "
-            "Use memory=low, a smaller data.resolution, fewer trainer.devices on this machine, "
-            "or trainer.precision=bf16-mixed"
-        )
-    return -(-share // fits)
 
 
 def choose_memory(
@@ -84,18 +106,17 @@ def choose_memory(
     ranks_here: int,
     memory: str,
     micro_batches: int | str,
-    build: Callable[[], FromPixels],
+    step: Callable[..., StepMemory],
+    pixels: int,
     channels: int,
-    size: Size,
     batch_size: int,
-    precision: str,
+    feeding: Feeding,
 ) -> MemoryPlan:
     """How every rank takes its share of a global batch.
 
     At most `batch_size` images at a time, fewer where the memory asks for it. `auto` recomputes only
     where it can then take more images at a time: BatchNorm sees what it would have seen with enough
-    memory. The estimate takes seconds and is made only where a network seven times as hungry as HCT
-    would not fit anyway.
+    memory. The estimate takes seconds and is made only where a network as hungry as any might not fit.
 
     Args:
         device: that a rank trains on.
@@ -104,11 +125,11 @@ def choose_memory(
         ranks_here: ranks that share this machine's memory.
         memory: the option of this name: `speed`, `auto` or `low`.
         micro_batches: the option of this name: a number or `auto`.
-        build: gives the network.
-        channels: of the images.
-        size: (height, width) of the images.
+        step: `step_memory` of the network and its images.
+        pixels: of an image.
+        channels: likewise.
         batch_size: the option `data.batch_size`.
-        precision: Lightning's name.
+        feeding: what comes on top of a step.
 
     Raises:
         ValueError: for an unknown `memory` or number of micro-batches; when the network can't
@@ -118,41 +139,79 @@ def choose_memory(
     if memory not in ("speed", "auto", "low"):
         raise ValueError(f"memory={memory}: choose speed, auto or low")
     fixed = micro_batches != "auto"
-    wanted = int(micro_batches) if fixed else -(-share // batch_size)
+    wanted = micro_batches if isinstance(micro_batches, int) else 0 if fixed else -(-share // batch_size)
     if wanted < 1:
         raise ValueError(f"micro_batches={micro_batches}: give at least 1, or auto")
-    height, width = size
-    available = available_bytes(device, ranks_here)
-    plenty = -(-share // wanted) * height * width * 500 < available
+    at_once = -(-share // wanted)
+    room = Room(device.type, available_bytes(device, ranks_here), available_bytes(torch.device("cpu"), ranks_here))
+
+    @cache
+    def taken(mode: Memory, images: int) -> int:
+        return step(
+            batch=images,
+            memory=mode,
+            keeps_gradients=ranks > 1 or images < share,
+            ahead=feeding.on_host(images) if device.type == "cpu" else feeding.on_device,
+            augmenting=feeding.augmenting(images),
+        ).on(device.type)
+
+    def fits(mode: Memory, images: int) -> bool:
+        pinned = feeding.on_host(images) * pinned_bytes(images * channels * pixels)
+        return room.holds(taken(mode, images), pinned)
+
+    plenty = room.holds(at_once * pixels * MOST_PER_PIXEL)
     if plenty or (fixed and memory != "auto"):
         plan = MemoryPlan(wanted, "low" if memory == "low" else "speed")
     else:
         log.info("estimating the memory of a training step ...")
-        step = partial(step_memory, build, channels=channels, size=size, precision=precision)
-        plan = _within(available, share, wanted, memory, step, device.type)
-        plan = plan._replace(micro_batches=wanted) if fixed else plan
+        plan = fewest_parts(fits, share, at_once, memory)
+        if plan is None:
+            one = taken("low" if memory == "low" else "speed", 1)
+            raise ValueError(
+                f"a training step with one image takes about {one / 2**30:.1f} GiB; {room.bytes / 2**30:.1f} GiB are "
+                "available to each rank. Use memory=low, a smaller data.resolution, fewer trainer.devices on this "
+                "machine, or trainer.precision=bf16-mixed"
+            )
+        plan = plan._replace(micro_batches=wanted if fixed else max(wanted, plan.micro_batches))
+        gaps = int(GAPS * taken(plan.memory, -(-share // plan.micro_batches)))
+        plan = plan._replace(maps_blocks=device.type == "cpu" and not room.holds(gaps))
     if plan.micro_batches <= share:  # else the sampler says why it can't be
         plan = plan._replace(micro_batches=min(plan.micro_batches, max(1, global_batch // ranks)))
     return plan
 
 
-def _within(
-    available: int, share: int, wanted: int, memory: str, step: Callable[..., StepMemory], device_type: str
-) -> MemoryPlan:
-    """The plan of at least `wanted` parts that fits the bytes available; recomputing where that makes them fewer."""
+def fewest_parts(fits: Callable[[Memory, int], bool], share: int, at_once: int, memory: str) -> MemoryPlan | None:
+    """In how few parts a rank can see its share of a global batch; None when not even one image fits.
+
+    Recomputes where that makes them fewer.
+
+    Args:
+        fits: whether so many images at a time do.
+        share: images of this rank per optimiser step.
+        at_once: the most of them that are wanted at a time.
+        memory: `speed`, `auto` or `low`.
+
+    Raises:
+        ValueError: when the network can't do with `low`, and has to.
+    """
     plans: list[MemoryPlan] = []
-    refusals: list[ValueError] = []
-    modes: tuple[Memory, ...] = ("speed", "low") if memory == "auto" else ("low" if memory == "low" else "speed",)
+    modes: tuple[Memory, ...] = ("low",) if memory == "low" else ("speed",) if memory == "speed" else ("speed", "low")
     for mode in modes:
-        peak = partial(step, memory=mode)
         try:
-            parts = fewest_micro_batches(lambda batch, peak=peak: peak(batch=batch).on(device_type), share, available)
-        except ValueError as error:
-            refusals.append(error)
-            continue
-        plans.append(MemoryPlan(max(wanted, parts), mode))
-        if parts <= wanted:
+            images = _most(at_once, partial(fits, mode))
+        except ValueError:
+            if memory != "auto":
+                raise
+            continue  # a network that can't recompute
+        if images:
+            plans.append(MemoryPlan(-(-share // images), mode))
+        if images == at_once:
             break
-    if not plans:
-        raise refusals[0]
-    return min(plans, key=lambda plan: plan.micro_batches)
+    return min(plans, key=lambda plan: plan.micro_batches, default=None)
+
+
+def _most(limit: int, fits: Callable[[int], bool]) -> int:
+    """The most images up to `limit` that fit, by bisection; 0 when one does not."""
+    if fits(limit):
+        return limit
+    return bisect_left(range(1, limit), True, key=lambda images: not fits(images))

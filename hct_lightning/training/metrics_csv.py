@@ -15,8 +15,8 @@ from hct_lightning.runs.files import write_whole
 class MetricsCSV(Logger):
     """Keeps `metrics.csv` of a run's folder.
 
-    A run that is resumed goes on in the same file. Rows from the resumed step on are replaced by
-    those of the steps as they are done again.
+    A run that is resumed goes on in the same file. Rows of later steps are replaced by those of the
+    steps as they are done again; that of the resumed step itself is added to.
 
     Args:
         folder: of the run.
@@ -59,7 +59,7 @@ class MetricsCSV(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         rows = self.rows()
         if self._first and step:
-            self._rows = rows = {at: row for at, row in rows.items() if at < step}
+            self._rows = rows = {at: row for at, row in rows.items() if at <= step}
         self._first = False
         rows.setdefault(step or 0, {"step": step or 0}).update(metrics)
         self._unsaved = True

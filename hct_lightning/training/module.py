@@ -1,5 +1,6 @@
 """The LightningModule: forward, loss, metrics, optimiser and schedule. It computes and logs."""
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,13 +20,16 @@ from torchmetrics.classification import (
 )
 
 from hct_lightning.data.feeding.loader import Batch
+from hct_lightning.training.resuming import StepSchedule, keep_options
 from hct_lightning.training.spec import NetworkSpec
+
+log = logging.getLogger(__name__)
 
 
 class Answers(NamedTuple):
-    """What the network said of validation images, on the CPU.
+    """What the network said of validation images.
 
-    index: n int64, position in the split.
+    index: n int64, position in the split, on the CPU; negative for padding.
     logits: n classes, fp32.
     labels: n int64.
     """
@@ -52,8 +56,9 @@ class ImageClassifier(lightning.LightningModule):
         label_smoothing: of the cross-entropy.
         spec: saved in checkpoints; without it they can't be used apart from their run.
 
-    Logs `train/loss`, `val/loss`, `val/accuracy`, `val/balanced_accuracy`, `val/f1` (macro) and
-    `val/auroc` (macro, one against the rest); all but the losses are fractions.
+    Logs `train/loss_epoch`, `train/loss_step` (of the first rank's last micro-batch), `train/accuracy`, `val/loss`,
+    `val/accuracy`, `val/balanced_accuracy`, `val/f1` (macro) and `val/auroc` (macro, one against the rest); all but
+    the losses are fractions.
     """
 
     def __init__(
@@ -74,6 +79,8 @@ class ImageClassifier(lightning.LightningModule):
         super().__init__()
         if not lr > 0:
             raise ValueError(f"optim.lr={lr}: give a positive learning rate")
+        if reference_batch < 1:
+            raise ValueError(f"optim.reference_batch={reference_batch}: give at least 1")
         self.network = network
         self.classes = list(classes)
         self.optimizer = optimizer
@@ -101,45 +108,47 @@ class ImageClassifier(lightning.LightningModule):
             }
         )
         self._answers: list[Answers] = []
+        self.answers: Answers | None = None  # of the last validation, of all ranks, in the order of the images
         self.confusion: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        logits = self(batch.images).float()
         total = F.cross_entropy(
-            self(batch.images).float(),
+            logits,
             batch.labels,
             weight=self.class_weights,
             label_smoothing=self.label_smoothing,
             reduction="sum",
         )
         size = len(batch.labels)
-        self.log(
-            "train/loss",
-            total.detach() / size,
-            prog_bar=True,
-            on_step=True,
-            on_epoch=True,
-            batch_size=size,
-            sync_dist=True,
-        )
+        mean = total.detach() / size
+        labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(dim=1)  # mixed: the larger share
+        right = (logits.detach().argmax(dim=1) == labels).float().mean()
+        # Nothing here is read or waits for other ranks: those of the epoch are when it ends, the other every
+        # log_every_n_steps.
+        for name, value in (("train/loss_epoch", mean), ("train/accuracy", right)):
+            self.log(name, value, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        self.log("train/loss_step", mean, on_step=True, on_epoch=False)
         return total / (self.images_per_backward or size)
 
     def on_validation_epoch_start(self) -> None:
         self._answers = []
+        if self.trainer.world_size > 1:  # in training BatchNorm's figures are each rank's own; rank 0's are saved
+            for buffer in self.network.buffers():
+                dist.broadcast(buffer, 0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        logits = self(batch.images).float()
-        counted = batch.index >= 0  # the rest pads an uneven last round over the ranks
-        answers = batch.index, logits, batch.labels
-        self._answers.append(Answers(*(values[counted].cpu() for values in answers)))
+        self._answers.append(Answers(batch.index, self(batch.images).float(), batch.labels))
 
     def on_validation_epoch_end(self) -> None:
-        index, logits, labels = self._everyones_answers()
+        everyone = self._everyones_answers()
         # In the order of the images: sums come out the same for any number of ranks.
-        order = index.argsort()
-        logits, labels = logits[order], labels[order]
+        order = everyone.index.argsort()
+        self.answers = Answers(*(values[order] for values in everyone))
+        _, logits, labels = self.answers
         values = self.val_metrics.cpu()(logits.softmax(dim=1), labels)
         self.val_metrics.reset()
         self.confusion = values.pop("confusion")
@@ -149,8 +158,10 @@ class ImageClassifier(lightning.LightningModule):
             self.log(f"val/{name}", value.float(), prog_bar=name in shown, rank_zero_only=True)
 
     def _everyones_answers(self) -> "Answers":
-        """This pass's answers of all ranks, some of which may have none."""
-        mine = Answers(*(torch.cat(values) for values in zip(*self._answers, strict=True)))
+        """This pass's answers of all ranks, on the CPU; some ranks may have none."""
+        mine = Answers(*(torch.cat(values).cpu() for values in zip(*self._answers, strict=True)))
+        counted = mine.index >= 0  # the rest pads an uneven last round over the ranks
+        mine = Answers(*(values[counted] for values in mine))
         everyone: list[Any] = [mine]
         if self.trainer.world_size > 1:
             everyone = [None] * self.trainer.world_size
@@ -170,8 +181,11 @@ class ImageClassifier(lightning.LightningModule):
             by_kind[parameter.ndim > 1].append(parameter)
         groups = [{"params": by_kind[True]}, {"params": by_kind[False], "weight_decay": 0.0}]
         optimizer = self.optimizer(groups, lr=self.lr * self.scale)
+        keep_options(optimizer)
         self.trainer.fit_loop.setup_data()  # else the batches of an epoch may not be known yet
-        total_steps = int(self.trainer.estimated_stepping_batches)
+        total_steps = self.trainer.estimated_stepping_batches  # infinite where only a time or a callback ends it
+        if total_steps == math.inf:
+            log.info("trainer.max_epochs and max_steps are open: the schedule holds its rate after the warm-up")
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         multiplier = partial(
             self.schedule,
@@ -179,7 +193,7 @@ class ImageClassifier(lightning.LightningModule):
             total_steps=total_steps,
             scale=self.scale,
         )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: multiplier(step))
+        scheduler = StepSchedule(optimizer, lambda step: multiplier(step))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

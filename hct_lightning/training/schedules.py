@@ -4,6 +4,9 @@ Every schedule takes the step and, by keyword, `steps_per_epoch`, `total_steps` 
 is global batch / reference batch. The multiplier applies to the scaled rate, optim.lr * scale; so
 1 / scale stands for the unscaled `optim.lr`. They step as their sources do: the paper's per epoch,
 the others per optimiser step.
+
+`total_steps` is infinite where only a time or a callback ends the training: what depends on the end
+then does not come, and the rate after the warm-up holds.
 """
 
 import math
@@ -14,7 +17,12 @@ def _cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
 
 
-def constant(step: int, *, steps_per_epoch: int, total_steps: int, scale: float) -> float:
+def _epochs(total_steps: float, steps_per_epoch: int) -> float:
+    """Whole epochs of the training."""
+    return total_steps if total_steps == math.inf else total_steps // steps_per_epoch
+
+
+def constant(step: int, *, steps_per_epoch: int, total_steps: float, scale: float) -> float:
     """The scaled rate throughout."""
     return 1.0
 
@@ -23,7 +31,7 @@ def cosine(
     step: int,
     *,
     steps_per_epoch: int,
-    total_steps: int,
+    total_steps: float,
     scale: float,
     warmup_epochs: float = 0.0,
     final: float = 0.0,
@@ -42,7 +50,7 @@ def goyal(
     step: int,
     *,
     steps_per_epoch: int,
-    total_steps: int,
+    total_steps: float,
     scale: float,
     warmup_epochs: float = 5.0,
     milestones: tuple[float, ...] = (1 / 3, 2 / 3, 8 / 9),
@@ -63,7 +71,7 @@ def paper_as_written(
     step: int,
     *,
     steps_per_epoch: int,
-    total_steps: int,
+    total_steps: float,
     scale: float,
     small_epochs: int = 5,
 ) -> float:
@@ -71,7 +79,7 @@ def paper_as_written(
 
     Per epoch. "Optimization of Efficient Transformer for High Resolution Images", training policy.
     """
-    epoch, epochs = step // steps_per_epoch, total_steps // steps_per_epoch
+    epoch, epochs = step // steps_per_epoch, _epochs(total_steps, steps_per_epoch)
     if epoch < small_epochs:
         return 1 / scale
     return _cosine((epoch - small_epochs) / max(1, epochs - small_epochs))
@@ -81,7 +89,7 @@ def paper_as_run(
     step: int,
     *,
     steps_per_epoch: int,
-    total_steps: int,
+    total_steps: float,
     scale: float,
     constant_epochs: int = 4,
 ) -> float:
@@ -89,5 +97,5 @@ def paper_as_run(
 
     Per epoch; of 80 epochs the last one has a multiplier of 0, as theirs had.
     """
-    epoch, epochs = step // steps_per_epoch, total_steps // steps_per_epoch
+    epoch, epochs = step // steps_per_epoch, _epochs(total_steps, steps_per_epoch)
     return _cosine((epoch - constant_epochs) / max(1, epochs - 1 - constant_epochs))

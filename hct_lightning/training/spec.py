@@ -1,6 +1,7 @@
 """What a network is and what it eats: the description by which a checkpoint can be used without its run."""
 
 import json
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from hct_lightning.data.reading.decoding import MAX_PIXELS_BEFORE, Decoding
 from hct_lightning.models import FromPixels
 
 VERSION = 2  # of the description as checkpoints hold it
+FETCHING = ("pretrained", "checkpoint_path")  # options of timm.create_model that say where weights come from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +36,27 @@ class NetworkSpec:
     std: tuple[float, ...]
     unsaid: frozenset[str] = frozenset()
 
-    def build(self) -> FromPixels:
-        """The untrained network."""
+    def build(self, *, pretrained: bool = False) -> FromPixels:
+        """The untrained network; with `pretrained` the one whose weights the model's options fetch, if they do.
+
+        Raises:
+            ValueError: when they can't be fetched.
+        """
         return build_network(
-            self.model, channels=self.decoding.channels, classes=len(self.classes), mean=self.mean, std=self.std
+            self.model,
+            channels=self.decoding.channels,
+            classes=len(self.classes),
+            mean=self.mean,
+            std=self.std,
+            pretrained=pretrained,
         )
 
     def options(self) -> dict[str, Any]:
-        """What it eats, in the words of the configuration group `data`."""
-        decoding = vars(self.decoding)
+        """What it eats, in the words of the configuration group `data`.
+
+        What is not done to its images (srgb, breast) is null: a store may have it done, which `check_decoding` sees.
+        """
+        decoding = {name: None if value is False else value for name, value in vars(self.decoding).items()}
         return {"resolution": decoding["size"], "mean": self.mean, "std": self.std} | {
             name: value for name, value in decoding.items() if name not in ("size", "max_pixels")
         }
@@ -54,6 +68,15 @@ class NetworkSpec:
                 f"the data has the classes {', '.join(found)}, the checkpoint was trained on "
                 f"{', '.join(self.classes)}; give the data it was made for"
             )
+
+    def check_normalisation(self, given: Mapping[str, Any]) -> None:
+        """Raises ValueError where options of the group `data` ask for another mean or deviation than the network's."""
+        for name, mine in (("mean", self.mean), ("std", self.std)):
+            if given.get(name) is not None and tuple(given[name]) != tuple(mine):
+                raise ValueError(
+                    f"data.{name}={list(given[name])}: the network was trained with {list(mine)}, and keeps it; leave it "
+                    f"out, or begin a new run from the weights: ckpt=<file> data.{name}=..., without run="
+                )
 
     def check_decoding(self, found: Decoding, *, chosen: Collection[str] = ()) -> None:
         """Raises ValueError when data is read otherwise than in training, in what nobody has chosen.
@@ -93,7 +116,7 @@ class NetworkSpec:
             version = saved.get("version", 1)
             if version not in (1, VERSION):
                 raise ValueError(f"a description of version {version!r}; this program reads {VERSION}")
-            return cls(
+            spec = cls(
                 model=dict(saved["model"]),
                 classes=tuple(saved["classes"]),
                 decoding=_decoding_of_version_1(saved) if version == 1 else Decoding.from_json(saved["decoding"]),
@@ -101,8 +124,20 @@ class NetworkSpec:
                 std=tuple(saved["std"]),
                 unsaid=frozenset({"srgb", "breast", "reduce_to"} if version == 1 else ()),
             )
+            spec._check()
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"a damaged description: {error!r}") from error
+        return spec
+
+    def _check(self) -> None:
+        """Raises ValueError for what no network can have been trained on."""
+        if not self.classes or not all(isinstance(name, str) for name in self.classes):
+            raise ValueError(f"classes are {self.classes!r:.100}, not names")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.decoding.channels or not all(isinstance(value, float | int) for value in values):
+                raise ValueError(
+                    f"{name} is {values!r:.100}, not a number for each of {self.decoding.channels} channels"
+                )
 
 
 def _decoding_of_version_1(saved: Mapping[str, Any]) -> Decoding:
@@ -117,9 +152,15 @@ def _decoding_of_version_1(saved: Mapping[str, Any]) -> Decoding:
 
 
 def build_network(
-    model: Mapping[str, Any], *, channels: int, classes: int, mean: Sequence[float], std: Sequence[float]
+    model: Mapping[str, Any],
+    *,
+    channels: int,
+    classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    pretrained: bool = False,
 ) -> FromPixels:
-    """The untrained network that takes uint8 pixels, channels_last.
+    """The network that takes uint8 pixels, channels_last.
 
     Args:
         model: its configuration, with `_target_`.
@@ -127,6 +168,25 @@ def build_network(
         classes: their number.
         mean: per channel, of pixels in 0..1.
         std: likewise.
+        pretrained: whether options of the model that fetch weights count. Nothing else does that: who loads a
+            checkpoint, or measures a step, has no use for them.
+
+    Raises:
+        ValueError: when they can't be fetched.
     """
-    network = instantiate(model, in_chans=channels, num_classes=classes, _convert_="all")
+    fetches = {name: value for name, value in model.items() if name in FETCHING and value}
+    options = model if pretrained else {name: value for name, value in model.items() if name not in fetches}
+    if pretrained and fetches:
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a line for each try
+    try:
+        network = instantiate(options, in_chans=channels, num_classes=classes, _convert_="all")
+    except Exception as error:
+        if not (pretrained and fetches):
+            raise
+        why = (str(error.__cause__ or error) or type(error).__name__).strip().splitlines()[0].split(". ")[0]
+        asked = " ".join(f"model.{name}={value}" for name, value in fetches.items())
+        raise ValueError(
+            f"{asked}: the weights of {model.get('model_name', model['_target_'])} can't be had ({why}); run it once "
+            "where the internet is, which keeps them in ~/.cache/huggingface, or leave it out"
+        ) from error
     return FromPixels(network, mean, std).to(memory_format=torch.channels_last)

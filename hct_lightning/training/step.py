@@ -19,14 +19,21 @@ class TrainingStep:
         network: from uint8 images, b c h w, to logits, b classes.
         optimizer: of its parameters; Adam by default.
         precision: Lightning's name.
+        keeps_gradients: sets them to zero and not to None, so that they stay in memory as with micro-batches or DDP.
     """
 
     def __init__(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer | None = None, *, precision: str = "32-true"
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        precision: str = "32-true",
+        keeps_gradients: bool = False,
     ) -> None:
         self.network = network
         self.optimizer = optimizer or torch.optim.Adam(network.parameters())
         self.dtype = AUTOCAST.get(precision)
+        self.keeps_gradients = keeps_gradients
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, self.dtype, enabled=self.dtype is not None):
@@ -34,7 +41,7 @@ class TrainingStep:
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
         loss = F.cross_entropy(self.forward(images).float(), labels)
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=not self.keeps_gradients)
         loss.backward()
         self.optimizer.step()
 

@@ -8,6 +8,7 @@ from typing import Any
 import lightning
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 
 from hct_lightning.machine.devices import Devices
@@ -34,6 +35,7 @@ def build_trainer(
     callbacks: list[Callback],
     loggers: list[Any] | None = None,
     micro_batches: int = 1,
+    gradient_bytes: int = 0,
 ) -> lightning.Trainer:
     """Lightning's Trainer with `cfg.trainer`, `auto` settings resolved, everything in `folder`.
 
@@ -44,6 +46,7 @@ def build_trainer(
         callbacks: of this task.
         loggers: beside metrics.csv; None logs nothing at all.
         micro_batches: of a rank's share of a global batch.
+        gradient_bytes: of the network, which several ranks send one another.
 
     Raises:
         ValueError: for options that can't be, or that mean something else here.
@@ -58,6 +61,11 @@ def build_trainer(
             f"trainer.accumulate_grad_batches={given}: a step has data.batch_size images for each device; "
             "give a larger data.batch_size for more, or micro_batches to divide them"
         )
+    if cfg.trainer.use_distributed_sampler:
+        raise ValueError(
+            "trainer.use_distributed_sampler=true: the data module divides the images among the ranks itself, and "
+            "counts each once; leave it out"
+        )
     if cfg.trainer.sync_batchnorm and devices.accelerator == "cpu":
         raise ValueError(
             "trainer.sync_batchnorm=true needs GPUs: PyTorch's SyncBatchNorm does not run on the CPU; "
@@ -65,15 +73,14 @@ def build_trainer(
         )
     strategy = cfg.trainer.strategy
     if strategy == "auto" and devices.world > 1:
-        # Without the suffix DDP lays out its buckets anew after the first step of a process. In the
-        # first step of a resumed run more than two ranks' gradients would add up in another order.
-        strategy = "ddp_find_unused_parameters_true"
+        strategy = ddp(devices.accelerator, gradient_bytes)
     return instantiate(
         cfg.trainer,
         strategy=strategy,
         accelerator=devices.accelerator,
         devices=devices.devices,
         num_nodes=devices.num_nodes,
+        sync_batchnorm=False,  # the task has converted the network
         precision=resolve_precision(cfg.trainer.precision, devices.accelerator),
         accumulate_grad_batches=micro_batches,  # the data module divides global batches into so many
         callbacks=callbacks,
@@ -81,4 +88,22 @@ def build_trainer(
         default_root_dir=str(folder),
         enable_model_summary=False,
         _convert_="all",
+    )
+
+
+def ddp(accelerator: str, gradient_bytes: int) -> DDPStrategy:
+    """DDP as the network's size wants it.
+
+    On GPUs gradients travel while others are computed. Those of the first layers come last, and nothing is computed
+    while they travel: so their bucket should be small, and PyTorch's 25 MB hold all of HCT's 7.
+    """
+    bucket_mb = min(25.0, max(1.0, gradient_bytes / 8 / 2**20)) if accelerator == "cuda" else 25.0
+    return DDPStrategy(
+        # Without it DDP lays out its buckets anew after the first step of a process (with static_graph too). In the
+        # first step of a resumed run more than two ranks' gradients would add up in another order.
+        find_unused_parameters=True,
+        gradient_as_bucket_view=True,  # else gradients are in memory twice
+        bucket_cap_mb=bucket_mb,
+        # Rank 0's BatchNorm figures are given to all for validation: to do so before each forward would be to wait.
+        broadcast_buffers=False,
     )

@@ -31,7 +31,8 @@ class Classifier(lightning.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         loss = F.cross_entropy(self(batch.images), batch.labels)
-        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(batch.labels))
+        self.log("train/loss_epoch", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch.labels))
+        self.log("train/loss_step", loss.detach(), on_step=True, on_epoch=False)
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:

@@ -1,7 +1,8 @@
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from hct_lightning.callbacks.peak_memory import PeakMemory, peak_memory_gib
+from hct_lightning.callbacks.peak_memory import PeakMemory
+from hct_lightning.machine.devices import peak_memory_gib
 
 
 class Hungry(Callback):

@@ -5,9 +5,8 @@ import re
 import sys
 
 import pytest
-from lightning.pytorch.callbacks import RichProgressBar
 
-from hct_lightning.callbacks.progress import PlainProgress, progress_bar
+from hct_lightning.callbacks.progress import Bars, PlainProgress, progress_bar
 
 
 def test_a_line_an_epoch_with_what_was_logged(fit, caplog):
@@ -33,7 +32,7 @@ def test_disabled_as_on_other_ranks_it_says_nothing(fit, caplog):
     assert not [record for record in caplog.records if record.name.startswith("hct_lightning")]
 
 
-@pytest.mark.parametrize(("terminal", "kind"), [(True, RichProgressBar), (False, PlainProgress)])
+@pytest.mark.parametrize(("terminal", "kind"), [(True, Bars), (False, PlainProgress)])
 def test_bars_are_for_terminals(monkeypatch, tmp_path, terminal, kind):
     number = pty.openpty()[1] if terminal else os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY)
     with os.fdopen(number, "w") as stream:

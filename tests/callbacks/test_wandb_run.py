@@ -29,10 +29,13 @@ def records(file: Path):
             parts = b""
 
 
+SECRET = "canary-of-a-secret"
+
+
 @pytest.fixture(scope="module")
 def run(cli, tiny, tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("wandb")
-    options = ("logger=wandb", "logger.wandb.mode=offline", "export=[torchscript_int8]")
+    options = ("logger=wandb", "logger.wandb.mode=offline", "export=[torchscript_int8]", f"+mine.api_key={SECRET}")
     cli(*tiny, *options, f"hydra.run.dir={home}/run", cwd=home)
     return home / "run"
 
@@ -65,6 +68,15 @@ def test_configuration_curves_confusion_and_samples(run):
     samples = [json.loads(t.read_text()) for t in tables if "samples" in t.name]
     assert [len(t["data"]) for t in samples] == [10]
     assert samples[0]["columns"] == ["image", "label", "predicted", "probability"]
+
+
+def test_a_secret_is_nowhere_but_in_hydras_files_which_are_their_owners(run):
+    held = [path for path in run.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert {path.parent.name for path in held} == {".hydra"}
+    assert not [path for path in held if path.stat().st_mode & 0o077]
+    config, *_ = read(run)
+    assert config["mine"]["api_key"] == "***"
+    assert b"+mine.api_key=***" in next(run.rglob("*.wandb")).read_bytes(), "the command line is there without it"
 
 
 def test_what_was_exported_and_what_it_costs(run):

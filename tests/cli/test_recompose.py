@@ -1,10 +1,12 @@
 """`run=<folder>` takes that run's own command line, with what is given now on top."""
 
+import json
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from hct_lightning.cli.recompose import recompose
+from hct_lightning.cli.recompose import absolute_paths, key_of, recompose
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def test_recompose_with_other_data_keeps_what_all_data_sets_share(earlier):
     args = recompose([f"run={earlier}", "data=scenes"])
     assert "data.resolution=512" in args
     assert "data=folder" not in args
-    assert "data.root=/photos" in args  # shared, too: scenes have a root
+    assert "data.root=/photos" not in args  # a root is of its own data set
 
 
 def test_recompose_with_other_artifacts_keeps_what_all_exports_share(earlier):
@@ -57,8 +59,64 @@ def test_recompose_with_other_artifacts_keeps_what_all_exports_share(earlier):
     assert mine[1] not in args
 
 
+def test_the_report_of_a_sweep_is_made_in_its_folder_and_runs_no_point(tmp_path):
+    (tmp_path / "multirun.yaml").write_text("hydra: {runtime: {cwd: .}, overrides: {hydra: [], task: ['seed=1,2']}}\n")
+    args = recompose(["task=report", f"run={tmp_path}"])
+    assert {"task=report", f'run="{tmp_path}"', f'hydra.run.dir="{tmp_path}"'} <= set(args)
+    assert not {"-m", "seed=1,2"} & set(args)
+    assert "-m" in recompose([f"run={tmp_path}"])
+
+
 def test_recompose_finds_the_run_of_a_checkpoint_but_not_to_fine_tune(earlier):
     args = recompose(["task=predict", f"ckpt={earlier}/checkpoints/best.ckpt"])
     assert f'run="{earlier}"' in args
     fine_tune = [f"ckpt={earlier}/checkpoints/best.ckpt"]
     assert recompose(fine_tune) == fine_tune
+
+
+def test_what_a_run_went_on_with_holds_when_it_goes_on_again(earlier):
+    (earlier / "run.json").write_text(json.dumps({"since": ["seed=5", "optim.lr=0.1", "data=csv"]}))
+    args = recompose([f"run={earlier}", "optim.lr=0.2"])
+    assert {"seed=5", "data=csv", "optim.lr=0.2", "data.resolution=512"} <= set(args)
+    assert not {"seed=3", "optim.lr=0.1", "data=folder", "data.root=/photos"} & set(args)
+    assert args.index("seed=5") < args.index("task=fit") < args.index("optim.lr=0.2")  # behind it, what is given now
+    assert recompose(args) == args
+
+
+def test_paths_mean_what_they_meant_where_the_run_began(earlier, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = OmegaConf.create({"data": {"root": "photos", "cache": "cache"}, "fit": {"against": None}})
+    paths = absolute_paths(cfg)
+    assert paths == {"data.root": f"{tmp_path}/photos"}
+    assert absolute_paths(OmegaConf.create({"data": {"root": "s3://bucket"}})) == {"data.root": "s3://bucket"}
+    (earlier / "run.json").write_text(json.dumps({"paths": paths}))
+    args = recompose([f"run={earlier}"])
+    assert f'data.root="{tmp_path}/photos"' in args
+    assert not [arg for arg in args if key_of(arg) == "data.cache"]  # of a default, and not there: as it is said here
+    assert recompose(args) == args
+    args = recompose([f"run={earlier}", "data.root=other"])
+    assert [arg for arg in args if key_of(arg) == "data.root"] == ["data.root=other"]
+
+
+def test_a_sweep_goes_on_where_it_began(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("HCT_DATA", "drawn")
+    written = f'+hydra.job.env_set.HCT_DATA="{home}/drawn"'
+    assert recompose(["-m", "seed=1,2"]) == ["-m", "seed=1,2", written]
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    overrides = {"hydra": [written], "task": ["data.root=photos", "seed=1,2"]}
+    config = {"hydra": {"runtime": {"cwd": str(home)}, "overrides": overrides}}
+    (sweep / "multirun.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HCT_DATA", "elsewhere")
+    assert recompose(["run=sweep"]) == ["-m", written, "data.root=photos", "seed=1,2", f'hydra.sweep.dir="{sweep}"']
+    assert Path.cwd() == home
+
+
+@pytest.mark.parametrize(("said", "means"), [("0,1", "[0,1]"), ("2,", "[2]"), ("3", "3"), ("auto", "auto")])
+def test_gpus_by_number_need_no_quotes_within_quotes(said, means):
+    assert recompose([f"trainer.devices={said}"]) == [f"trainer.devices={means}"]
+    assert recompose(["-m", "trainer.devices=1,2"])[1] == "trainer.devices=1,2"  # a sweep

@@ -43,6 +43,8 @@ def test_a_point_that_fails_is_recorded_and_the_others_run(cli, tiny, tmp_path, 
     ]
     assert points[1]["accuracy"] == completed["metrics"]["best"]
     assert "Pareto front" in done.stdout
+    assert f"{tmp_path}/sweep/report/report.html" in done.stdout
+    assert "fewer than one global batch" in (tmp_path / "sweep" / "report" / "report.md").read_text()
     assert "epoch 1/1" in done.stderr
     assert (tmp_path / "sweep" / "1" / ".hydra" / "overrides.yaml").exists()
 

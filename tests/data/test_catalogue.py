@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from hct_lightning.data.catalogue import resolve_root
+from hct_lightning.data.catalogue import Catalogue, Split, resolve_root
 from hct_lightning.data.sources.csv import table
 from hct_lightning.data.sources.folder import folder
 from hct_lightning.data.sources.liu4k import liu4k
@@ -24,3 +24,13 @@ def test_a_root_that_is_not_there(source, tmp_path):
 def test_images_that_lie_elsewhere_are_refused():
     with pytest.raises(ValueError, match="only a store is read"):
         resolve_root("s3://bucket/images")
+
+
+def test_what_is_known_of_images_stays_with_them():
+    split = Split([f"{i}.jpg" for i in range(9)], [0, 0, 0, 1, 1, 1, 2, 2, 2], {"group": [f"g{i}" for i in range(9)]})
+    found = Catalogue("table", ("a", "b", "c"), split, split, test=split).at_most(3)
+    assert list(found.splits) == ["train", "valid", "test"]
+    for few in found.splits.values():
+        assert few.labels == [0, 1, 2]
+        for i, path in enumerate(few.paths):
+            assert few.tags_of(i) == {"group": f"g{path.removesuffix('.jpg')}"}

@@ -298,7 +298,7 @@ def test_hct_trains_on_photographs(photos, image_data):
     )
     fit(data, module)
     assert module.trainer.global_step == 2
-    assert module.trainer.callback_metrics["train/loss"].isfinite()
+    assert module.trainer.callback_metrics["train/loss_epoch"].isfinite()
     assert module.confusion.sum() == 1
     assert module.confusion[1].sum() == 1
 

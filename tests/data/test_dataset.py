@@ -41,6 +41,33 @@ def test_files_say_their_channels_and_may_be_read_otherwise(pictures):
     assert dataset.reader(pictures.train.paths[0]).shape == (1, 32, 32)
 
 
+def test_channels_are_what_most_images_have(pictures, tmp_path):
+    """One odd file of four bands would else have had all others refused."""
+    tifffile = pytest.importorskip("tifffile")
+    odd = str(tmp_path / "odd.tif")
+    tifffile.imwrite(odd, np.zeros((40, 50, 4), np.uint16), photometric="rgb", extrasamples=["unspecified"])
+    train = Split([odd, *pictures.train.paths], [0, *pictures.train.labels])
+    dataset = opened(replace(pictures, train=train))
+    assert dataset.decoding.channels == 1
+    [note] = dataset.summary()["notes"]
+    assert note == "6 of the 7 images looked at have 1 channel(s), 1 have 4; data.channels decides otherwise"
+    assert dataset.reader(pictures.train.paths[0]).shape == (1, 32, 32)
+    with pytest.raises(UnreadableImageError, match=r"odd\.tif: it is a 16-bit TIFF of 4 bands where data\.channels=1"):
+        dataset.reader(odd)
+
+
+def test_colour_is_kept_where_half_of_the_images_have_it(pictures):
+    for path in pictures.train.paths[:3]:
+        Image.new("RGB", (50, 40)).save(path)
+    assert opened(pictures).decoding.channels == 3
+
+
+def test_a_geometry_that_pads_most_of_an_image_is_noted(pictures):
+    assert not opened(pictures, {"geometry": "paper", "size": 20}).notes
+    [note] = opened(pictures, {"geometry": "paper", "size": 128}).notes
+    assert "data.geometry=paper pads more than half of 6 of the 6 images" in note
+
+
 def test_statistics_are_measured_where_they_are_asked_for(pictures):
     dataset = opened(pictures, statistics="data")
     assert dataset.mean == pytest.approx([30 / 255])  # 0, 20, 40 and 60: the training images alone
@@ -50,9 +77,15 @@ def test_statistics_are_measured_where_they_are_asked_for(pictures):
 def test_an_unreadable_file_ends_the_run_or_is_noted(pictures):
     broken = pictures.train.paths[2]
     Path(broken).write_text("no image")
-    with pytest.raises(UnreadableImageError, match=r"2\.png: not an image"):
+    with pytest.raises(UnreadableImageError, match=r"2\.png: not an image, but text"):
         opened(pictures)
     assert list(opened(pictures, skips=True).skipped) == [broken]
+    for path in pictures.train.paths + pictures.valid.paths:
+        Path(path).write_text("no image")
+    with pytest.raises(
+        ValueError, match=r"none of the 6 images looked at can be read; the first: .*0\.png: not an image, but text"
+    ):
+        opened(pictures, skips=True)
 
 
 def test_a_store_knows_how_it_was_read(pictures):
@@ -67,3 +100,12 @@ def test_a_store_knows_how_it_was_read(pictures):
         opened(found, {"size": None, "window": [0, 100]})
     with pytest.raises(ValueError, match=r"data\.resolution and data\.geometry are null; only data=store"):
         opened(pictures, {"size": None})
+
+
+def test_what_is_asked_of_a_store_counts_also_where_it_is_no(pictures):
+    found = store(str(PREPARED), cache="unused")
+    null = {"size": None, "geometry": None, "srgb": None, "breast": None, "window": None}
+    assert opened(found, null).decoding.srgb
+    with pytest.raises(ValueError, match=r"prepared with data\.srgb=True, not False"):
+        opened(found, null | {"srgb": False})
+    assert opened(pictures, {"srgb": None}).decoding.srgb is False

@@ -71,6 +71,13 @@ def test_a_changed_byte_is_noticed(folder, tmp_path):
         ("runtime", "abacus", "'abacus' is unknown"),
         ("file", "../model.ts", "gives no digest"),
         ("sha256", {"../model.ts": "", "model.ts": ""}, "outside its folder"),
+        ("sha256", {"/etc/passwd": "", "model.ts": ""}, "outside its folder"),
+        ("sha256", ["model.ts"], "is damaged"),
+        ("classes", "abcd", "is damaged"),
+        ("classes", [1, 2], "is damaged"),
+        ("input", {"channels": "3"}, "is damaged"),
+        ("input", None, "is damaged"),
+        ("versions", [], "is damaged"),
     ],
 )
 def test_refuses_what_it_does_not_know(folder, tmp_path, field, value, message):

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,8 @@ from hct_lightning import load_artifact
 from hct_lightning.data.reading import geometry
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import read_image
-from hct_lightning.deploy import export_artifact
+from hct_lightning.deploy import export_artifact, trust
+from hct_lightning.deploy.artifact import digest
 from hct_lightning.deploy.build_cpp import build
 from hct_lightning.deploy.runtimes import aoti, openvino, torchscript
 from hct_lightning.models import HCT, FromPixels
@@ -363,9 +365,34 @@ def test_a_model_that_does_not_load_ends_with_5(program, export, picture, tmp_pa
     """An artifact that is sound by its digests but whose file is of another runtime."""
     picture.save(tmp_path / "x.png")
     other = changed(export("torchscript"), tmp_path / "other", runtime=runtime)
-    done = run(program, other, tmp_path / "x.png")
+    done = run(program, "--trust", other, tmp_path / "x.png")
     assert done.returncode == 5
     assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_machine_code_has_to_be_ones_own_or_trusted(program, export, picture, tmp_path, monkeypatch):
+    picture.save(tmp_path / "x.png")
+    other = changed(export("torchscript"), tmp_path / "other", runtime="aoti")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert run(program, other, tmp_path / "x.png").returncode == 3
+    assert "machine code that you have not compiled" in run(program, other, tmp_path / "x.png").stderr
+    trust.remember(digest(other / "model.ts"))
+    assert run(program, other, tmp_path / "x.png").returncode == 5  # it goes on, and it is none
+
+
+def test_torchscript_that_touches_files_is_refused(program, export, picture, tmp_path):
+    picture.save(tmp_path / "x.png")
+    evil = changed(export("torchscript"), tmp_path / "evil")
+    canary = tmp_path / "canary"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        module = type("Evil", (torch.jit.ScriptModule,), {})()
+        module.define(f"def forward(self, x: Tensor) -> Tensor:\n    torch.save(x, '{canary}')\n    return x.float()\n")
+        module.save(str(evil / "model.ts"))
+    changed(evil, tmp_path / "signed", sha256={"model.ts": digest(evil / "model.ts")})
+    done = run(program, tmp_path / "signed", tmp_path / "x.png")
+    assert (done.returncode, canary.exists()) == (3, False)
+    assert "is refused: its program names an operation on files" in done.stderr
 
 
 @pytest.mark.slow

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hct_lightning.machine.devices import choose_devices
+from hct_lightning.machine.devices import choose_devices, peak_memory_gib, synchronise
+from hct_lightning.training.memory_plan import available_bytes
 
 
 @pytest.fixture
@@ -44,6 +45,47 @@ def test_gpus_by_number_and_auto(gpus):
     assert choose_devices("cuda", [1, 3], 1, 8).devices == [1, 3]
     assert choose_devices("cuda", [1, 3], 1, 8).global_batch == 16
     assert choose_devices("auto", "auto", 1, 8).global_batch == 32
+
+
+@pytest.mark.parametrize("asked", [[0, 2], "0,2", "[0,2]", "0, 2,"])
+def test_gpus_by_number_however_they_are_written(gpus, asked):
+    gpus(4)
+    found = choose_devices("auto", asked, 1, 8)
+    assert (found.devices, found.global_batch) == ([0, 2], 16)
+    gpus(0)
+    assert choose_devices("auto", asked, 1, 8).devices == 2  # CPU ranks have no numbers
+
+
+@pytest.mark.parametrize(("asked", "use"), [("3,", [3]), ([3], [3]), ("2", 2), (-1, 4), ("-1", 4), ("auto", 4)])
+def test_devices_in_every_form(gpus, asked, use):
+    gpus(4)
+    assert choose_devices("auto", asked, 1, 8).devices == use
+    gpus(0)
+    assert isinstance(choose_devices("auto", asked, 1, 8).devices, int)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("two", "trainer.devices=two: give their number"),
+        (None, "trainer.devices=None: give their number"),
+        (0, "give at least 1"),
+        ([], "give at least 1"),
+        ([0, 7], r"trainer.devices=\[0,7\]: give each GPU once; here are 4, numbered from 0"),
+        ("1,1", "give each GPU once"),
+    ],
+)
+def test_devices_that_can_not_be_are_named(gpus, asked, message):
+    gpus(4)
+    with pytest.raises(ValueError, match=message):
+        choose_devices("auto", asked, 1, 8)
+
+
+def test_torchrun_chooses_gpus_itself(gpus, monkeypatch):
+    gpus(4)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    with pytest.raises(ValueError, match=r"give trainer\.devices=2, and choose them with CUDA_VISIBLE_DEVICES=2,3"):
+        choose_devices("auto", [2, 3], 1, 8)
 
 
 def test_under_torchrun_the_ranks_are_those_it_started(gpus, monkeypatch):
@@ -112,3 +154,16 @@ def test_refuses(gpus):
         choose_devices("cpu", 0, 1, 16)
     with pytest.raises(ValueError, match="torch sees no GPU"):
         choose_devices("gpu", 1, 1, 16)
+
+
+def test_memory_and_clocks_of_apples_gpu(monkeypatch):
+    """Pretended: no test has run there."""
+    waited = []
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append(True))
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 3 * 2**30)
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 4 * 2**30)
+    device = torch.device("mps")
+    synchronise(device)
+    assert waited
+    assert peak_memory_gib(device) == 3
+    assert 0 < available_bytes(device, 1) <= 2**30

@@ -2,6 +2,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -53,3 +54,27 @@ def test_off_glibc_nothing_is_done(monkeypatch):
 
     monkeypatch.setattr(ctypes, "CDLL", without)
     assert runtime.keep_memory() is False
+
+
+def test_mapped_blocks_go_back_to_the_system_at_once():
+    code = (
+        "import torch\nfrom pathlib import Path\nfrom hct_lightning.machine.runtime import keep_memory, map_blocks\n"
+        "def held(): return int(Path('/proc/self/statm').read_text().split()[1]) * 4096\n"
+        "keep_memory()\nassert map_blocks()\nbefore = held()\n"
+        "tensors = [torch.ones(2**22) for _ in range(16)]\nassert held() - before > 2**27\n"
+        "del tensors[::2]\nprint(held() - before)"  # every second one: a heap would keep the gaps
+    )
+    held = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert held < 1.1 * 2**27
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("highest", False), ("high", True)])
+def test_convolutions_have_tf32_where_matrix_products_have(precision, allowed):
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        runtime.configure(SimpleNamespace(keep_memory=False, threads=None, matmul_precision=precision))
+        assert torch.backends.cudnn.allow_tf32 is allowed
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

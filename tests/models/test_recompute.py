@@ -69,6 +69,30 @@ def test_timm_networks_recompute_by_their_own_method(name, options):
         assert torch.equal(low[key], value), key
 
 
+@pytest.mark.parametrize("name", [None, "efficientnet_b0"])
+def test_synchronised_norms_count_a_batch_once(name):
+    """One process synchronises with nobody; BatchNorm's activation in timm's networks stays."""
+
+    def build() -> nn.Module:
+        return timm.create_model(name, num_classes=4) if name else HCT(drop_rate=0.0)
+
+    def synchronised() -> nn.Module:
+        network = FromPixels(build(), (0.4,) * 3, (0.2,) * 3)
+        network.synchronise_batch_norm()
+        assert any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
+        return network.network
+
+    images = pixels(2, 3, 128, 128)
+    plain, _ = both(build, images, torch.float32)
+    _, low = both(synchronised, images, torch.float32)
+    for key, value in plain.items():
+        if "stem" not in key:
+            assert torch.equal(low[key], value), key
+    counted = [value for key, value in low.items() if key.endswith("num_batches_tracked")]
+    assert counted
+    assert all(count == 2 for count in counted)
+
+
 def test_what_is_kept():
     images = pixels(1, 3, 1024, 1024)
     network = FromPixels(HCT(), (0.4,) * 3, (0.2,) * 3).to(memory_format=torch.channels_last)

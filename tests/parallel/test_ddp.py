@@ -117,7 +117,7 @@ def test_ddp4_validates_every_image_once(cli, tmp_path, images):
     )
     assert "cpu x 4" in done.stderr
     record = json.loads((run / "run.json").read_text())
-    cli("task=validate", f"run={run}", "ckpt=last", cwd=tmp_path)
+    cli("task=validate", f"run={run}", "ckpt=last", "trainer.devices=1", cwd=tmp_path)
     alone = json.loads((run / "validate" / "last.json").read_text())
     assert torch.tensor(record["confusion"]).sum() == images
     assert alone["confusion"] == record["confusion"]

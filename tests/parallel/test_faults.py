@@ -80,7 +80,8 @@ def test_ctrl_c_ends_all_ranks(environment, tiny, tmp_path):
 
 @pytest.mark.parametrize("who", ["rank 0", "rank 1", "everyone"])
 def test_sigterm_saves_the_step_and_ends_all_ranks(environment, tiny, tmp_path, who):
-    options = (*tiny, *LONG[:1], "data.num_workers=1", "export=[]", "trainer.devices=2")
+    # Long epochs: a signal in validation ends the run without saving.
+    options = (*tiny, *LONG[:1], "data.train=160", "data.num_workers=1", "export=[]", "trainer.devices=2")
     child = start(options, environment, tmp_path, start_new_session=True)
     wait_for(child, "epoch 2/")
     rank = other_ranks(child)[0]

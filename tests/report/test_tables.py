@@ -1,10 +1,12 @@
 import io
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from hct_lightning.report.tables import say_speed_up, time_table
+from hct_lightning.report.tables import epoch_times_of, say_speed_up, time_table
 
 
 def epoch(seconds: float, ranks: int = 1) -> dict:
@@ -30,14 +32,28 @@ def test_the_mean_over_epochs_and_each_rank():
     assert not time_table([], None).row_count
 
 
+def finished(folder: Path, **fields: Any) -> str:
+    """The folder of a run on images of 32x48, three channels."""
+    record = {"status": "completed", "data": {"decoding": {"size": [32, 48], "channels": 3}}}
+    (folder / "run.json").write_text(json.dumps(record | {"epoch_times": [epoch(4.0)]} | fields))
+    return str(folder)
+
+
 def test_the_speed_up_is_per_image(tmp_path, caplog):
-    (tmp_path / "run.json").write_text(json.dumps({"epoch_times": [epoch(4.0)]}))
+    against = finished(tmp_path)
     with caplog.at_level("INFO"):
-        say_speed_up([epoch(2.0)], str(tmp_path))
+        say_speed_up([epoch(2.0)], epoch_times_of(against, (32, 48), 3), against)
     assert "loading 2.00, training 2.00, running 2.00" in caplog.text
 
 
-def test_a_run_without_times_is_named(tmp_path):
-    (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(ValueError, match=f"fit.against={tmp_path}: that run has recorded no epoch times"):
-        say_speed_up([epoch(1.0)], str(tmp_path))
+def test_what_can_not_be_compared_with_is_named(tmp_path):
+    with pytest.raises(ValueError, match=f"fit.against={tmp_path}/none: there is no run in"):
+        epoch_times_of(f"{tmp_path}/none", (32, 48), 3)
+    assert not (tmp_path / "none").exists()
+    for fields in ({"epoch_times": []}, {"status": "failed"}):
+        against = finished(tmp_path, **fields)
+        with pytest.raises(ValueError, match="has no times; finish it first"):
+            epoch_times_of(against, (32, 48), 3)
+    against = finished(tmp_path)
+    with pytest.raises(ValueError, match="its images have 32x48 pixels and 3 channels, these 64x64 and 1"):
+        epoch_times_of(against, (64, 64), 1)

@@ -1,8 +1,14 @@
 """Tables are whole wherever they go; progress is for terminals."""
 
+import logging
+import re
+import time
+
+import pytest
 from rich.table import Table
 
-from hct_lightning.runs.console import results, track
+from hct_lightning.runs import console
+from hct_lightning.runs.console import duration, results, track
 
 
 def test_a_wide_table_is_not_cut_in_a_pipe(monkeypatch, capsys):
@@ -22,3 +28,29 @@ def test_columns_of_the_environment_count(monkeypatch):
 def test_progress_leaves_the_items_as_they_are_and_a_pipe_clean(capsys):
     assert list(track("counting", iter([3, 1, 2]), 3)) == [3, 1, 2]
     assert capsys.readouterr().err == ""
+
+
+def test_work_that_goes_on_says_what_is_left_where_there_is_no_bar(monkeypatch, caplog):
+    """Two workers that start for a second, then give two results each 0.1 s."""
+    monkeypatch.setattr(console, "FIRST_S", 0.3)
+    monkeypatch.setattr(console, "EVERY_S", 0.15)
+
+    def working():
+        time.sleep(1)
+        for i in range(20):
+            time.sleep(0.1 * (i % 2))
+            yield i
+
+    with caplog.at_level(logging.INFO, "hct_lightning"):
+        assert list(track("working", working(), 20_000, workers=2)) == list(range(20))
+    first, *more = [record.message for record in caplog.records]
+    assert re.fullmatch(r"working: 10 of 20000, about (1[789]|2\d) min left", first)  # 19,990 at 0.05 s, and a little
+    assert 1 <= len(more) <= 6
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (89, "89 s"), (91, "2 min"), (5000, "83 min"), (9000, "2.5 h"), (2e5, "2.3 days")],
+)
+def test_durations_are_for_people(seconds, text):
+    assert duration(seconds) == text

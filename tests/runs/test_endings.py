@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hct_lightning.machine import slurm as job
-from hct_lightning.runs import endings
+from hct_lightning.runs import endings, out_of_memory
 
 # A run whose rank 0 starts the others as Lightning does. Each rank then executes its part.
 RUN = """
@@ -187,3 +187,26 @@ def test_a_job_without_scontrol_ends_with_one_line(tmp_path):
     assert code == 143
     assert said[-1].startswith("error: the job is not put back into the queue: there is no scontrol here")
     assert len(said) == 2  # and how to go on
+
+
+@pytest.mark.parametrize(
+    "torch_says", ["torch.empty(2**60, dtype=torch.uint8)", "raise torch.OutOfMemoryError('CUDA: tried')"]
+)
+def test_out_of_memory_ends_with_what_helps(tmp_path, torch_says):
+    advice = "from hct_lightning.runs import out_of_memory; out_of_memory.advise('use micro_batches=4')"
+    code, said, record = end(start(tmp_path, f"import torch; {advice}; {torch_says}"), tmp_path)
+    assert code == 1
+    assert said[-1].startswith("error: out of memory: ")
+    assert said[-1].endswith("; use micro_batches=4")
+    assert record["reason"].endswith(said[-1].removeprefix("error: "))
+
+
+def test_a_rank_that_is_killed_ends_with_what_helps(tmp_path):
+    endings.begin(tmp_path)
+    out_of_memory.advise("use memory=low")
+    ending = endings.leave_for("1", -signal.SIGKILL, tmp_path)
+    endings.begin(tmp_path)
+    assert (
+        ending.message == "rank 1 has died: it was ended by SIGKILL; was the machine short of memory?; use memory=low"
+    )
+    assert not endings.leave_for("1", -signal.SIGSEGV, tmp_path).message.endswith("memory=low")

@@ -177,7 +177,7 @@ def test_a_sweep_is_an_array_left_alone_asked_about_and_gone_on_with(slurm, tmp_
 
     # The sweep again: what is done stays as it is, what has failed fails again.
     first = [record(sweep / str(i))["ended"] for i in range(3)]
-    done = slurm.hct(f"run={sweep}", "slurm.wait=true", cwd=tmp_path, status=1)
+    done = slurm.hct(f"run={sweep}", "+slurm=cpu", "slurm.wait=true", cwd=tmp_path, status=1)
     second = [record(sweep / str(i))["ended"] for i in range(3)]
     assert (first[:2], first[2] != second[2]) == (second[:2], True)
     # One run of it, further.

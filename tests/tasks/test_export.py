@@ -28,7 +28,10 @@ def test_export_again_with_open_size(cli, trained, tmp_path):
     [
         (("export=[]",), "names nothing to make"),
         (("export.percentages=[50]", "export.evaluation=0"), "export.percentages measures"),
-        (("export=[torchscript]", "export.dynamic=true"), None),
+        (("data.resolution=256",), "data.resolution=[256, 256]: an artifact takes images as its network was trained"),
+        (("data.window=[0,9]",), "data.window=[0, 9]: an artifact takes"),
+        (("data.mean=[0.1,0.1,0.1]",), "data.mean=[0.1, 0.1, 0.1]: the network was trained with"),
+        (("export=[torchscript]", "export.dynamic=true", "data.resolution=128"), None),
     ],
 )
 def test_export_without_images(cli, trained, tmp_path, args, message):

@@ -3,18 +3,22 @@
 import csv
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from hct_lightning.runs.folder import Run
-from hct_lightning.tasks.fit import checkpoint_to_resume
+from hct_lightning.tasks.fit import build_optimizer, checkpoint_to_resume
 from hct_lightning.training.checkpoints import load_checkpoint
 
 
@@ -163,15 +167,72 @@ def test_fine_tunes_from_a_checkpoint_and_from_the_original_layout(cli, trained,
     torch.testing.assert_close(state_of(tmp_path / "best")[stem], state_of(trained, "best")[stem])
 
 
-def test_a_run_goes_on_from_its_last_checkpoint_alone(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").touch()
-    run = Run(tmp_path)
-    for ckpt in (None, "last"):
-        cfg = OmegaConf.create({"run": str(tmp_path), "ckpt": ckpt})
-        assert checkpoint_to_resume(cfg, run) == tmp_path / "checkpoints" / "last.ckpt"
-    with pytest.raises(ValueError, match=r"ckpt=best: a run goes on from its last checkpoint; leave ckpt out"):
-        checkpoint_to_resume(OmegaConf.create({"run": str(tmp_path), "ckpt": "best"}), run)
+def test_back_to_the_best_checkpoint_it_ends_bitwise_where_it_ended(cli, trained, tiny, tmp_path):
+    """The first epoch's counts as the best; a run that has ended and goes on loses nothing."""
+    run = tmp_path / "run"
+    first = ("callbacks.best.monitor=epoch", "callbacks.best.mode=min")
+    cli(*tiny, *first, "export=[]", f"hydra.run.dir={run}", cwd=tmp_path)
+    ended, rows = json.loads((run / "run.json").read_text()), rows_of(run)
+    done = cli(f"run={run}", "ckpt=best", cwd=tmp_path)
+    assert "back at step 6: metrics.csv and checkpoints of later steps are written anew" in done.stderr
+    assert "other options" not in done.stderr
+    assert_bitwise(state_of(run), state_of(trained))
+    for before, after in zip(rows, rows_of(run), strict=True):
+        assert {k: v for k, v in after.items() if k[:4] not in ("time", "memo")} == {
+            k: v for k, v in before.items() if k[:4] not in ("time", "memo")
+        }
+    cli(f"run={run}", cwd=tmp_path)
+    again = json.loads((run / "run.json").read_text())
+    assert [row["epoch"] for row in again["epoch_times"]] == [0, 1]
+    assert again["metrics"]["val/loss"] == ended["metrics"]["val/loss"]
+    assert again["confusion"] == ended["confusion"]
+
+
+def test_options_given_on_resuming_take_effect_from_any_folder_and_stay(cli, trained, pictures, tmp_path):
+    """A relative root, another rate and decay; then once more, without saying them again."""
+    small = ("data=folder", "data.root=pictures", "data.resolution=128", "data.batch_size=4", "export=[]")
+    timm = ("model=timm", "model.model_name=test_convnext", "schedule=constant")
+    cli(*small, *timm, "trainer.max_epochs=1", "hydra.run.dir=run", cwd=tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    new = ("trainer.max_epochs=2", "optim.lr=0.01", "optim.optimizer.weight_decay=0.3", f"fit.against={trained}")
+    done = cli("run=../run", *new, cwd=elsewhere)
+    assert "optim.lr=0.01 instead of 0.002, optim.optimizer.weight_decay=0.3 instead of 0.05" in done.stderr
+    assert "the learning rate is 0.005 from here on; the checkpoint's was 0.001" in done.stderr
+    assert "speed-up per image against" in done.stderr
+    done = cli("run=../run", "trainer.max_epochs=3", cwd=elsewhere)
+    assert "other options than before: trainer.max_epochs=3 instead of 2\n" in done.stderr
+    checkpoint, _ = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert checkpoint["global_step"] == 9
+    assert [group["weight_decay"] for group in checkpoint["optimizer_states"][0]["param_groups"]] == [0.3, 0.0]
+    assert {group["lr"] for group in checkpoint["optimizer_states"][0]["param_groups"]} == {0.005}
+
+
+def test_a_time_ends_a_run_whose_epochs_are_open(cli, tiny, tmp_path):
+    timm = ("model=timm", "model.model_name=test_convnext", "export=[]")
+    limits = ("trainer.max_epochs=-1", "trainer.max_time=00:00:00:02")
+    done = cli(*tiny, *timm, *limits, f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
+    assert "the schedule holds its rate after the warm-up" in done.stderr
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "completed"
+    assert float(rows_of(tmp_path / "run")[-1]["lr-AdamW/pg1"] or "0.001") == pytest.approx(0.001)
+
+
+def test_a_run_goes_on_from_a_checkpoint_of_its_own(tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in ("last", "best", "epoch3"):
+        (folder / f"{name}.ckpt").touch()
+    (tmp_path / "other.ckpt").touch()
+
+    def chosen(ckpt: str | None) -> Path | None:
+        return checkpoint_to_resume(OmegaConf.create({"run": str(tmp_path), "ckpt": ckpt}), Run(tmp_path))
+
+    assert [chosen(ckpt) for ckpt in (None, "last", "best")] == [folder / f"{n}.ckpt" for n in ("last", "last", "best")]
+    assert chosen(str(folder / "epoch3.ckpt")) == folder / "epoch3.ckpt"
+    with pytest.raises(ValueError, match=r"other\.ckpt: a run goes on from a checkpoint of its own, in .*checkpoints"):
+        chosen(str(tmp_path / "other.ckpt"))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # it went back to the best one before the restart
+    assert chosen("best") == folder / "last.ckpt"
 
 
 def test_bad_options_end_with_one_clear_line(cli, tmp_path):
@@ -179,6 +240,7 @@ def test_bad_options_end_with_one_clear_line(cli, tmp_path):
         ("data.batch_size=0",): r"data\.batch_size=0: give at least 1",
         ("data=folder", "data.root=nowhere"): r"data\.root=nowhere: there is no",
         ("model._target_=os.system",): r"model\._target_=os\.system is not from an allowed package",
+        ("fit.against=nowhere",): "fit.against=nowhere: there is no run in",
         ("run=nowhere",): "run=nowhere is not the folder of an earlier run",
     }
     for args, message in cases.items():
@@ -192,3 +254,86 @@ def test_bad_options_end_with_one_clear_line(cli, tmp_path):
 def test_debug_fast_passes_through_everything(cli, tiny, tmp_path):
     cli(*tiny, "debug=fast", "model=timm", f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
     assert not (tmp_path / "run" / "artifacts").exists()
+
+
+class Evil:
+    """Unpickled without care, it makes the file."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Path]]:
+        return Path.touch, (self.canary,)
+
+
+def test_a_strangers_checkpoint_and_folder_run_nothing(cli, tiny, trained, tmp_path):
+    canary = tmp_path / "canary"
+    torch.save({"state_dict": Evil(canary)}, tmp_path / "evil.ckpt")
+    said = cli(*tiny, f"ckpt={tmp_path}/evil.ckpt", cwd=tmp_path, status=1).stderr.splitlines()[-1]
+    assert said.startswith(f"error: {tmp_path}/evil.ckpt is not a checkpoint, or it is damaged")
+
+    run = shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "evil.ckpt").replace(run / "checkpoints" / "last.ckpt")
+    recorded = run / ".hydra" / "overrides.yaml"
+    load = "{_target_: lightning.fabric.utilities.cloud_io._load, path_or_url: x, weights_only: false}"
+    evil = ["safety.allow=[os]", f"+hydra.callbacks.x={load}", f"+logger.x={load}", f"predict.output={canary}"]
+    honest = recorded.read_text()
+    recorded.write_text(honest + "".join(f'- "{override}"\n' for override in evil))
+    done = cli(f"run={run}", "trainer.max_epochs=3", cwd=tmp_path, status=1)
+    assert "says 'safety.allow=[os]" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"error: {run}/checkpoints/last.ckpt is not a checkpoint")
+    recorded.write_text(f'{honest}- "+callbacks.x={{_target_: os.getcwd}}"\n')
+    done = cli(f"run={run}", "trainer.max_epochs=3", cwd=tmp_path, status=1)
+    assert "callbacks.x._target_=os.getcwd is none of" in done.stderr.splitlines()[-1]
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "accelerator", "fused"),
+    [
+        ([], "cuda", True),
+        (["optim=sgd"], "cuda", True),
+        (["trainer.gradient_clip_val=1"], "cuda", None),
+        (["+optim.optimizer.fused=false"], "cuda", False),
+        (["optim.optimizer={_target_:torch.optim.RMSprop,_partial_:true}"], "cuda", None),
+        ([], "cpu", None),
+    ],
+)
+def test_an_optimiser_is_fused_where_it_can_be(options, accelerator, fused):
+    with initialize_config_module("hct_lightning.conf", version_base="1.3"):
+        build = build_optimizer(compose("config", overrides=options), accelerator)
+    weight = torch.ones(2, requires_grad=True)
+    assert build([weight], lr=0.1).defaults.get("fused") is fused
+
+
+def test_a_fused_optimiser_goes_on_from_one_that_was_not():
+    """With the moments and the kind of the one that was saved."""
+    states = []
+    for fused in (None, True):
+        weight = torch.ones(4, requires_grad=True)
+        optimizer = torch.optim.AdamW([weight], lr=0.1, fused=fused)
+        if states:
+            optimizer.load_state_dict(states[0])
+        weight.grad = torch.arange(4.0)
+        optimizer.step()
+        states.append(optimizer.state_dict())
+    assert states[1]["state"][0]["step"] == 2
+    assert states[1]["param_groups"][0]["fused"] is None
+
+
+def test_compile_does_not_go_with_low_memory(cli, tiny, tmp_path):
+    done = cli(*tiny, "compile=true", "memory=low", cwd=tmp_path, status=1)
+    assert "error: compile=true does not go with memory=low" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_compiled_network_is_trained_saved_and_predicts_as_one_that_is_not(cli, tiny, photos, tmp_path):
+    options = (*tiny, "compile=true", "export=[]", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run")
+    cli(*options, cwd=tmp_path, timeout=800)
+    answers = [
+        cli("task=predict", f"run={tmp_path}/run", f"predict.input={photos}", f"compile={on}", cwd=tmp_path).stdout
+        for on in ("true", "false")
+    ]
+    first, second = ([float(row.split(",")[2]) for row in text.splitlines()[1:]] for text in answers)
+    assert first == pytest.approx(second, abs=0.02)

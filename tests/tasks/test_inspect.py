@@ -1,6 +1,7 @@
 """Looking at data, through the real command line."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,8 @@ def test_inspect_tells_what_is_there_and_how_to_begin(cli, pictures, tmp_path):
     shutil.copy(pictures / "train/a/0.png", pictures / "valid/a/again.png")
     shutil.copy(pictures / "train/a/0.png", pictures / "train/a/again.png")
     (pictures / "train/b/3.png").write_bytes((pictures / "train/b/3.png").read_bytes()[:2000])
-    done = cli("task=inspect", *SMALL, "data.srgb=true", "hydra.run.dir=run", cwd=tmp_path)
+    options = ("data=folder", "data.root=pictures", "data.srgb=true", "data.split_seed=3", "seed=7")
+    done = cli("task=inspect", *options, "inspect.samples=20", "hydra.run.dir=run", cwd=tmp_path)
     out = tmp_path / "run" / "inspect"
     found = json.loads((out / "inspect.json").read_text())
     assert list(found["unreadable"]) == [str(pictures / "train/b/3.png")]
@@ -31,11 +33,11 @@ def test_inspect_tells_what_is_there_and_how_to_begin(cli, pictures, tmp_path):
         assert min(sheet.size) > 300
     assert "can't be read" not in done.stdout
     command = done.stdout.strip().splitlines()[-1]
-    assert command.startswith("python -m hct_lightning data=folder data.root=pictures")
+    assert command.startswith(f"python -m hct_lightning {' '.join(options)} ")
+    assert "inspect" not in command
     assert "data.on_error=skip" in command
-    assert "data.srgb=true" in command
     assert "data.resolution=192" in command
-    cli(*command.split()[3:], *BRIEF, "trainer.max_steps=1", cwd=tmp_path)  # it really runs
+    cli(*shlex.split(command)[3:], *BRIEF, "trainer.max_steps=1", cwd=tmp_path)  # it really runs
     skipped = (tmp_path / "run" / "skipped.csv").read_text()
     assert str(pictures / "train/b/3.png") in skipped
 
@@ -54,3 +56,14 @@ def test_inspect_of_a_store_says_what_it_was_made_of(cli, pictures, tmp_path):
     assert (found["channels"], found["unreadable"]) == ({"3": 16}, {})
     command = done.stdout.strip().splitlines()[-1]
     assert command.startswith("python -m hct_lightning data=store data.root=store")
+
+
+def test_what_was_given_is_what_is_looked_at_and_kept(cli, pictures, tmp_path):
+    given = (*SMALL, "data.mean=[0.5,0.5,0.5]", "data.limit=8", "trainer.max_epochs=-1")
+    done = cli("task=inspect", *given, "hydra.run.dir=run", cwd=tmp_path)
+    command = shlex.split(done.stdout.strip().splitlines()[-1])[3:]
+    assert [option for option in command if option.split("=")[0] in {o.split("=")[0] for o in given}] == [*given]
+    assert sum(option.startswith("data.std=") for option in command) == 1
+    found = json.loads((tmp_path / "run" / "inspect" / "inspect.json").read_text())
+    assert found["store_gb"] == pytest.approx((8 + 4) * 128 * 128 * 3 / 1e9)
+    assert found["hours_on_this_cpu"] is None  # of no known number of epochs

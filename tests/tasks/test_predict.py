@@ -2,15 +2,23 @@
 
 import csv
 import io
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.geometry import apply
 from hct_lightning.data.reading.image import read_image
-from hct_lightning.tasks.predict import find_images
+from hct_lightning.runs.predictions import Predictions
+from hct_lightning.tasks.predict import find_images, show, skips_unreadable
 from hct_lightning.training.checkpoints import load_network
 
 
@@ -21,6 +29,32 @@ def test_inputs_are_a_file_a_folder_or_a_glob(photos):
     assert find_images(f"{photos}/**/*.jpg") == files
     with pytest.raises(FileNotFoundError, match="no image there"):
         find_images(f"{photos}/nothing*.png")
+
+
+def test_inputs_are_a_list_too_in_its_order_and_an_image_twice(photos, tmp_path):
+    files = sorted(str(p) for p in photos.rglob("*.jpg"))
+    odd = tmp_path / os.fsdecode(b"\xff [a].jpg")
+    odd.touch()
+    listed = tmp_path / "list.txt"
+    listed.write_bytes(
+        b"\xef\xbb\xbf" + files[1].encode() + b"\r\n\n" + files[0].encode() + b"\n" + os.fsencode(odd.name)
+    )
+    assert find_images(str(listed)) == [files[1], files[0], str(odd)]
+    assert find_images([files[2], str(listed), files[2]]) == [files[2], files[1], files[0], str(odd), files[2]]
+    assert find_images(str(odd)) == [str(odd)]
+    for nothing in (tmp_path / "none.txt", tmp_path / "empty"):
+        (nothing.touch if nothing.suffix else nothing.mkdir)()
+        with pytest.raises(FileNotFoundError, match="no image there"):
+            find_images(str(nothing))
+
+
+def test_images_that_are_not_there_are_named_at_once_or_skipped(photos):
+    images = [*find_images(str(photos)), "gone.jpg"]
+    with pytest.raises(FileNotFoundError, match=r"1 files that aren't there: gone\.jpg; .*data\.on_error=skip"):
+        skips_unreadable("raise", images)
+    assert skips_unreadable("skip", images)
+    with pytest.raises(ValueError, match=r"data\.on_error=ignore: choose raise or skip"):
+        skips_unreadable("ignore", images)
 
 
 def test_predict_gives_the_networks_probabilities(cli, trained, photos, tmp_path):
@@ -61,10 +95,95 @@ def test_predict_finds_the_run_of_a_checkpoint(cli, trained, photos, tmp_path):
     assert (tmp_path / "moved.csv").read_text() == (trained / "predict" / "predictions.csv").read_text()
 
 
-def test_predict_says_which_file_is_broken(cli, trained, tmp_path):
-    (tmp_path / "broken.jpg").write_bytes(b"no image")
-    done = cli("task=predict", f"run={trained}", f"predict.input={tmp_path}", cwd=tmp_path, status=1)
-    assert "broken.jpg: not an image" in done.stderr.splitlines()[-1]
+@pytest.fixture
+def odd(photos, tmp_path) -> Path:
+    """Eleven images, the seventh broken; names that are not easy."""
+    (tmp_path / "odd").mkdir()
+    files = find_images(str(photos))
+    for i in range(11):
+        name = os.fsencode(f"{i:02} [a], b") + b"\xff\n.jpg"
+        shutil.copy(files[i % len(files)], tmp_path / "odd" / os.fsdecode(name))
+    Path(find_images(str(tmp_path / "odd"))[6]).write_bytes(b"no image")
+    return tmp_path / "odd"
+
+
+def test_an_unreadable_image_is_named_and_what_was_done_is_kept(cli, trained, odd, tmp_path):
+    """With data.on_error=skip it goes on there."""
+    command = ["task=predict", f"run={trained}", f"predict.input={odd}", "data.batch_size=2"]
+    done = cli(*command, f"predict.output={tmp_path}/one.csv", cwd=tmp_path, status=1)
+    assert f"6 of 11 images are in {tmp_path}/one.csv; the same command goes on" in done.stderr
+    assert "not an image" in done.stderr.splitlines()[-1]
+    done = cli(*command, f"predict.output={tmp_path}/one.csv", "data.on_error=skip", cwd=tmp_path)
+    assert "going on after 6 of 11 images" in done.stderr
+    assert "1 of 11 images have no answer" in done.stderr
+    one = (tmp_path / "one.csv").read_bytes()
+    rows = list(csv.DictReader(io.StringIO(one.decode(errors="surrogateescape"), newline="")))
+    assert [row["path"] for row in rows] == find_images(str(odd))
+    assert [bool(row["class"]) for row in rows] == [not row["error"] for row in rows] == [i != 6 for i in range(11)]
+
+
+@pytest.mark.slow
+def test_two_ranks_write_what_one_writes_and_a_failure_on_one_ends_both(cli, trained, odd, tmp_path):
+    record = (trained / "run.json").read_bytes()
+    command = ["task=predict", f"run={trained}", f"predict.input={odd}", "data.batch_size=2"]
+    cli(*command, f"predict.output={tmp_path}/one.csv", "data.on_error=skip", cwd=tmp_path)
+    two = (*command, "trainer.devices=2", f"predict.output={tmp_path}/two.csv")
+    done = cli(*two, cwd=tmp_path, status=1)
+    assert "4 of 11 images are in" in done.stderr
+    assert "not an image" in done.stderr.splitlines()[-1]
+    done = cli(*two, "data.on_error=skip", cwd=tmp_path)
+    assert "on cpu x 2" in done.stderr
+    assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
+    assert not list(tmp_path.glob("*.unfinished"))
+    assert (trained / "run.json").read_bytes() == record, "the run itself is as it was"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "devices"), [(signal.SIGKILL, 2), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_ended_in_the_middle_it_goes_on(cli, trained, environment, photos, tmp_path, number, devices):
+    (tmp_path / "images").mkdir()
+    for i in range(150):
+        (tmp_path / "images" / f"{i:03}.jpg").symlink_to(find_images(str(photos))[i % 5])
+    out = tmp_path / "out.csv"
+    command = ["task=predict", f"run={trained}", f"predict.input={tmp_path}/images", f"predict.output={out}"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "hct_lightning", *command, f"trainer.devices={devices}"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not out.exists() or out.read_bytes().count(b"\n") < 10:
+        assert child.poll() is None
+        time.sleep(0.005)
+    child.send_signal(number)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    assert number == signal.SIGKILL or "the same command goes on" in err
+    before = out.read_bytes()
+    rows = before.count(b"\n") - 1
+    assert rows < 150, "it was through before: nothing is shown"
+    done = cli(*command, cwd=tmp_path)
+    assert f"going on after {rows} of 150 images" in done.stderr
+    assert out.read_bytes().startswith(before)
+    cli(*command[:-1], f"predict.output={tmp_path}/undisturbed.csv", cwd=tmp_path)
+    assert out.read_bytes() == (tmp_path / "undisturbed.csv").read_bytes()
+
+
+def test_the_table_on_a_terminal(monkeypatch, tmp_path, capsys):
+    """Names that the table would take for markup, bytes that no terminal shows, more rows than people read."""
+    names = ["[/a].png", os.fsdecode(b"\xff.png"), *(f"{i}.png" for i in range(60))]
+    file = Predictions(tmp_path / "out.csv", names, ("[b]", "y"), {})
+    file.open()
+    file.append([file.row(names[0], None, "broken"), *(file.row(name, [0.25, 0.75]) for name in names[1:])])
+    file.finish()
+    monkeypatch.setattr("hct_lightning.tasks.predict.on_terminal", lambda _: True)
+    show(file)
+    out = capsys.readouterr().out
+    for part in ("[/a].png", "no answer", "?.png", "[b]", "0.750", "and 12 more"):
+        assert part in out
 
 
 @pytest.mark.parametrize(
@@ -77,3 +196,10 @@ def test_predict_says_which_file_is_broken(cli, trained, tmp_path):
 def test_predict_refuses(cli, trained, args, message):
     done = cli("task=predict", f"run={trained}", *args, cwd=trained.parent, status=1)
     assert message in done.stderr
+
+
+def test_predict_says_where_it_pads(cli, trained, tmp_path):
+    Image.new("RGB", (128, 128)).save(tmp_path / "small.png")
+    args = ("task=predict", f"run={trained}", f"predict.input={tmp_path}", "data.geometry=paper")
+    done = cli(*args, "predict.resolution=256", f"predict.output={tmp_path}/a.csv", cwd=tmp_path)
+    assert "data.geometry=paper pads more than half of 1 of the 1 images looked at" in done.stderr

@@ -42,12 +42,14 @@ def test_prepare_names_every_unreadable_file_and_goes_on_when_they_are_mended(cl
     bad = [pictures / "train/a/1.png", pictures / "valid/b/7.png"]
     for path in bad:
         path.write_bytes(path.read_bytes()[:3000])
+    bad.append(pictures / "train/a/0.png")  # its head is among those that are looked at first
+    bad[-1].write_text("<html>")
     args = ("task=prepare", *SMALL, "prepare.output=store", "hydra.run.dir=p")
     done = cli(*args, cwd=tmp_path, status=1)
     assert all(str(path) in done.stderr for path in bad)
-    assert "2 unreadable images" in done.stderr
+    assert "3 unreadable images" in done.stderr
     assert "Traceback" not in done.stderr
     assert "is not complete" in cli("data=store", "data.root=store", cwd=tmp_path, status=1).stderr
     cli(*args, "data.on_error=skip", cwd=tmp_path)
     assert (tmp_path / "p" / "prepare" / "unreadable.csv").exists()
-    assert len(list((tmp_path / "store").rglob("*.npy"))) == 14
+    assert len(list((tmp_path / "store").rglob("*.npy"))) == 13

@@ -1,5 +1,6 @@
 """A checkpoint gives its network back, and runs nothing that is in it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,13 @@ import torch
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.models import HCT, FromPixels
 from hct_lightning.models.original import original_key
-from hct_lightning.training.checkpoints import load_checkpoint, load_network, load_weights
+from hct_lightning.training.checkpoints import (
+    begin_network,
+    check_resumable,
+    load_checkpoint,
+    load_network,
+    load_weights,
+)
 from hct_lightning.training.spec import NetworkSpec
 
 
@@ -39,13 +46,52 @@ def test_what_is_no_checkpoint_or_names_what_is_not_allowed_is_refused(tmp_path)
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     for name in ("text", "other"):
-        with pytest.raises(ValueError, match=f"{name}.ckpt is not a checkpoint written by hct_lightning"):
+        with pytest.raises(ValueError, match=rf"{name}\.ckpt is not a checkpoint.*") as refused:
             load_checkpoint(tmp_path / f"{name}.ckpt")
-    path = save(tmp_path / "evil.ckpt", spec_of().build(), spec_of("os.system"))
-    with pytest.raises(ValueError, match=r"evil\.ckpt: model\._target_=os\.system is not from an allowed package"):
-        load_checkpoint(path)
+        assert "\n" not in str(refused.value)
+        with pytest.raises(ValueError, match=rf"{name}\.ckpt "):
+            check_resumable(tmp_path / f"{name}.ckpt")
+    with pytest.raises(ValueError, match=r"text\.ckpt is not a checkpoint"):
+        load_weights(spec_of().build(), tmp_path / "text.ckpt")
+    with pytest.raises(ValueError, match=r"a\.ckpt is damaged: it has no loops"):
+        check_resumable(save(tmp_path / "a.ckpt", spec_of().build(), spec_of()))
     with pytest.raises(FileNotFoundError):
         load_checkpoint(tmp_path / "absent.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"_target_": "os.system"}, r"its network is os\.system"),
+        ({"_target_": "lightning.fabric.utilities.cloud_io._load", "path_or_url": "x"}, "its network is lightning"),
+        ({"_target_": "hct_lightning.app.main"}, "its network is hct_lightning"),
+        ({"blocks": {"_target_": "timm.create_model", "model_name": "resnet18"}}, "the option _target_"),
+        ({"_args_": [3]}, "_args_"),
+        ({"_partial_": True}, "_partial_"),
+        ({"kernel": "${oc.env:HOME}"}, "oc.env"),
+        ({"blocks": [10**9] * 5}, "1000000000"),
+        ({"blocks": [50] * 5}, "bytes of weights, the file has"),
+        ({"colour": "red"}, "colour"),
+        ({"first_stride": 3}, "first_stride=3"),
+    ],
+)
+def test_a_network_that_is_more_than_one_of_ours_is_refused(tmp_path, model, message):
+    spec = spec_of()
+    evil = replace(spec, model={**spec.model, **model})
+    path = save(tmp_path / "evil.ckpt", spec.build(), evil)
+    with pytest.raises(ValueError, match=rf"evil\.ckpt.*{message}") as refused:
+        load_network(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_weights_are_the_checkpoints_own_and_not_fetched(tmp_path):
+    """What `timm.create_model` would unpickle, or download, is left out."""
+    decoding = spec_of().decoding
+    model = {"_target_": "timm.create_model", "model_name": "test_vit2"}
+    spec = NetworkSpec(model=model, classes=("a", "b"), decoding=decoding, mean=(0.5,), std=(0.5,))
+    evil = replace(spec, model={**model, "checkpoint_path": str(tmp_path / "x.pth"), "pretrained": True})
+    _, found = load_network(save(tmp_path / "a.ckpt", spec.build(), evil))
+    assert found.model == model
 
 
 def test_weights_start_another_network_of_the_same_shape(tmp_path):
@@ -67,3 +113,34 @@ def test_weights_of_the_original_layout_are_for_hct_alone(tmp_path):
     assert torch.equal(network.network.stem.conv.weight, weights["stem.conv.weight"])
     with pytest.raises(ValueError, match=r"hct\.pt holds no weights of Identity"):
         load_weights(FromPixels(torch.nn.Identity(), (0.5,), (0.5,)), published)
+
+
+def test_weights_come_with_their_normalisation_unless_another_is_asked_for(tmp_path, caplog):
+    trained = spec_of()
+    path = save(tmp_path / "a.ckpt", trained.build(), trained)
+    data = replace(trained, mean=(0.7,), std=(0.1,))
+    images = torch.randint(0, 256, (1, 1, 128, 128), dtype=torch.uint8)
+
+    def begun(goes_on: bool = False, **given: object) -> tuple[FromPixels, NetworkSpec]:
+        return begin_network(data, path, goes_on=goes_on, given=given)
+
+    for goes_on in (False, True):
+        with caplog.at_level("INFO"):
+            network, spec = begun(goes_on)
+        assert (spec.mean, spec.std) == (trained.mean, trained.std)
+        assert torch.equal(network.eval()(images), load_network(path)[0](images))
+        assert "mean (0.4,) and deviation (0.2,) are those of" in caplog.text
+    network, spec = begun(mean=[0.7])
+    assert (spec.mean, spec.std) == (data.mean, data.std)
+    assert torch.equal(network.scale, data.build().scale)
+    assert torch.equal(network.network.stem.conv.weight, load_network(path)[0].network.stem.conv.weight)
+    with pytest.raises(ValueError, match=r"data\.mean=\[0\.7\]: the network was trained with \[0\.4\], and keeps it"):
+        begun(goes_on=True, mean=[0.7])
+
+
+def test_a_run_keeps_its_classes(tmp_path):
+    path = save(tmp_path / "a.ckpt", spec_of().build(), spec_of())
+    other = spec_of(classes=("x", "y", "z"))
+    assert begin_network(other, path, goes_on=False, given={})[1].classes == other.classes
+    with pytest.raises(ValueError, match="the checkpoint was trained on a, b, c"):
+        begin_network(other, path, goes_on=True, given={})

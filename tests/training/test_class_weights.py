@@ -19,7 +19,12 @@ def test_given_ones_keep_their_proportions_with_a_mean_of_one():
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [([1], "1 weights for 2 classes"), ([-1, 1], "at least 0, not all 0"), ([0, 0], "at least 0, not all 0")],
+    [
+        ([1], "1 weights for 2 classes"),
+        ([-1, 1], "at least 0, not all 0"),
+        ([0, 0], "at least 0, not all 0"),
+        ("equal", "loss.class_weights=equal: give balanced, or a list"),
+    ],
 )
 def test_refuses(option, message):
     with pytest.raises(ValueError, match=message):

@@ -64,6 +64,8 @@ def test_padding_is_not_counted_and_figures_are_those_of_all_images():
         logits = module.cpu()(images)
     right = logits.argmax(1) == labels
     assert module.confusion.sum() == 4
+    assert module.answers.index.tolist() == [0, 1, 2, 3]
+    assert module.answers.labels.tolist() == [0, 1, 2, 1]
     assert found["val/accuracy"] == pytest.approx(right.float().mean())
     assert found["val/loss"] == pytest.approx(F.cross_entropy(logits, labels))
     by_class = [right[labels == i].float().mean() for i in range(3)]

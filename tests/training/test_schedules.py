@@ -56,6 +56,16 @@ def test_cosine_warms_up_and_ends_at_final():
     assert rates[-1] == pytest.approx(0.1, abs=1e-3)
 
 
+@pytest.mark.parametrize("name", ["constant", "cosine", "goyal", "paper_as_written", "paper_as_run"])
+def test_without_an_end_the_rate_holds_after_the_warm_up(name):
+    rates = [
+        getattr(schedules, name)(step, steps_per_epoch=PER_EPOCH, total_steps=float("inf"), scale=4.0)
+        for step in (0, 5 * PER_EPOCH, 10**9)
+    ]
+    assert 0 < rates[0] <= 1
+    assert rates[1:] == [1.0, 1.0]
+
+
 def test_constant():
     assert {rate for epoch in by_epoch(schedules.constant) for rate in epoch} == {1.0}
 

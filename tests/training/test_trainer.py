@@ -4,12 +4,29 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from hct_lightning.machine.devices import choose_devices
-from hct_lightning.training.trainer import build_trainer
+from hct_lightning.training.trainer import build_trainer, ddp
 
 
-def test_lightnings_accumulation_is_refused_with_what_to_give_instead(tmp_path):
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("trainer.accumulate_grad_batches=4", r"accumulate_grad_batches=4: .* larger data.batch_size .* micro_batches"),
+        ("trainer.use_distributed_sampler=true", r"use_distributed_sampler=true: .* leave it out"),
+    ],
+)
+def test_what_means_something_else_here_is_refused_with_what_to_give_instead(option, message, tmp_path):
     with initialize_config_module("hct_lightning.conf", version_base="1.3"):
-        cfg = compose("config", overrides=["trainer.accumulate_grad_batches=4"])
+        cfg = compose("config", overrides=[option])
     devices = choose_devices("cpu", 1, 1, 1)
-    with pytest.raises(ValueError, match=r"accumulate_grad_batches=4: .* larger data.batch_size .* micro_batches"):
+    with pytest.raises(ValueError, match=message):
         build_trainer(cfg, tmp_path, devices, callbacks=[])
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "gradient_mb", "bucket_mb"),
+    [("cuda", 7, 1), ("cuda", 100, 12.5), ("cuda", 1000, 25), ("cpu", 7, 25)],
+)
+def test_gradients_travel_in_about_eight_buckets_on_gpus(accelerator, gradient_mb, bucket_mb):
+    strategy = ddp(accelerator, gradient_mb * 2**20)
+    assert strategy._ddp_kwargs["bucket_cap_mb"] == bucket_mb
+    assert strategy._ddp_kwargs["gradient_as_bucket_view"]

@@ -6,6 +6,7 @@ that settings alone make of it: channels_last, memory that glibc keeps, and bf16
 Forms: `eager`; `static`, int8 by torch.ao's post-training quantization as the paper's; `dynamic`, int8 linear layers.
 """
 
+import contextlib
 import ctypes
 import io
 import time
@@ -102,9 +103,10 @@ def inference(
     """A side; with `image` its work is a file to its answer."""
     warnings.simplefilter("ignore")  # torch.jit and torch.ao.quantization are deprecated
     if tuned and device == "cpu":
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)  # M_MMAP_MAX
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        with contextlib.suppress(OSError):  # off glibc
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(-4, 0)  # M_MMAP_MAX
+            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
     autocast = tuned and form == "eager"
     started = time.perf_counter()
     with torch.no_grad():

@@ -11,6 +11,7 @@ from torch import Tensor
 from hct_lightning.benchmarks.baselines.plain_hct import PlainHCT
 from hct_lightning.benchmarks.harness.kept import kept_mib
 from hct_lightning.benchmarks.harness.side import serve
+from hct_lightning.machine.high_water import peak_gib
 
 
 class Step(NamedTuple):
@@ -22,30 +23,35 @@ class Step(NamedTuple):
     labels: Tensor
     mean: Tensor
     std: Tensor
-    bf16: bool
+    dtype: torch.dtype | None
 
     @classmethod
     def build(cls, resolution: int, batch_size: int, *, tuned: bool = False) -> "Step":
-        """`tuned` is the best that settings alone make of it: channels_last under bf16 autocast."""
+        """`tuned` is the best that settings alone make of it: channels_last under autocast."""
         torch.manual_seed(0)
-        model = PlainHCT()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = PlainHCT().to(device)
         images = torch.randint(0, 256, (batch_size, 3, resolution, resolution), dtype=torch.uint8)
         if tuned:
             model.to(memory_format=torch.channels_last)
             images = images.contiguous(memory_format=torch.channels_last)
+        on_gpu = device == "cuda"
+        half = (
+            torch.float16 if on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False) else torch.bfloat16
+        )
         return cls(
             model,
             torch.optim.Adam(model.parameters(), lr=1e-3),
-            images,
-            torch.zeros(batch_size, dtype=torch.long),
-            torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1),
-            torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1),
-            tuned,
+            images.pin_memory() if on_gpu else images,
+            torch.zeros(batch_size, dtype=torch.long, device=device),
+            torch.tensor([0.485, 0.456, 0.406], device=device).view(1, 3, 1, 1),
+            torch.tensor([0.229, 0.224, 0.225], device=device).view(1, 3, 1, 1),
+            half if tuned else None,
         )
 
     def forward(self) -> Tensor:
-        x = (self.images.float() / 255 - self.mean) / self.std
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+        x = (self.images.to(self.mean.device, non_blocking=True).float() / 255 - self.mean) / self.std
+        with torch.autocast(x.device.type, self.dtype, enabled=self.dtype is not None):
             return self.model(x)
 
     def __call__(self) -> None:
@@ -53,16 +59,24 @@ class Step(NamedTuple):
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+
+def peak_memory_gib() -> float:
+    """Of tensors on the GPU where there is one, else of the process."""
+    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else peak_gib()
 
 
 def training(resolution: int, batch_size: int, tuned: bool) -> None:
     """The side of `benchmark=step`."""
     step = Step.build(resolution, batch_size, tuned=tuned)
-    precision = "bf16 autocast, channels_last" if tuned else "fp32, contiguous"
-    serve(step, precision=precision, threads=torch.get_num_threads())
+    precision = f"{step.dtype} autocast, channels_last".removeprefix("torch.") if tuned else "fp32, contiguous"
+    device = step.mean.device.type
+    serve(step, peak=peak_memory_gib, device=device, precision=precision, threads=torch.get_num_threads())
 
 
 def keeping(resolution: int, batch_size: int) -> None:
     """The side of `benchmark=memory`, which also tells what a forward pass keeps."""
     step = Step.build(resolution, batch_size)
-    serve(step, kept_mib=kept_mib(step.model, step.forward), precision="32-true")
+    serve(step, peak=peak_memory_gib, kept_mib=kept_mib(step.model, step.forward), precision="32-true")

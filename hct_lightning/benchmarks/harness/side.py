@@ -18,16 +18,16 @@ def process(side: Callable[..., None], **arguments: Any) -> list[str]:
     return [sys.executable, "-m", "hct_lightning.benchmarks.harness", where, json.dumps(arguments, default=str)]
 
 
-def serve(work: Callable[[], object], **facts: object) -> None:
+def serve(work: Callable[[], object], *, peak: Callable[[], float] = peak_gib, **facts: object) -> None:
     """Answers each line on standard input by doing `work` once and printing its seconds as JSON.
 
     `facts` go with the first line, printed when the side is ready; what `work` returns, a number, goes
-    with its seconds.
+    with its seconds, and so does the `peak` of memory. Work on a GPU must wait for its end.
     """
     print(json.dumps(facts), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         result = work()
         seconds = time.perf_counter() - start
-        answer = {"seconds": seconds, "peak_gib": peak_gib(), "result": result}
+        answer = {"seconds": seconds, "peak_gib": peak(), "result": result}
         print(json.dumps(answer), flush=True)

@@ -153,7 +153,8 @@ def benchmark(
         more.append(judged)
     if paper:
         beside = paper_rows(rows, judged["rows"] if judged else [])
-        more.append({"title": "The paper's figures and ours", "rows": beside})
+        if any(row["plain_s"] or row["ours_s"] for row in beside):
+            more.append({"title": "The paper's figures and ours", "rows": beside})
     draw(rows, out / "inference.png")
     return {
         "title": f"Inference from uint8 pixels in memory, medians of {rounds}",

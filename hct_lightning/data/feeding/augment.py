@@ -7,7 +7,6 @@ for the first), so with mixing the micro-batch an image stands in matters, and o
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
@@ -60,6 +59,12 @@ class Augmentation:
         self.cutmix = cutmix
         self.active = any(options.values())
 
+    def extra_bytes(self, images: int, *, image_bytes: int) -> int:
+        """The most that a call takes beside a batch of so many images: copies, as floats where it calculates."""
+        changing = 9 if self.brightness or self.contrast else 2 if self.active else 0
+        mixing = images + (16 if self.mixup else 0) if images > 1 and (self.mixup or self.cutmix) else 0
+        return max(changing, mixing) * image_bytes
+
     def __call__(self, batch: Batch, *, seed: int, epoch: int, classes: int) -> Batch:
         """The batch, changed in place; its labels are shares of the classes when it was mixed."""
         if not self.active:
@@ -88,7 +93,7 @@ class Augmentation:
             image = image.rot90(int(turns) if square else 2, (-2, -1))
         for dim, pixels in zip((-2, -1), shift, strict=True):
             if pixels:
-                image = image.index_select(dim, mirrored(image.shape[dim], pixels).to(image.device))
+                image = image.index_select(dim, mirrored(image.shape[dim], pixels, image.device))
         if self.brightness:
             image = tv.adjust_brightness(image, brightness)
         if self.contrast:
@@ -96,7 +101,8 @@ class Augmentation:
         return image
 
     def _mix(self, batch: Batch, rngs: list[np.random.Generator], classes: int) -> Batch:
-        shares = F.one_hot(batch.labels, classes).float()
+        # one_hot would look at the labels, and wait for the device.
+        shares = (batch.labels[:, None] == torch.arange(classes, device=batch.labels.device)).float()
         if len(rngs) == 1:
             return batch._replace(labels=shares)
         others, other_shares = batch.images.roll(1, 0), shares.roll(1, 0)
@@ -121,9 +127,9 @@ class Augmentation:
         return batch._replace(labels=labels)
 
 
-def mirrored(size: int, shift: int) -> Tensor:
+def mirrored(size: int, shift: int, device: torch.device | None = None) -> Tensor:
     """The indices 0..size-1 moved by `shift`, those beyond an end mirrored at it."""
-    places = torch.arange(size) + shift
+    places = torch.arange(size, device=device) + shift
     period = max(1, 2 * (size - 1))
     places = places.abs() % period
     return torch.minimum(places, period - places)

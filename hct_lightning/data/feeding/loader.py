@@ -6,10 +6,10 @@ h height, w width.
 """
 
 import logging
-import time
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,9 +18,11 @@ from torch import Tensor
 from torch.utils.data import BatchSampler
 
 from hct_lightning.data.feeding.samplers import GlobalBatches
+from hct_lightning.data.feeding.transfer import transfer_to
 from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.data.reading.readers import Reader
 from hct_lightning.machine import runtime
+from hct_lightning.machine.clock import Stopwatch
 
 log = logging.getLogger(__name__)
 
@@ -97,20 +99,94 @@ class Images:
         return self.labels[i], -1 - i
 
 
+class ReadAhead:
+    """Batches in order, read by threads before they are asked for; without threads, when they are.
+
+    Args:
+        images: the dataset.
+        batches: the indices of each batch.
+        number: of the first batch.
+        num_workers: threads.
+        prefetch_factor: batches that are kept ready, at least.
+        pinned: read to memory that a GPU copies from.
+
+    Attributes:
+        number: of the batch that comes next.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        batches: Iterator[Sequence[int]],
+        *,
+        number: int,
+        num_workers: int,
+        prefetch_factor: int,
+        pinned: bool,
+    ) -> None:
+        self.images = images
+        self.batches = batches
+        self.number = number
+        self.num_workers = num_workers
+        self.prefetch_factor = prefetch_factor
+        self.pinned = pinned
+        self._pool = ThreadPoolExecutor(num_workers, "loader") if num_workers else None
+        self._reading: deque[Reading] = deque()
+
+    def next(self, left: float) -> Batch:
+        """Waits for the next batch; raises what reading raised.
+
+        Args:
+            left: batches that may still be asked for, with this one; no more are read.
+        """
+        while len(self._reading) < left and not self._enough():
+            self._reading.append(self._begin(next(self.batches)))
+        self.number += 1
+        return self._reading.popleft().batch()
+
+    def _enough(self) -> bool:
+        if not self._pool or not self._reading:
+            return bool(self._reading)
+        # The threads must have something to read beside what is kept ready.
+        return len(self._reading) > self.prefetch_factor + self.num_workers // len(self._reading[-1].images)
+
+    def _begin(self, indices: Sequence[int]) -> "Reading":
+        # b h w c. Made in the main thread: glibc keeps that memory between batches.
+        shape = (len(indices), *self.images.reader.shape)
+        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pinned)
+        jobs = [partial(self.images.into, i, place) for i, place in zip(indices, pixels.numpy(), strict=True)]
+        return Reading(pixels, [self._pool.submit(job).result for job in jobs] if self._pool else jobs)
+
+    def close(self) -> None:
+        """Ends the threads; what they have read is dropped."""
+        self._reading.clear()
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+
+class Reading(NamedTuple):
+    """A batch that is being read: its pixels, b h w c, and what waits for each image and gives (label, index)."""
+
+    pixels: Tensor
+    images: Sequence[Callable[[], tuple[int, int]]]
+
+    def batch(self) -> Batch:
+        labels, index = zip(*(image() for image in self.images), strict=True)
+        return Batch(self.pixels.permute(0, 3, 1, 2), torch.tensor(labels), torch.tensor(index))
+
+
 class Loader:
     """Batches of a dataset, in order, read ahead of the loop by threads.
 
-    On a GPU the batch after the one in use is on its way while that one is computed with.
+    Training batches are read ahead across the end of an epoch, while validation runs. To a GPU a batch is copied
+    while the one before is computed with.
 
     Args:
         images: the dataset.
         batches: gives the indices of each batch; asked again for every pass.
         num_workers: threads that read; 0 reads in the loop.
         prefetch_factor: batches that are kept ready, at least.
-        device: where batches go; CPU batches stay where they are.
-
-    Attributes:
-        waited_s: seconds that the loop has waited inside `next`.
+        device: where images and labels go; the index stays on the CPU.
     """
 
     def __init__(
@@ -124,64 +200,60 @@ class Loader:
     ) -> None:
         self.images = images
         self.batches = batches
+        self.order = batches if isinstance(batches, GlobalBatches) else None  # goes on beyond a pass
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
-        self.device = device
-        self.pinned = device is not None and device.type == "cuda"
-        self.waited_s = 0.0
+        device = device or torch.device("cpu")
+        self._transfer = transfer_to(device) if device.type == "cuda" else None
+        self._waiting = Stopwatch(device)
+        self._ahead: ReadAhead | None = None
 
     def __len__(self) -> int:
         return len(self.batches)
 
+    @property
+    def waited_s(self) -> float:
+        """Seconds for which the device has waited for batches so far; waits for it."""
+        return self._waiting.total_s
+
     def __iter__(self) -> Iterator[Batch]:
-        batches = self._on_device() if self.pinned else self._read()
-        while True:
-            start = time.perf_counter()
-            batch = next(batches, None)
-            self.waited_s += time.perf_counter() - start
-            if batch is None:
-                return
-            yield batch
-
-    def _empty(self, size: int) -> Tensor:
-        """b h w c uint8. Made in the main thread: glibc keeps that memory between batches."""
-        return torch.empty((size, *self.images.reader.shape), dtype=torch.uint8, pin_memory=self.pinned)
-
-    def _read(self) -> Iterator[Batch]:
-        if self.num_workers == 0:
-            for indices in self.batches:
-                pixels = self._empty(len(indices))
-                places = zip(indices, pixels.numpy(), strict=True)
-                yield _batch(pixels, [self.images.into(i, place) for i, place in places])
-            return
-        pool = ThreadPoolExecutor(self.num_workers, "loader")
-        reading: deque[Reading] = deque()
+        ahead = self._ahead = self._go_on() or self._begin()
+        beyond = self.order.beyond_epoch if self.order else 0
         try:
-            for indices in self.batches:
-                pixels = self._empty(len(indices))
-                places = zip(indices, pixels.numpy(), strict=True)
-                jobs = [pool.submit(self.images.into, i, place) for i, place in places]
-                reading.append(Reading(pixels, jobs))
-                # The threads must have something to read beside what is kept ready.
-                if len(reading) > self.prefetch_factor + self.num_workers // len(indices):
-                    yield reading.popleft().batch()
-            while reading:
-                yield reading.popleft().batch()
+            for left in range(len(self), 0, -1):
+                start = self._waiting.now()
+                batch = ahead.next(left + beyond)
+                if self._transfer:
+                    images, labels = self._transfer(batch.images, batch.labels)
+                    batch = Batch(images, labels, batch.index)
+                self._waiting.add(start, self._waiting.now())
+                yield batch
         finally:
-            pool.shutdown(cancel_futures=True)
+            if not self.order:
+                self.close()
 
-    def _on_device(self) -> Iterator[Batch]:
-        stream = torch.cuda.Stream(self.device)
-        moved = None
-        for batch in self._read():
-            with torch.cuda.stream(stream):
-                moving = Batch(*(part.to(self.device, non_blocking=True) for part in batch))
-            arrived = stream.record_event()
-            if moved is not None:
-                yield _ready(*moved)
-            moved = moving, arrived
-        if moved is not None:
-            yield _ready(*moved)
+    def _go_on(self) -> ReadAhead | None:
+        """What was read ahead in the pass before, if that is what comes now."""
+        if self._ahead and self.order and self._ahead.number == self.order.position:
+            return self._ahead
+        self.close()
+        return None
+
+    def _begin(self) -> ReadAhead:
+        return ReadAhead(
+            self.images,
+            self.order.onwards() if self.order else iter(self.batches),
+            number=self.order.position if self.order else 0,
+            num_workers=self.num_workers,
+            prefetch_factor=self.prefetch_factor,
+            pinned=self._transfer is not None,
+        )
+
+    def close(self) -> None:
+        """Ends the threads, until the next pass."""
+        if self._ahead:
+            self._ahead.close()
+            self._ahead = None
 
     # The order of batches is derived from the step: there is nothing to save, and Lightning
     # should not warn that there isn't.
@@ -193,40 +265,17 @@ class Loader:
 
 
 class Pixels:
-    """The images of a loader's batches, without the labels; can be gone through again."""
+    """The images of a loader's batches, without the labels; read anew each time they are gone through."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
+    def __len__(self) -> int:
+        return len(self.loader)
+
     def __iter__(self) -> Iterator[Tensor]:
         for batch in self.loader:
             yield batch.images
-
-
-class Reading(NamedTuple):
-    """A batch that is being read: its pixels, b h w c, and a job for each image."""
-
-    pixels: Tensor
-    jobs: list[Future[tuple[int, int]]]
-
-    def batch(self) -> Batch:
-        """Waits for the batch; raises what reading raised."""
-        return _batch(self.pixels, [job.result() for job in self.jobs])
-
-
-def _batch(pixels: Tensor, facts: list[tuple[int, int]]) -> Batch:
-    """b h w c and (label, index) of each image -> a batch, channels_last without a copy."""
-    labels, index = zip(*facts, strict=True)
-    return Batch(pixels.permute(0, 3, 1, 2), torch.tensor(labels), torch.tensor(index))
-
-
-def _ready(batch: Batch, arrived: Any) -> Batch:
-    """Lets the current stream wait until the batch is on the device, and keeps its memory so long."""
-    current = torch.cuda.current_stream(batch.images.device)
-    current.wait_event(arrived)
-    for part in batch:
-        part.record_stream(current)
-    return batch
 
 
 def auto_workers(option: int | str, *, ranks_here: int = 1) -> int:

@@ -4,6 +4,7 @@ A run that was interrupted asks for the same images again, whatever the number o
 """
 
 from collections.abc import Callable, Iterator
+from itertools import count, islice
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -24,6 +25,7 @@ class GlobalBatches(Sampler[list[int]]):
         rank: of this process; it takes every `world`-th image of a global batch.
         world: number of processes. Where it does not divide the global batch, shares differ by one.
         micro_batches: parts that a rank's share is seen in, one after the other.
+        last_step: gives the number of optimiser steps that training takes; what comes after is not read ahead.
 
     Raises:
         ValueError: when there are fewer images than one global batch, or fewer in a global batch
@@ -40,6 +42,7 @@ class GlobalBatches(Sampler[list[int]]):
         rank: int = 0,
         world: int = 1,
         micro_batches: int = 1,
+        last_step: Callable[[], float] = int,
     ) -> None:
         if size < global_batch:
             raise ValueError(
@@ -58,6 +61,7 @@ class GlobalBatches(Sampler[list[int]]):
         self.rank = rank
         self.world = world
         self.micro_batches = micro_batches
+        self.last_step = last_step
 
     @property
     def steps_per_epoch(self) -> int:
@@ -76,11 +80,23 @@ class GlobalBatches(Sampler[list[int]]):
         """The permutation of the images in `epoch`."""
         return np.random.default_rng((self.seed, epoch)).permutation(self.size)
 
+    @property
+    def position(self) -> int:
+        """The number of the micro-batch that comes next, counted from the beginning of training."""
+        return self.step() * self.micro_batches
+
+    @property
+    def beyond_epoch(self) -> float:
+        """Micro-batches that training takes after the epoch's number of them from here."""
+        return max(0, self.last_step() - self.step() - self.steps_per_epoch) * self.micro_batches
+
     def __iter__(self) -> Iterator[list[int]]:
-        first = self.step()
-        epoch = self.epoch(first)
-        order = self.order(epoch)
-        for step in range(first, first + self.steps_per_epoch):
+        return islice(self.onwards(), len(self))
+
+    def onwards(self) -> Iterator[list[int]]:
+        """From the current step on, without an end."""
+        epoch, order = -1, np.empty(0)
+        for step in count(self.step()):
             if self.epoch(step) != epoch:
                 epoch = self.epoch(step)
                 order = self.order(epoch)

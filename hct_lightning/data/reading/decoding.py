@@ -1,10 +1,10 @@
 """How a file becomes pixels: one description, which stores, checkpoints and artifacts carry whole."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
-from hct_lightning.data.reading.geometry import Geometry, Size, as_size, check_geometry
+from hct_lightning.data.reading.geometry import Geometry, Size, as_size, check_geometry, padding
 from hct_lightning.data.reading.window import Window, check_window
 
 VERSION = 1  # of the description as it is saved
@@ -54,6 +54,21 @@ class Decoding:
         if self.window is not None:
             object.__setattr__(self, "window", check_window(self.window))
 
+    def with_options(self, given: Mapping[str, Any]) -> "Decoding":
+        """This one with what is asked for on top.
+
+        Args:
+            given: options of the group `data`, by name; those that say nothing of decoding are left alone. Null is
+                what the field is without being asked for (no window), or leaves one that every decoding has.
+        """
+        changes = {}
+        for known in fields(self):
+            option = "resolution" if known.name == "size" else known.name
+            if option in given:
+                value = known.default if given[option] is None else given[option]
+                changes |= {} if value is MISSING else {known.name: value}
+        return replace(self, **changes)
+
     def as_json(self) -> dict[str, Any]:
         """Plain containers, with the version of their form."""
         return {"version": VERSION} | {name: _plain(value) for name, value in asdict(self).items()}
@@ -72,6 +87,19 @@ class Decoding:
             return cls(**{field.name: saved[field.name] for field in fields(cls)})
         except (KeyError, TypeError, IndexError) as error:
             raise ValueError(f"a damaged decoding: {error!r}") from error
+
+
+def padding_note(decoding: Decoding, sizes: Sequence[Size]) -> str | None:
+    """What a user should know where images of these sizes, (height, width), are mostly padded; None otherwise."""
+    if decoding.size is None:
+        return None
+    padded = [padding(size, decoding.size, decoding.geometry) for size in sizes]
+    if not (small := [share for share in padded if share > 0.5]):
+        return None
+    return (
+        f"data.geometry={decoding.geometry} pads more than half of {len(small)} of the {len(padded)} images looked at "
+        f"with black, up to {max(small):.0%}; data.geometry=cover fills the whole, a lower data.resolution pads less"
+    )
 
 
 def _plain(value: Any) -> Any:

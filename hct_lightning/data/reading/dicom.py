@@ -1,15 +1,20 @@
 """DICOM: images of medicine, as radiologists see them."""
 
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hct_lightning.data.reading.channels import to_channels
 from hct_lightning.data.reading.window import Window, to_uint8
 
 _BACKGROUND = 0.05  # of the range: darker than the skin line of a mammogram
 _FILLED = 0.02  # of a row or column that the breast reaches
 _MARGIN = 0.01  # of the height, kept around the breast
+_NEEDED = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation")
+_KINDS = {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB"}  # and YBR_...
 
 
 def is_dicom(path: Path | str) -> bool:
@@ -19,22 +24,29 @@ def is_dicom(path: Path | str) -> bool:
 
 def _dataset(path: Path | str, **options: Any) -> Any:
     try:
-        import pydicom
         from pydicom.errors import InvalidDicomError
+        from pydicom.filereader import dcmread, read_file_meta_info
     except ImportError as error:
         raise ValueError("DICOM takes pydicom: pip install 'hct-lightning[data]'") from error
+    # What is wrong with a file is said once, by the error that names it.
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+    warnings.filterwarnings("ignore", module="pydicom")
     try:
-        return pydicom.dcmread(path, **options)
+        syntax = read_file_meta_info(path).get("TransferSyntaxUID")
+        if syntax is not None and syntax.is_deflated:  # its header too: a small file may fill the memory
+            raise ValueError("it is a deflated DICOM file; save it with another transfer syntax")
+        data = dcmread(path, **options)
     except (InvalidDicomError, KeyError, AttributeError) as error:
         raise ValueError(f"not a DICOM file that can be read: {error}") from error
+    if missing := [name for name in _NEEDED if name not in data]:
+        raise ValueError(f"this DICOM file holds no image: it has no {', '.join(missing)}")
+    return data
 
 
 def probe(path: Path | str) -> tuple[int, int, int]:
     """Channels, height and width."""
     data = _dataset(path, stop_before_pixels=True)
-    if "Rows" not in data:
-        raise ValueError("this DICOM file holds no image")
-    return (1 if data.SamplesPerPixel == 1 else 3), data.Rows, data.Columns
+    return (1 if data.PhotometricInterpretation.startswith("MONOCHROME") else 3), data.Rows, data.Columns
 
 
 def read(path: Path | str, channels: int, window: Window | None, *, breast: bool) -> np.ndarray:
@@ -46,39 +58,46 @@ def read(path: Path | str, channels: int, window: Window | None, *, breast: bool
         window: of the modality's values (Hounsfield units, say) instead of the file's own.
         breast: flips a mammogram so that the breast lies on the left, and crops to it.
     """
-    from pydicom.pixels import apply_color_lut, apply_rescale, apply_voi_lut, convert_color_space
-
     data = _dataset(path)
     if data.get("NumberOfFrames", 1) not in (None, 1):
         raise ValueError(f"it holds {data.NumberOfFrames} frames; export the one to classify")
-    try:
-        values = data.pixel_array
-    except (RuntimeError, AttributeError, NotImplementedError) as error:
-        raise ValueError(f"its pixels can't be decoded: {error}") from error
     kind = data.PhotometricInterpretation
+    values = _values(data, kind)
     if kind.startswith("MONOCHROME"):
-        values = apply_rescale(values, data).astype(np.float64)
-        if window is None:
-            values = apply_voi_lut(values, data, index=0)
-            window = _range(values)
-        pixels = to_uint8(values.astype(np.float32), window)
-        if kind == "MONOCHROME1":  # there, small is bright
-            pixels = 255 - pixels
+        pixels = _grey(values, data, window)
         if breast:
             pixels = crop_to_breast(pixels)
         pixels = pixels[..., None]
     else:
-        if kind == "PALETTE COLOR":
-            values = apply_color_lut(values, data)
-        elif kind.startswith("YBR"):
-            values = convert_color_space(values, kind, "RGB")
         pixels = values if values.dtype == np.uint8 else to_uint8(values, window)
-    if pixels.shape[2] == channels:
-        return np.ascontiguousarray(pixels)
-    if channels == 3:
-        return pixels.repeat(3, axis=2)
-    grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
-    return np.rint(grey).astype(np.uint8)[..., None]
+    return to_channels(pixels, channels, f"DICOM ({kind})")
+
+
+def _values(data: Any, kind: str) -> np.ndarray:
+    """h w or h w 3: grey as it is stored, colours as RGB."""
+    from pydicom.pixels import apply_color_lut, pixel_array
+
+    if kind not in _KINDS and not kind.startswith("YBR"):
+        raise ValueError(f"its pixels are {kind}; save it as MONOCHROME2 or RGB")
+    try:
+        values = pixel_array(data, allow_excess_frames=False)  # YBR becomes RGB there
+    except (RuntimeError, AttributeError, NotImplementedError) as error:
+        raise ValueError(f"its pixels can't be decoded: {error}") from error
+    if values.ndim != (2 if kind in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR") else 3):
+        raise ValueError(f"it says {kind}, and has {data.SamplesPerPixel} values a pixel")
+    return apply_color_lut(values, data) if kind == "PALETTE COLOR" else values
+
+
+def _grey(values: np.ndarray, data: Any, window: Window | None) -> np.ndarray:
+    """h w of what is stored -> h w uint8 as a radiologist sees it."""
+    from pydicom.pixels import apply_rescale, apply_voi_lut
+
+    values = apply_rescale(values, data).astype(np.float64)
+    if window is None:
+        values = apply_voi_lut(values, data, index=0)
+        window = _range(values)
+    pixels = to_uint8(values.astype(np.float32), window)
+    return 255 - pixels if data.PhotometricInterpretation == "MONOCHROME1" else pixels  # there, small is bright
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:

@@ -96,6 +96,13 @@ def inside(region: Region, source: Size) -> Region:
     return Region(top, left, bottom - top, right - left)
 
 
+def padding(source: Size, target: Size, geometry: Geometry) -> float:
+    """The share of the result that lies outside an image of size `source`, and is black: 0 to 1."""
+    region = choose_region(source, target, geometry)
+    part = inside(region, source)
+    return 1 - part.height * part.width / (region.height * region.width)
+
+
 def shift(region: Region, origin: Region) -> Region:
     """`region` with its place measured from the corner of `origin`."""
     return region._replace(top=region.top - origin.top, left=region.left - origin.left)

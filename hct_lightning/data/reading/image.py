@@ -5,9 +5,12 @@ decoded: libvips (the extra `data`) reads, cuts and scales in one pass, and JPEG
 decoded. Without libvips Pillow and torch do the same more slowly; scaled pixels differ by 1 or 2 of 255.
 """
 
+import errno
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +21,25 @@ from torch import Tensor
 from hct_lightning.data.reading import dicom, tiff
 from hct_lightning.data.reading import geometry as geo
 from hct_lightning.data.reading.decoding import Decoding
+from hct_lightning.data.reading.pillow import open_image
 from hct_lightning.data.reading.vips import read_with_vips
 from hct_lightning.data.reading.window import Window, to_uint8
 
-SUFFIXES = (".bmp", ".dcm", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (".avif", ".bmp", ".dcm", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+_KINDS = {  # what a mode of Pillow's is in words
+    "1": "a 1-bit image",
+    "L": "a grey image",
+    "LA": "a grey image with alpha",
+    "P": "a palette image",
+    "PA": "a palette image with alpha",
+    "RGB": "an RGB image",
+    "RGBA": "an RGB image with alpha",
+    "RGBX": "an RGB image with a band more",
+    "F": "a float image",
+}
 _ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 turn by 90 degrees
+_BANDS = 4  # of a pixel as data.max_pixels counts them; those beyond count as more pixels
 
 
 class UnreadableImageError(ValueError):
@@ -38,27 +54,28 @@ def is_image(path: Path) -> bool:
 def _naming(path: Path | str) -> Iterator[None]:
     """Turns whatever a decoder raises into an UnreadableImageError that names the file."""
     try:
+        _refuse_what_is_no_file(path)
         yield
     except UnreadableImageError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+    except Exception as error:  # damaged files make decoders raise everything there is
         raise _unreadable(path, error) from error
 
 
-@contextmanager
-def _open(path: Path | str) -> Iterator[Image.Image]:
-    # Pillow's own limit is a warning and global; ours is an error and an option.
-    Image.MAX_IMAGE_PIXELS = None
-    # Not by name: Pillow would map uncompressed files into memory, and scramble turned TIFFs.
-    with open(path, "rb") as file, Image.open(file) as image:
-        yield image
+def _refuse_what_is_no_file(path: Path | str) -> None:
+    """A pipe would be waited for, and a device read for ever."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
+        raise ValueError(f"it is {kind}, not a file")
 
 
-def _refuse_huge(path: Path | str, size: geo.Size, max_pixels: int) -> None:
-    height, width = size
-    if width * height > max_pixels:
+def _refuse_huge(path: Path | str, shape: tuple[int, int, int], max_pixels: int) -> None:
+    bands, height, width = shape
+    if width * height * max(1, bands / _BANDS) > max_pixels:
+        many = f" of {bands} bands" if bands > _BANDS else ""
         raise UnreadableImageError(
-            f"{path}: {width}x{height} pixels are more than data.max_pixels={max_pixels}; "
+            f"{_shown(path)}: {width}x{height} pixels{many} are more than data.max_pixels={max_pixels}; "
             "raise it if the image is genuine"
         )
 
@@ -71,15 +88,23 @@ def probe(path: Path | str, *, max_pixels: int) -> tuple[int, int, int]:
     """
     with _naming(path):
         if dicom.is_dicom(path):
-            channels, height, width = dicom.probe(path)
+            shape = dicom.probe(path)
         elif tiff.is_multi_band(path):
-            channels, height, width = tiff.probe(path)
+            shape = tiff.probe(path)
         else:
-            with _open(path) as image:
-                channels = 1 if image.mode in GREY_MODES else 3
-                height, width = _upright_size(image)
-        _refuse_huge(path, (height, width), max_pixels)
-        return channels, height, width
+            with open_image(path) as image:
+                shape = (1 if image.mode in GREY_MODES else 3), *_upright_size(image)
+        _refuse_huge(path, shape, max_pixels)
+        return shape
+
+
+def sample_sizes(paths: Sequence[str], *, max_pixels: int, most: int = 32) -> list[geo.Size]:
+    """(height, width) of some of the files, evenly spaced; those that can't be read are left out."""
+    sizes = []
+    for i in range(0, len(paths), -(-len(paths) // most)):
+        with suppress(UnreadableImageError):
+            sizes.append(probe(paths[i], max_pixels=max_pixels)[1:])
+    return sizes
 
 
 def read_image(path: Path | str, decoding: Decoding) -> Tensor:
@@ -100,15 +125,15 @@ def read_image(path: Path | str, decoding: Decoding) -> Tensor:
 def _sized(path: Path | str, how: Decoding) -> Tensor:
     """c h w uint8 of the decoding's size."""
     if dicom.is_dicom(path):
-        _refuse_huge(path, dicom.probe(path)[1:], how.max_pixels)
+        _refuse_huge(path, dicom.probe(path), how.max_pixels)
         pixels = dicom.read(path, how.channels, how.window, breast=how.breast)
-    elif tiff.is_multi_band(path):
-        _refuse_huge(path, tiff.probe(path)[1:], how.max_pixels)
+    elif tiff.is_multi_band(path) or (how.channels not in (1, 3) and tiff.is_tiff(path)):
+        _refuse_huge(path, tiff.probe(path), how.max_pixels)
         pixels = tiff.read(path, how.channels, how.window)
     else:
-        with _open(path) as image:
+        with open_image(path) as image:
             size, orientation = _upright_size(image), _orientation(image)
-            _refuse_huge(path, size, how.max_pixels)
+            _refuse_huge(path, (1, *size), how.max_pixels)
             convert = how.srgb and "icc_profile" in image.info
             if how.size and image.mode in ("L", "RGB", "RGBA") and not convert:
                 ready = read_with_vips(
@@ -140,7 +165,10 @@ def _upright_size(image: Image.Image) -> geo.Size:
 
 def _read_with_pillow(image: Image.Image, channels: int, window: Window | None, *, srgb: bool) -> np.ndarray:
     if channels not in (1, 3):
-        raise ValueError(f"it has {len(image.getbands())} channels where data.channels={channels}")
+        kind = (
+            _KINDS.get(image.mode) or (GREY_MODES & {image.mode} and "a 16-bit grey image") or f"a {image.mode} image"
+        )
+        raise ValueError(f"it is {kind} where data.channels={channels} takes a TIFF of so many bands")
     mode = "L" if channels == 1 else "RGB"
     image.info.pop("transparency", None)
     if image.mode.startswith("I") or image.mode == "F":
@@ -165,13 +193,33 @@ def _tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1)
 
 
+def _shown(path: Path | str) -> str:
+    """A file's name within a line; as Python writes it where it holds line breaks or bytes that are no text."""
+    name = str(path)
+    return name if name.isprintable() else repr(name)
+
+
 def _unreadable(path: Path | str, error: Exception) -> UnreadableImageError:
     if isinstance(error, FileNotFoundError):
         reason = "there is no such file"
     elif isinstance(error, PermissionError):
         reason = "no permission to read it"
+    elif isinstance(error, OSError) and error.errno == errno.ELOOP:
+        reason = "it is a link that leads back to itself"
     elif isinstance(error, UnidentifiedImageError):
-        reason = "not an image, or of a format that Pillow does not read"
+        reason = _what_it_is(path)
+    elif isinstance(error, OSError | SyntaxError | ValueError | EOFError) and str(error):
+        reason = str(error)
     else:
-        reason = str(error) or type(error).__name__
-    return UnreadableImageError(f"{path}: {reason}; remove or replace the file")
+        reason = f"damaged, or of an unusual kind ({type(error).__name__}: {error})"
+    return UnreadableImageError(f"{_shown(path)}: {' '.join(reason.split())}; remove or replace the file")
+
+
+def _what_it_is(path: Path | str) -> str:
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if not start:
+        return "not an image: the file is empty"
+    if start.isascii() and start.decode().replace("\n", " ").replace("\r", " ").replace("\t", " ").isprintable():
+        return "not an image, but text"
+    return "not an image, or of a format that Pillow does not read"

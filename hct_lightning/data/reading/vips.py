@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -20,9 +21,15 @@ def libvips() -> ModuleType | None:
         import pyvips
     except (ImportError, OSError):
         return None
-    logging.getLogger("pyvips").setLevel(logging.WARNING)
+    # Pillow reads what libvips can't, and says what is wrong: libvips writes nothing beside that.
+    logging.getLogger("pyvips").setLevel(logging.CRITICAL + 1)
     pyvips.cache_set_max(0)  # a file may change between two readings
     return pyvips
+
+
+def _takes(name: str) -> bool:
+    """Whether pyvips finds a file by its name: it encodes it as UTF-8, and takes what stands in brackets for options."""
+    return os.fsencode(name) == name.encode(errors="replace") and not name.endswith("]")
 
 
 def read_with_vips(
@@ -47,6 +54,8 @@ def read_with_vips(
     """
     vips = libvips()
     if vips is None or file_format not in _FORMATS or orientation != 1 or channels not in (1, 3):
+        return None
+    if not _takes(str(path)):
         return None
     region = geo.choose_region(source, target, geometry)
     inside = geo.inside(region, source)

@@ -6,33 +6,51 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from hct_lightning.data.catalogue import (
+    SIDES,
     Catalogue,
-    label_by_class,
+    Split,
     resolve_root,
     some,
     split_by_class,
 )
 
+OWN = ("path", "label", "split")  # columns with a meaning; the others are tags
+Row = dict[str, str]  # a line of the table, by column
+
 
 def table(root: str | None, *, valid_fraction: float, split_seed: int) -> Catalogue:
-    """A CSV file with the columns `path` and `label`, and optionally `split` and `group`.
+    """A CSV file with the columns `path` and `label`, and optionally `split`, `group` and others.
 
     Args:
         root: the CSV file; relative paths in it are relative to it.
         valid_fraction: without a `split` column, the part that validates.
         split_seed: of that split.
 
-    `split` holds train or valid (or val). Images of one `group`, a patient say, never stand on
-    both sides.
+    `split` holds train, valid (or val) or test. Images of one `group`, a patient say, never stand on
+    two sides. That column and others are kept with the images, as their tags.
 
     Raises:
-        ValueError: for missing columns, empty cells, an unknown split, a group on both sides, or
+        ValueError: for missing columns, empty cells, an unknown split, a group on two sides, or
             a label that training lacks.
         FileNotFoundError: for images that aren't there.
     """
     file = resolve_root(root)
     if file.is_dir():
         raise ValueError(f"data.root={root} is a folder; give the CSV file, or use data=folder")
+    rows, notes = read_rows(file), []
+    if "split" not in rows[0]:
+        sides, notes = _grouped_split(rows, valid_fraction, split_seed)
+        rows = [row | {"split": side} for row, side in zip(rows, sides, strict=True)]
+    return from_rows(f"table {file}", rows, notes)
+
+
+def read_rows(file: Path) -> list[Row]:
+    """The lines of a table, with absolute paths and the splits' own names.
+
+    Raises:
+        ValueError: for missing columns, empty cells or an unknown split.
+        FileNotFoundError: for images that aren't there.
+    """
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -58,44 +76,47 @@ def table(root: str | None, *, valid_fraction: float, split_seed: int) -> Catalo
         raise FileNotFoundError(
             f"{file} names {len(absent)} files that aren't there: {some(absent)}; relative paths start at {file.parent}"
         )
+    return rows
 
-    if "split" in columns:
-        sides, notes = [row["split"] for row in rows], []
-    else:
-        sides, notes = _grouped_split(rows, valid_fraction, split_seed)
-    if "group" in columns:
-        on = defaultdict(set)
-        for row, side in zip(rows, sides, strict=True):
-            if row["group"]:
-                on[row["group"]].add(side)
-        if both := sorted(group for group, seen in on.items() if len(seen) > 1):
-            raise ValueError(f"{file}: groups on both sides of the split: {some(both)}; give each group one split")
+
+def from_rows(source: str, rows: list[Row], notes: list[str]) -> Catalogue:
+    """The catalogue `source` of rows that have a split.
+
+    Raises:
+        ValueError: for a group on two sides, or a label that training lacks.
+    """
+    on = defaultdict(set)
+    for row in rows:
+        on[row.get("group")].add(row["split"])
+    if both := sorted(group for group, seen in on.items() if group and len(seen) > 1):
+        raise ValueError(f"{source}: groups on both sides of the split: {some(both)}; give each group one split")
     classes = tuple(sorted({row["label"] for row in rows}))
-    splits = {}
-    for name in ("train", "valid"):
-        images = defaultdict(list)
-        for row, side in zip(rows, sides, strict=True):
-            if side == name:
-                images[row["label"]].append(row["path"])
-        splits[name] = label_by_class(images, classes)
-        if absent := [c for c in classes if not images[c]]:
-            if name == "train":
-                raise ValueError(
-                    f"{file}: no training image of {some(absent)}; add some, remove these rows, or "
-                    "without a split column choose another data.split_seed"
-                )
-            notes.append(f"no image validates: {', '.join(absent)}")
-    return Catalogue(f"table {file}", classes, splits["train"], splits["valid"], tuple(notes))
+    train, valid, test = (_split([row for row in rows if row["split"] == side], classes) for side in SIDES)
+    if absent := [name for i, name in enumerate(classes) if i not in train.labels]:
+        raise ValueError(
+            f"{source}: no training image of {some(absent)}; add some, remove these rows, or "
+            "without a split column choose another data.split_seed"
+        )
+    if absent := [name for i, name in enumerate(classes) if i not in valid.labels]:
+        notes = [*notes, f"no image validates: {', '.join(absent)}"]
+    return Catalogue(source, classes, train, valid, tuple(notes), test=test)
+
+
+def _split(rows: list[Row], classes: tuple[str, ...]) -> Split:
+    """The rows as images, by class."""
+    rows = sorted(rows, key=lambda row: row["label"])
+    tags = {name: [row[name] for row in rows] for name in (rows[0] if rows else ()) if name not in OWN}
+    return Split([row["path"] for row in rows], [classes.index(row["label"]) for row in rows], tags)
 
 
 def _side(split: str, file: Path, line: int) -> str:
-    sides = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid"}
+    sides = {side: side for side in SIDES} | {"val": "valid", "validation": "valid"}
     if split.lower() not in sides:
-        raise ValueError(f"{file}, line {line}: split={split!r}; use train or valid")
+        raise ValueError(f"{file}, line {line}: split={split!r}; use train, valid or test")
     return sides[split.lower()]
 
 
-def _grouped_split(rows: list[dict[str, str]], fraction: float, seed: int) -> tuple[list[str], list[str]]:
+def _grouped_split(rows: list[Row], fraction: float, seed: int) -> tuple[list[str], list[str]]:
     """Splits whole groups, stratified by each group's commonest label."""
     members = defaultdict(list)
     for i, row in enumerate(rows):

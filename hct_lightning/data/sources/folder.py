@@ -1,5 +1,7 @@
 """Images in folders: a folder a class."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from hct_lightning.data.catalogue import (
@@ -63,9 +65,7 @@ def _tree(root: Path) -> dict[str, list[str]]:
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise ValueError(f"{root} has no class folders; put the images of each class into a folder")
-    images = {
-        p.name: sorted(str(f) for f in p.rglob("*") if is_image(f) and not _hidden(f.relative_to(p))) for p in folders
-    }
+    images = {folder.name: sorted(str(file) for file in _files(folder) if is_image(file)) for folder in folders}
     empty = [name for name, files in images.items() if not files]
     if empty:
         raise ValueError(
@@ -75,6 +75,8 @@ def _tree(root: Path) -> dict[str, list[str]]:
     return images
 
 
-def _hidden(path: Path) -> bool:
-    """Inside a folder such as .ipynb_checkpoints, which holds copies."""
-    return any(part.startswith(".") for part in path.parts)
+def _files(folder: Path) -> Iterator[Path]:
+    """Everything below `folder` that is no folder, but for hidden ones such as .ipynb_checkpoints, which hold copies."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = (name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in names)

@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import shutil
 from pathlib import Path
 
 from PIL import Image
@@ -15,6 +16,8 @@ from hct_lightning.runs.files import open_whole
 
 log = logging.getLogger(__name__)
 
+_BYTES_PER_PIXEL = 0.6  # of the JPEG files
+
 
 def scenes(root: str, *, scene_size: int, scene_seed: int, train: int, valid: int) -> Catalogue:
     """Procedural images of four classes, drawn once and kept as JPEG files (quality 95, full colour) under `root`.
@@ -25,6 +28,10 @@ def scenes(root: str, *, scene_size: int, scene_seed: int, train: int, valid: in
         scene_seed: image i is drawn from (scene_seed, i).
         train: number of training images, i from 0.
         valid: number of validation images, i from 1,000,000, so that either can grow.
+
+    Raises:
+        ValueError: for scenes that are too small.
+        OSError: when the disk is.
     """
     size, seed = scene_size, scene_seed
     if size < 128:
@@ -48,17 +55,30 @@ def scenes(root: str, *, scene_size: int, scene_seed: int, train: int, valid: in
 
 
 def _draw_missing(top: Path, jobs: list[tuple[int, int, int, Path]]) -> None:
-    for folder_ in {path.parent for *_, path in jobs}:
-        folder_.mkdir(parents=True, exist_ok=True)
+    try:
+        for folder_ in {path.parent for *_, path in jobs}:
+            folder_.mkdir(parents=True, exist_ok=True)
+    except PermissionError as error:
+        raise PermissionError(
+            f"{top}: {len(jobs)} scenes are not drawn yet, and this folder can't be written; give one of your own with "
+            "data.root=<folder> or HCT_DATA=<folder>"
+        ) from error
     with (top / ".lock").open("w") as lock:
         # Other ranks wait here, and then find the images drawn. Not flock: workers would inherit it.
         fcntl.lockf(lock, fcntl.LOCK_EX)
         jobs = [job for job in jobs if not job[-1].exists()]
         if not jobs:
             return
-        log.info("drawing %d scenes in %s (once)", len(jobs), top)
-        with mapped(_draw, jobs, cpu_count(), chunksize=4) as done:
-            for _ in track("drawing scenes", done, len(jobs)):
+        size, workers = jobs[0][2], cpu_count()
+        needed = len(jobs) * size**2 * _BYTES_PER_PIXEL
+        if needed > (free := shutil.disk_usage(top).free):
+            raise OSError(
+                f"{top}: {len(jobs)} scenes of {size} px take about {needed / 1e9:.1f} GB and the disk has "
+                f"{free / 1e9:.1f} GB; set HCT_DATA to a folder on another disk, or use fewer: data.train, data.valid"
+            )
+        log.info("drawing %d scenes of %d px, about %.1f GB, in %s (once)", len(jobs), size, needed / 1e9, top)
+        with mapped(_draw, jobs, workers, chunksize=1 if size > 2000 else 4) as done:
+            for _ in track("drawing scenes", done, len(jobs), workers):
                 pass
 
 

@@ -13,28 +13,24 @@ import math
 import multiprocessing
 import os
 import shutil
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
-from PIL import Image
-from torch import Tensor
-
-from hct_lightning.data.catalogue import Catalogue
+from hct_lightning.data.catalogue import SIDES, Catalogue
 from hct_lightning.data.reading import geometry as geo
 from hct_lightning.data.reading.image import UnreadableImageError, probe, read_image
-from hct_lightning.data.store.format import SUFFIX, VERSION, Item, Recipe, read_manifest
+from hct_lightning.data.store.format import VERSION, Item, Recipe, item_file, read_manifest, write_item
 from hct_lightning.machine.pool import mapped
 from hct_lightning.runs.files import open_whole, write_whole
 
 log = logging.getLogger(__name__)
 
 _KEEP_FREE = 2**28  # bytes of the disk that are left alone
+_GOLDEN = (5**0.5 - 1) / 2  # its multiples, modulo 1, fill the range evenly from the first on
 
 
 def prepare(
@@ -58,7 +54,7 @@ def prepare(
         progress: wraps the items as they are made, given their number, in a progress bar.
 
     Returns:
-        The reason for every unreadable file.
+        The reason for every unreadable file, in the order of their names.
 
     Raises:
         ValueError: when another store is there.
@@ -76,11 +72,11 @@ def prepare(
         }
         done = _begin(root, manifest)
         jobs, items, order = [], {}, []
-        for split, images in (("train", found.train), ("valid", found.valid)):
-            for path, label in zip(images.paths, images.labels, strict=True):
+        for split, images in found.splits.items():
+            for i, (path, label) in enumerate(zip(images.paths, images.labels, strict=True)):
                 name = found.classes[label]
-                file = f"{split}/{_folder(name)}/{_stem(path)}{SUFFIX[recipe.format]}"
-                order.append(file)
+                file = item_file(split, name, path, recipe.format)
+                order.append((file, images.tags_of(i)))
                 if file in items:  # a table may name an image twice
                     continue
                 item = done.get(file)
@@ -90,17 +86,18 @@ def prepare(
         unreadable = {}
         with (
             (root / "items.jsonl").open("a", encoding="utf-8") as journal,
-            closing(_make(jobs, workers, root, unreadable)) as made,  # stops the workers at once
+            closing(_make(_spread(jobs), workers, root, unreadable)) as made,  # stops the workers at once
         ):
             for item in progress(made, len(jobs)):
                 items[item.file] = item
                 journal.write(json.dumps(item._asdict()) + "\n")
                 journal.flush()
+        unreadable = dict(sorted(unreadable.items()))
         if unreadable and not skip_unreadable:
             return unreadable
         _remove_others(root, {file for file, item in items.items() if item})
         manifest["complete"] = True
-        manifest["items"] = [items[file]._asdict() for file in order if items[file]]
+        manifest["items"] = [item._replace(tags=tags)._asdict() for file, tags in order if (item := items[file])]
         write_whole(root / "store.json", json.dumps(manifest, indent=1) + "\n")
         (root / "items.jsonl").unlink()
     return unreadable
@@ -172,6 +169,19 @@ def _is_current(item: Item, path: str, root: Path) -> bool:
     )
 
 
+def _spread(jobs: list[tuple]) -> list[tuple]:
+    """The jobs with small and large files by turns, all the way: what is done tells how long the rest will take."""
+    by_bytes = sorted(jobs, key=lambda job: _bytes_of(job[2]))
+    return [by_bytes[i] for i in sorted(range(len(jobs)), key=lambda i: i * _GOLDEN % 1)]
+
+
+def _bytes_of(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # said by the worker that tries to read it
+        return 0
+
+
 def _make(jobs: list[tuple], workers: int, root: Path, unreadable: dict[str, str]) -> Generator[Item, None, None]:
     """Makes the items, yields each when it is whole, and collects what can't be read."""
     if not jobs:
@@ -179,7 +189,7 @@ def _make(jobs: list[tuple], workers: int, root: Path, unreadable: dict[str, str
     recipe = jobs[0][5]
     if recipe.format == "raw":  # whose size is known before
         _check_space(root, len(jobs) * math.prod(recipe.size) * recipe.decoding.channels)
-    started, size, count = time.monotonic(), 0, 0
+    size = count = 0
     # Not forked from here: threads of decoders that this process has used would be missing there.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
@@ -194,8 +204,7 @@ def _make(jobs: list[tuple], workers: int, root: Path, unreadable: dict[str, str
                 yield made
                 if count == min(2 * workers, len(jobs)):
                     left = len(jobs) - count - len(unreadable)
-                    seconds = left * (time.monotonic() - started) / count
-                    log.info("to come: about %.2f GB, %.0f s", left * size / count / 1e9, seconds)
+                    log.info("the store: about %.2f GB more", left * size / count / 1e9)
                     _check_space(root, left * size // count)
     except BrokenProcessPool as error:
         at = count + len(unreadable)
@@ -226,6 +235,7 @@ def _convert(job: tuple) -> Item | str:
     split, label, path, file, root, recipe = job
     try:
         before = os.stat(path)
+        _, height, width = probe(path, max_pixels=recipe.decoding.max_pixels)  # first: it refuses what has no end
         with open(path, "rb") as source:
             digest = hashlib.file_digest(source, "sha256").hexdigest()
         if recipe.decoding.breast:  # its size is known when it is cropped
@@ -233,7 +243,6 @@ def _convert(job: tuple) -> Item | str:
             height, width = whole.shape[-2:]
             image = geo.apply(whole, recipe.size, recipe.decoding.geometry)
         else:
-            _, height, width = probe(path, max_pixels=recipe.decoding.max_pixels)
             image = read_image(path, recipe.decoding)
     except UnreadableImageError as error:
         return str(error)
@@ -260,34 +269,9 @@ def _convert(job: tuple) -> Item | str:
     )
 
 
-def write_item(image: Tensor, file: BinaryIO, recipe: Recipe) -> None:
-    """Writes c h w uint8 in the recipe's format."""
-    pixels = image.permute(1, 2, 0).contiguous().numpy()
-    if recipe.format == "raw":
-        header = np.lib.format.header_data_from_array_1_0(pixels)
-        np.lib.format.write_array_header_1_0(file, header)
-        file.write(pixels.data)
-        return
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    if recipe.format == "png":
-        picture.save(file, "png", compress_level=1)
-    else:
-        picture.save(file, "jpeg", quality=recipe.quality, subsampling=0)
-
-
-def _folder(label: str) -> str:
-    """A class's name as a folder's."""
-    return "".join(c if c.isalnum() or c in "-_. " else "_" for c in label).strip(". ") or "_"
-
-
-def _stem(path: str) -> str:
-    """A name for the item of `path`, the same in every call and different for every path."""
-    return f"{Path(path).stem[:80]}-{hashlib.sha256(path.encode()).hexdigest()[:10]}"
-
-
 def _remove_others(root: Path, wanted: set[str]) -> None:
     """Removes items whose source is gone, and what killed workers left behind."""
-    for folder in (root / "train", root / "valid"):
+    for folder in (root / side for side in SIDES):
         for path in folder.rglob("*"):
             if path.is_file() and path.relative_to(root).as_posix() not in wanted:
                 path.unlink()

@@ -4,16 +4,19 @@ What is read is copied to this machine first, whole, and stays there: the second
 a local store, and the images are the same bytes.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 
 from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.runs.files import open_whole, write_whole
+from hct_lightning.runs.secrets import hide
 
 _TRIES = 4  # a network fails now and then; after 1, 2 and 4 seconds
 
@@ -22,13 +25,27 @@ def is_url(root: str | None) -> bool:
     return root is not None and "://" in root
 
 
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Says what helps where the cache is another user's, or on a disk that can't be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise OSError(
+            f"{folder}: {error.strerror}, and not all of the store is there yet; give a cache of your own with "
+            "data.cache=<folder>, or let its owner read the store once"
+        ) from error
+
+
 class Mirror:
     """A folder elsewhere, and the local one that holds what was read of it.
 
     Args:
         url: of the store, such as s3://bucket/store or https://host/store.
         cache: local folder. Each store has its own in there, named by its `store.json`: when that
-            changes nothing of the old one is used.
+            changes nothing of the old one is used. Users may share it, as far as the umask lets them.
 
     Attributes:
         folder: the local one; `store.json` is there.
@@ -38,20 +55,22 @@ class Mirror:
     """
 
     def __init__(self, url: str, cache: str) -> None:
-        self.url = url.rstrip("/")
+        self.url = hide(url.rstrip("/"))  # as it is shown and written down: there may be a password in it
         try:
-            self.files, self.root = fsspec.core.url_to_fs(self.url)
+            self.files, self.root = fsspec.core.url_to_fs(url.rstrip("/"))
             manifest = self.files.cat_file(f"{self.root}/store.json")
         except FileNotFoundError as error:
             raise ValueError(
-                f"data.root={url}: there is no store.json; make a store with task=prepare and copy its folder there"
+                f"data.root={self.url}: there is no store.json; make a store with task=prepare and copy its folder there"
             ) from error
         except Exception as error:  # each protocol has its own, of packages that needn't be there
-            raise ValueError(f"data.root={url} can't be read: {error}") from error
+            raise ValueError(f"data.root={self.url} can't be read: {hide(str(error))}") from error
         name = hashlib.sha256(manifest).hexdigest()[:16]
         self.folder = Path(cache).expanduser().resolve() / name
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / "store.json", manifest.decode())
+        with _writing(self.folder):
+            if not (self.folder / "store.json").is_file():  # else it is this one, maybe another user's
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_whole(self.folder / "store.json", manifest.decode())
 
     def bring(self, file: str, size: int) -> None:
         """Copies a file here unless it is here already. Several threads and processes may ask.
@@ -65,16 +84,17 @@ class Mirror:
             OSError: when the network or the disk fails.
         """
         target = self.folder / file
-        if target.exists():
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open_whole(target) as place:
-            self._copy(file, place.name)  # fsspec takes a name, not a file
-            got = os.path.getsize(place.name)
-            if got != size:
-                raise UnreadableImageError(
-                    f"{self.url}/{file}: {got} bytes where store.json says {size}; copy the store there again"
-                )
+        with _writing(target.parent):
+            if target.exists():
+                return
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open_whole(target) as place:
+                self._copy(file, place.name)  # fsspec takes a name, not a file
+                got = os.path.getsize(place.name)
+                if got != size:
+                    raise UnreadableImageError(
+                        f"{self.url}/{file}: {got} bytes where store.json says {size}; copy the store there again"
+                    )
 
     def _copy(self, file: str, target: str) -> None:
         source = f"{self.url}/{file}"

@@ -4,13 +4,13 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hct_lightning.data.catalogue import Catalogue, Original, Split
+from hct_lightning.data.catalogue import SIDES, Catalogue, Original, Split
 from hct_lightning.data.reading import geometry as geo
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import UnreadableImageError, read_image
@@ -45,25 +45,23 @@ class Store:
                 f"{root} is not a prepared store: there is no store.json; make one with "
                 f"task=prepare prepare.output={root}"
             )
-        if not manifest["complete"]:
+        if not manifest.get("complete"):
             raise ValueError(
                 f"the store {root} is not complete: task=prepare was interrupted; run it again "
                 "with the same options, and it goes on"
             )
         try:
             self.recipe = Recipe.from_json(manifest["recipe"])
-        except ValueError as error:
-            raise ValueError(f"{root}/store.json holds {error}; prepare the store again") from error
-        self.decoding = self.recipe.decoding
-        self.classes = tuple(manifest["classes"])
-        self.source = manifest["source"]
-        self.notes = tuple(manifest["notes"])
-        self.items = [Item(**item) for item in manifest["items"]]
+            self.decoding = self.recipe.decoding
+            self.classes = tuple(manifest["classes"])
+            self.source = str(manifest["source"])
+            self.notes = tuple(map(str, manifest["notes"]))
+            self.items = [Item.from_json(item, self.classes) for item in manifest["items"]]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{root}/store.json is damaged: {error!s:.500}; prepare the store again") from error
         self.by_path = {str(root / item.file): item for item in self.items}
         for item in self.items:
             path = root / item.file
-            if ".." in PurePosixPath(item.file).parts or item.file.startswith("/"):
-                raise ValueError(f"{root}/store.json names {item.file}, which is outside of the store")
             if mirror:
                 continue
             if not path.is_file() or path.stat().st_size != item.bytes:
@@ -74,10 +72,11 @@ class Store:
 
     def catalogue(self) -> Catalogue:
         splits = {}
-        for name in ("train", "valid"):
+        for name in SIDES:
             items = [item for item in self.items if item.split == name]
             paths = [str(self.root / item.file) for item in items]
-            splits[name] = Split(paths, [self.classes.index(item.label) for item in items])
+            tags = {column: [item.tags[column] for item in items] for column in (items[0].tags if items else ())}
+            splits[name] = Split(paths, [self.classes.index(item.label) for item in items], tags)
         what = f"store {self.mirror.url if self.mirror else self.root} ({self.recipe.format}) of {self.source}"
         return Catalogue(what, self.classes, **splits, notes=self.notes, prepared=self)
 

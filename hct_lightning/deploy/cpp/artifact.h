@@ -9,6 +9,7 @@
 
 struct Artifact {
   std::filesystem::path file;   // the model
+  std::string digest;           // its SHA-256
   std::string runtime;          // torchscript, aoti or openvino
   std::string precision;        // fp32, bf16 or int8
   std::string instruction_set;  // of the machine that made it

@@ -29,6 +29,7 @@ Prints a line of JSON for each image (PNG or JPEG): its class, the probabilities
   --repeat N   then run the model N times more and print each time
   --wait       then run the model once for every line on standard input and print its time
   --threads N  of torch and of OpenVINO
+  --trust      run machine code (AOTInductor's) also where someone else has compiled it
   --help       this text
 
 Exit codes: 0 done; 2 wrong usage; 3 the artifact, 4 an image can't be read; 5 the model can't be loaded or run.
@@ -38,6 +39,7 @@ struct Options {
   int repeat = 0;
   int threads = 0;
   bool wait = false;
+  bool trust = false;
   std::vector<std::string> paths;  // the artifact, then the images
 };
 
@@ -56,6 +58,7 @@ Options parse(int argc, char** argv) {
     if (arg == "--repeat") options.repeat = positive(arg, argv[++i]);
     else if (arg == "--threads") options.threads = positive(arg, argv[++i]);
     else if (arg == "--wait") options.wait = true;
+    else if (arg == "--trust") options.trust = true;
     else if (arg.starts_with("--")) throw Error(kUsage, "unknown option " + arg + "; see --help");
     else options.paths.push_back(arg);
   }
@@ -91,9 +94,9 @@ double peak_gib() {
   return kib / 1048576;
 }
 
-std::unique_ptr<Model> load(const Artifact& artifact, int threads) {
+std::unique_ptr<Model> load(const Artifact& artifact, int threads, bool trust) {
   if (artifact.runtime == "torchscript") return load_torchscript(artifact);
-  if (artifact.runtime == "aoti") return load_aoti(artifact);
+  if (artifact.runtime == "aoti") return load_aoti(artifact, trust);
   if (artifact.runtime == "openvino") {
 #ifdef WITH_OPENVINO
     return load_openvino(artifact, threads);
@@ -113,7 +116,7 @@ void run(int argc, char** argv) {
   c10::InferenceMode guard;
   const Artifact artifact = read_artifact(options.paths[0]);
   std::unique_ptr<Model> model;
-  const double load_s = seconds([&] { model = load(artifact, options.threads); });
+  const double load_s = seconds([&] { model = load(artifact, options.threads, options.trust); });
 
   for (size_t i = 1; i < options.paths.size(); ++i) {
     at::Tensor images, probabilities;

@@ -15,6 +15,7 @@ class Model {
 };
 
 std::unique_ptr<Model> load_torchscript(const Artifact& artifact);
-std::unique_ptr<Model> load_aoti(const Artifact& artifact);
+// trust: also what this user has not compiled.
+std::unique_ptr<Model> load_aoti(const Artifact& artifact, bool trust);
 // threads: 0 leaves the choice to OpenVINO.
 std::unique_ptr<Model> load_openvino(const Artifact& artifact, int threads);

@@ -7,10 +7,48 @@
 
 #include <torch/version.h>
 
+#include <caffe2/serialize/inline_container.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <regex>
+
 #include "error.h"
 #include "model.h"
 
 namespace {
+
+// Refuses a program that could do more than compute, as hct_lightning/deploy/trust.py does.
+void check_archive(const std::filesystem::path& file) {
+  static const std::regex on_files(R"(\b(from_file|save|load|read_file|write_file|load_tensor|rpc\w*|fork)\b)");
+  static const std::regex any_class(R"(\bclasses\b)"), quantized("__torch__\\.torch\\.classes\\.quantized");
+  static const std::regex in_trace("torch[.\n]classes");
+  caffe2::serialize::PyTorchStreamReader archive(file.string());
+  for (const std::string& name : archive.getAllRecords()) {
+    if (name == "model.json") throw Error(kArtifact, file.string() + " is of an old form; export it again");
+    if (name.find("constants/") != name.npos) continue;
+    const auto [data, size] = archive.getRecord(name);
+    const char *begin = static_cast<const char*>(data.get()), *end = begin + size;
+    const auto count = [&](const std::regex& what) {
+      return std::distance(std::cregex_iterator(begin, end, what), std::cregex_iterator());
+    };
+    if (name.ends_with(".py") && count(on_files))
+      throw Error(kArtifact, file.string() + " is refused: its program names an operation on files");
+    if (name.ends_with(".debug_pkl") ? count(in_trace) > 0 : count(any_class) != count(quantized))
+      throw Error(kArtifact, file.string() + " is refused: its program makes objects of C++ that no network needs");
+  }
+}
+
+// Whether this user has compiled the file with this digest: hct_lightning/deploy/trust.py writes the list.
+bool is_own(const std::string& digest) {
+  const char *state = std::getenv("XDG_STATE_HOME"), *home = std::getenv("HOME");
+  if (!(state && *state) && !home) return false;
+  const auto folder = state && *state ? std::filesystem::path(state) : std::filesystem::path(home) / ".local" / "state";
+  std::ifstream list(folder / "hct_lightning" / "compiled.txt");
+  for (std::string line; list >> line;)
+    if (line == digest) return true;
+  return false;
+}
 
 class TorchScript : public Model {
  public:
@@ -18,6 +56,7 @@ class TorchScript : public Model {
     // Without this the second call of each new input shape compiles, for a second or more.
     torch::jit::FusionStrategy none{{torch::jit::FusionBehavior::STATIC, 0}};
     torch::jit::setFusionStrategy(none);
+    check_archive(artifact.file);
     module_ = torch::jit::load(artifact.file.string(), at::kCPU);
     module_.eval();
   }
@@ -38,7 +77,11 @@ std::string instruction_set() {
 
 class AOTInductor : public Model {
  public:
-  explicit AOTInductor(const Artifact& artifact) {
+  AOTInductor(const Artifact& artifact, bool trust) {
+    if (!trust && !is_own(artifact.digest))
+      throw Error(kArtifact, artifact.file.string() +
+                                 " is machine code that you have not compiled here: it could do anything; "
+                                 "if you trust who did, add --trust");
     // The package is native code: for one instruction set and one version.
     if (artifact.instruction_set != instruction_set())
       throw Error(kArtifact, artifact.file.string() + " was compiled for '" + artifact.instruction_set +
@@ -64,4 +107,6 @@ std::unique_ptr<Model> load_torchscript(const Artifact& artifact) {
   return std::make_unique<TorchScript>(artifact);
 }
 
-std::unique_ptr<Model> load_aoti(const Artifact& artifact) { return std::make_unique<AOTInductor>(artifact); }
+std::unique_ptr<Model> load_aoti(const Artifact& artifact, bool trust) {
+  return std::make_unique<AOTInductor>(artifact, trust);
+}

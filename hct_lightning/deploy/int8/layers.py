@@ -1,5 +1,7 @@
 """Which layers can be int8, on which CPUs, and how much noise this makes."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,17 @@ def has_vnni() -> bool:
     """Whether this CPU sums products of 8-bit numbers without overflow; on others activations get 7 bits."""
     has = torch.cpu.get_capabilities()
     return bool(has.get("avx512_vnni") or has.get("avx_vnni"))
+
+
+def engine(supported: Sequence[str]) -> str:
+    """For which of PyTorch's engines eager layers are made: qnnpack on ARM, Apple's machines for one.
+
+    Args:
+        supported: `torch.backends.quantized.supported_engines`.
+    """
+    if "x86" not in supported:
+        return "qnnpack"
+    return "onednn" if has_vnni() else "x86"
 
 
 def sqnr_db(exact: Tensor, quantized: Tensor) -> float:

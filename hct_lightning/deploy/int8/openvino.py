@@ -4,7 +4,7 @@ import contextlib
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ def export(
         example: 1 c h w uint8.
         folder: where the files are written.
         dynamic: open height and width.
-        calibration: uint8 batches of the example's size.
+        calibration: uint8 images of the example's shape; gone through more than once.
         percent: share of the layers that become int8, the least sensitive ones.
     """
     network = fold_batch_norm(network)
@@ -59,13 +59,13 @@ def export(
         is_layer = operation.get_type_name() in ("Convolution", "MatMul")
         if not (is_layer and module_of.get(name.split("/")[0]) in chosen):
             ignored.append(name)
-    images = [image for batch in calibration for image in batch.split(1)]
+    count = len(calibration) if isinstance(calibration, Sized) else sum(1 for _ in calibration)
     nncf.set_log_level(logging.WARNING)  # else a line for every operation that is left alone
     with contextlib.redirect_stdout(sys.stderr):  # progress
         model = nncf.quantize(
             model,
-            nncf.Dataset(images, lambda image: image.contiguous().numpy()),
-            subset_size=len(images),
+            nncf.Dataset(calibration, lambda image: image.contiguous().numpy()),
+            subset_size=count,
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
         )

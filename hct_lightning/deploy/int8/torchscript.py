@@ -12,7 +12,7 @@ from torch.ao.nn.intrinsic import ConvReLU2d
 
 from hct_lightning.deploy.artifact import Exported
 from hct_lightning.deploy.int8.folding import fold_batch_norm
-from hct_lightning.deploy.int8.layers import has_vnni, layers
+from hct_lightning.deploy.int8.layers import engine, layers
 from hct_lightning.deploy.int8.sensitivity import float_layers
 from hct_lightning.deploy.runtimes import torchscript
 from hct_lightning.models.hct import ConvBlock
@@ -47,7 +47,7 @@ def export_static(
             block.conv1, block.act2 = ConvReLU2d(block.conv1, block.act2), nn.Identity()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # deprecated
-        qconfig = ao.get_default_qconfig("onednn" if has_vnni() else "x86")
+        qconfig = ao.get_default_qconfig(engine(torch.backends.quantized.supported_engines))
         for name in chosen:
             wrapped = ao.QuantWrapper(network.get_submodule(name))
             setattr(wrapped, "qconfig", qconfig)  # noqa: B010 -- a module knows no attribute of that type

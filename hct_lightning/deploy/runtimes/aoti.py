@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from hct_lightning.deploy.artifact import Exported, instruction_set
+from hct_lightning.deploy import trust
+from hct_lightning.deploy.artifact import Exported, digest, instruction_set
 from hct_lightning.deploy.program import MULTIPLE, program
 from hct_lightning.deploy.quiet import quiet
 
@@ -22,6 +23,7 @@ def compile_package(exported: ExportedProgram, folder: Path) -> None:
         torch._inductor.aoti_compile_and_package(
             exported, package_path=str(folder / FILE), inductor_configs={"freezing": True}
         )
+    trust.remember(digest(folder / FILE))
 
 
 class _Lowered(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hct_lightning.deploy.artifact import Exported
+from hct_lightning.deploy.trust import check_archive
 
 FILE = "model.ts"
 
@@ -55,6 +56,12 @@ def load(file: Path, description: Mapping[str, Any], threads: int | None) -> Cal
 
 
 def read(file: Path) -> torch.jit.ScriptModule:
+    """The program of a file, which may be a stranger's.
+
+    Raises:
+        ValueError: when it could do more than compute.
+    """
+    check_archive(file)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated
         return torch.jit.load(file, map_location="cpu").eval()

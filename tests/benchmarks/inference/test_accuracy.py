@@ -2,10 +2,21 @@
 
 import itertools
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from hct_lightning.benchmarks.inference.accuracy import compare, mcnemar, wilson
+from hct_lightning.benchmarks.inference.accuracy import compare, judge, mcnemar, wilson
+from hct_lightning.benchmarks.inference.subjects import find
+from hct_lightning.data.catalogue import Catalogue, Split
+from hct_lightning.data.datamodule import ImageData
+from hct_lightning.data.sources.store import store
+from hct_lightning.data.store.format import Recipe
+from hct_lightning.data.store.prepare import prepare
+
+RUN = Path(__file__).parents[2] / "formats" / "2026-11" / "run"
 
 
 def test_wilson_published_values():
@@ -39,3 +50,25 @@ def test_compare():
     assert found["agreement"] == 0.6
     assert found["low"] < 0.8 < found["high"]
     assert found["mcnemar_p"] == 1.0
+
+
+@pytest.mark.parametrize("file_format", ["raw", "png"])
+def test_answers_on_the_images_of_a_store(tmp_path, data_options, file_format):
+    models = {name: find(RUN / name) for name in ("checkpoints/best.ckpt", "artifacts/torchscript")}
+    reference = models["checkpoints/best.ckpt"]
+    paths = [str(tmp_path / f"{i}.png") for i in range(4)]
+    for i, path in enumerate(paths):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (140, 150, 3), np.uint8)).save(path)
+    pictures = Split(paths, [0, 1, 2, 3])
+    prepare(
+        Catalogue("pictures", reference.classes, pictures, pictures),
+        Recipe(reference.decoding, file_format, None),
+        tmp_path / "store",
+        workers=1,
+        skip_unreadable=False,
+        progress=lambda items, _: items,
+    )
+    data = ImageData(store, **data_options("store", root=str(tmp_path / "store")))
+    first, second = judge(models, data, 3)["rows"]
+    assert (first["side"], first["agreement"], second["agreement"]) == ("checkpoints/best.ckpt", 1.0, 1.0)
+    assert first["accuracy"] == second["accuracy"]

@@ -1,9 +1,13 @@
 """Augmentation: what it does, and that nothing but (seed, epoch, index) decides it."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hct_lightning.data.feeding.augment import Augmentation, mirrored
 from hct_lightning.data.feeding.loader import Batch
@@ -139,3 +143,35 @@ def test_one_image_alone_is_not_mixed():
 def test_a_value_out_of_range_is_named(options, message):
     with pytest.raises(ValueError, match=message):
         Augmentation(**options)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"flip": 1.0}, {"brightness": 0.5, "contrast": 0.5}, {"mixup": 1.0}, {"cutmix": 1.0}]
+)
+@pytest.mark.parametrize("images", [1, 6])
+def test_what_it_takes_beside_the_batch_is_known(options, images):
+    class Peak(TorchDispatchMode):
+        """The most bytes of new storages that are alive at once."""
+
+        alive = most = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            old = {tensor.untyped_storage()._cdata for tensor in tree_leaves(args) if isinstance(tensor, torch.Tensor)}
+            for tensor in tree_leaves(out):
+                if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage())._cdata not in old:
+                    self.alive += storage.nbytes()
+                    self.most = max(self.most, self.alive)
+                    weakref.finalize(storage, self.forget, storage.nbytes())
+            return out
+
+        def forget(self, size: int) -> None:
+            self.alive -= size
+
+    batch, augmentation = batch_of(list(range(images)), 96, 96), Augmentation(**options)
+    with Peak() as peak:
+        augmentation(batch, seed=0, epoch=0, classes=3)
+    image_bytes = 3 * 96 * 96
+    expected = augmentation.extra_bytes(images, image_bytes=image_bytes)
+    assert peak.most <= 1.05 * expected + 4096
+    assert expected <= 1.5 * peak.most + 2 * image_bytes

@@ -9,6 +9,7 @@ from PIL import Image
 from torch.utils.data import BatchSampler
 
 from hct_lightning.data.feeding.loader import Batch, Images, Loader, auto_workers
+from hct_lightning.data.feeding.samplers import GlobalBatches
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.data.reading.readers import FileReader, Reader
@@ -205,3 +206,24 @@ def test_auto_workers():
     cpus = runtime.cpu_count()
     assert auto_workers("auto") == min(8, max(1, cpus - 1))
     assert auto_workers("auto", ranks_here=1000) == 1
+
+
+def test_the_next_epoch_is_read_while_the_loop_does_something_else():
+    """As far as there is one, and from where training stands."""
+    step = 0
+    images = slow(8)
+    order = GlobalBatches(8, 2, seed=0, step=lambda: step, last_step=lambda: 8)
+    loader = Loader(images, order, num_workers=2, prefetch_factor=2)
+    seen = []
+    for epoch in range(2):
+        for batch in loader:
+            seen.append(batch.index.tolist())
+            step += 1
+        time.sleep(0.4)  # validation
+        assert images.reader.done == (8 + 3 * 2 if epoch == 0 else 16)
+    assert seen == [i.tolist() for epoch in range(2) for i in order.order(epoch).reshape(4, 2)]
+    before = loader.waited_s
+    step = 3  # somewhere else: what was read does not count
+    assert next(iter(loader)).index.tolist() == seen[3]
+    assert loader.waited_s - before > 0.04
+    loader.close()

@@ -50,3 +50,41 @@ def test_a_broken_dicom_is_named(tmp_path, write_dicom, read):
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(UnreadableImageError, match=r"a\.dcm: .*; remove or replace"):
         read(path, 1)
+
+
+def test_colours_of_television_become_rgb_once(tmp_path, write_dicom, read):
+    """YBR, as ultrasound has it: pydicom converts it, and a second conversion would give false colours."""
+    red, green, blue = (np.full((6, 8), value, np.float64) for value in (200, 40, 90))
+    y = 0.299 * red + 0.587 * green + 0.114 * blue
+    pixels = np.rint(np.dstack([y, 128 + 0.564 * (blue - y), 128 + 0.713 * (red - y)])).astype(np.uint8)
+    path = write_dicom(tmp_path / "y.dcm", pixels, PhotometricInterpretation="YBR_FULL")
+    assert read(path, 3)[:, 0, 0].float().tolist() == pytest.approx([200, 40, 90], abs=2)
+
+
+def test_odd_dicom_is_told_in_a_line(tmp_path, write_dicom, read):
+    pydicom = pytest.importorskip("pydicom")
+    grey, colour = np.zeros((8, 8), np.uint16), np.zeros((8, 8, 3), np.uint8)
+    for pixels, elements, reason in (
+        (colour, {"PhotometricInterpretation": "HSV"}, "its pixels are HSV; save it as MONOCHROME2 or RGB"),
+        (grey, {"PhotometricInterpretation": "FOO"}, "its pixels are FOO"),
+        (colour, {"PhotometricInterpretation": "MONOCHROME2"}, "it says MONOCHROME2, and has 3 values a pixel"),
+        (grey, {"PhotometricInterpretation": "RGB"}, "it says RGB, and has 1 values a pixel"),
+        (grey, {"PhotometricInterpretation": "PALETTE COLOR"}, "No suitable Palette"),
+        (grey, {"Rows": 65535, "Columns": 65535}, "65535x65535 pixels are more than"),
+        (grey, {"Rows": 4, "NumberOfFrames": 2}, "it holds 2 frames"),
+    ):
+        path = write_dicom(tmp_path / "a.dcm", pixels, **elements)
+        with pytest.raises(UnreadableImageError, match=rf"a\.dcm: {reason}"):
+            read(path, 3)
+    for absent in ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"):
+        data = pydicom.dcmread(write_dicom(tmp_path / "a.dcm", grey))
+        delattr(data, absent)
+        data.save_as(path)
+        with pytest.raises(UnreadableImageError, match=rf"holds no image: it has no {absent}"):
+            probe(path, max_pixels=2**24)
+    data = pydicom.dcmread(write_dicom(tmp_path / "a.dcm", grey))
+    data.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    data.PixelData = bytes(10**7)  # 10 kB on the disk
+    data.save_as(path)
+    with pytest.raises(UnreadableImageError, match="it is a deflated DICOM file"):
+        probe(path, max_pixels=2**24)

@@ -6,7 +6,7 @@ import torchvision.transforms.v2.functional as tv
 from torchvision.transforms.v2 import CenterCrop
 
 from hct_lightning.data.reading.decoding import Decoding
-from hct_lightning.data.reading.geometry import Region, apply, as_size, choose_region, resize
+from hct_lightning.data.reading.geometry import Region, apply, as_size, choose_region, padding, resize
 from hct_lightning.data.reading.image import read_image
 
 SIZES = (1, 7, 97, 128, 129, 144, 145, 200, 257, 301)
@@ -123,3 +123,18 @@ def test_a_wrong_resolution_is_named(wrong):
 def test_an_unknown_geometry_is_named():
     with pytest.raises(ValueError, match="geometry=squash: choose cover or paper"):
         choose_region((10, 10), (5, 5), "squash")
+
+
+@pytest.mark.parametrize(
+    ("source", "geometry", "share"),
+    [
+        ((1024, 1024), "paper", 1 - 1024**2 / 4000**2),  # 93 % is black
+        ((1024, 1024), "cover", 0),
+        ((4000, 4000), "paper", 0),
+        ((5000, 9000), "paper", 1 - 5000 / 8000),
+    ],
+)
+def test_padding_is_the_share_that_lies_outside(source, geometry, share):
+    assert padding(source, (4000, 4000), geometry) == pytest.approx(share)
+    image = apply(torch.full((1, *(side // 8 for side in source)), 255, dtype=torch.uint8), (500, 500), geometry)
+    assert (image == 0).float().mean().item() == pytest.approx(share, abs=0.01)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from hct_lightning.data.reading.image import UnreadableImageError, is_image, probe
+from hct_lightning.data.reading.image import UnreadableImageError, is_image, probe, sample_sizes
 
 ANY_MODE = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F")
 STORES = {
@@ -102,8 +102,6 @@ def cut(path: Path, share: float) -> Path:
     return path
 
 
-# Pillow warns about some damaged TIFFs before it refuses them.
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("share", [0, 0.01, 0.1, 0.6, 0.9])
 @pytest.mark.parametrize("file_format", list(STORES))
 def test_truncated_files_are_named(tmp_path, file_format, share, read):
@@ -119,9 +117,9 @@ def test_every_reason_is_given(tmp_path, read, store_values):
     fits = store(tmp_path / "large.png", "RGB", "PNG")
     nan = store_values(tmp_path / "nan.tiff", [np.nan, np.nan], np.float32)
     for path, reason in (
-        (text, "not an image"),
+        (text, "not an image, but text"),
         (tmp_path / "absent.png", "no such file"),
-        (tmp_path, "directory"),
+        (tmp_path, "it is a folder"),
         (nan, "no finite value"),
     ):
         with pytest.raises(UnreadableImageError, match=reason) as raised:
@@ -142,6 +140,16 @@ def test_a_huge_header_is_refused_without_pillows_warning(tmp_path, read):
     assert probe(path, max_pixels=2**30) == (1, 20_000, 20_000)
     with pytest.raises(UnreadableImageError, match=r"data\.max_pixels=16777216"):
         read(path)
+
+
+def test_sizes_of_some_files(tmp_path):
+    paths = [str(tmp_path / f"{i:03}.png") for i in range(100)]
+    for i, path in enumerate(paths):
+        Image.new("1", (1 + i, 9)).save(path)
+    Path(paths[0]).write_text("no image")
+    sizes = sample_sizes(paths, max_pixels=10**4, most=10)
+    assert sizes == [(9, 1 + i) for i in range(10, 100, 10)]
+    assert sample_sizes(paths[1:3], max_pixels=10**4) == [(9, 2), (9, 3)]
 
 
 def test_is_image():

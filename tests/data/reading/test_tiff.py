@@ -34,7 +34,7 @@ def test_a_satellites_tiff(tmp_path, planar, tile, compression, read):
     want = np.rint(values.astype(np.float32) * (255 / 4000))
     assert np.array_equal(image.permute(1, 2, 0), want)
     assert read(path, 6, size=(50, 50)).shape == (6, 50, 50)
-    with pytest.raises(UnreadableImageError, match=r"it has 6 bands where data\.channels=3"):
+    with pytest.raises(UnreadableImageError, match=r"it is a 16-bit TIFF of 6 bands where data\.channels=3"):
         read(path, 3)
 
 

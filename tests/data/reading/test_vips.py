@@ -1,6 +1,8 @@
 """The fast way of reading agrees with the slow one."""
 
 import itertools
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +132,11 @@ def test_a_truncated_file_is_named_on_the_fast_way_too(tmp_path, photos, suffix,
     path.write_bytes(whole[: len(whole) * 3 // 4])
     with pytest.raises(UnreadableImageError, match=rf"cut\.{suffix}: .+; remove or replace"):
         read(path, 3, size=(128, 128))
+
+
+@pytest.mark.parametrize("name", [b"\xff.jpg", b"photo.jpg[shrink=8]", b"a\nb.jpg", b"photo [1].jpg"])
+def test_files_of_any_name_are_read(tmp_path, photos, read, name):
+    odd = tmp_path / os.fsdecode(name)
+    shutil.copy(photos / "Animal/canyon-wren.jpg", odd)
+    wanted = read(photos / "Animal/canyon-wren.jpg", 3, size=(270, 480), geometry="cover")
+    assert difference(read(odd, 3, size=(270, 480), geometry="cover"), wanted) <= (1, 4)

@@ -39,9 +39,17 @@ sub/../a2.png,cat,valid,x
     assert found == Catalogue(
         f"table {file}",
         ("cat", "dog"),
-        Split([str(tmp_path / "a0.png"), str(tmp_path / "a,1.png")], [0, 1]),
-        Split([str(tmp_path / "a2.png"), str(elsewhere)], [0, 1]),
+        Split([str(tmp_path / "a0.png"), str(tmp_path / "a,1.png")], [0, 1], {"note": ["first, quoted", ""]}),
+        Split([str(tmp_path / "a2.png"), str(elsewhere)], [0, 1], {"note": ["x", "x"]}),
     )
+
+
+def test_csv_with_a_test_split(tmp_path):
+    rows = "path,group,split,label\na0.png,p1,train,dog\na1.png,p2,valid,dog\na2.png,p3,test,dog\na3.png,,train,cat\n"
+    found = table(str(write_csv(tmp_path, rows, a=4)))
+    assert found.train == Split([str(tmp_path / "a3.png"), str(tmp_path / "a0.png")], [0, 1], {"group": ["", "p1"]})
+    assert found.test == Split([str(tmp_path / "a2.png")], [1], {"group": ["p3"]})
+    assert found.notes == ("no image validates: cat",)
 
 
 def test_csv_without_a_split_is_split_by_label(tmp_path):
@@ -91,12 +99,16 @@ GOOD = "a0.png,cat,train\na1.png,dog,train\na2.png,cat,valid\n"
         ("path,label\na0.png,cat\n,dog\n", r"data\.csv, line 3: path or label is empty"),
         ("path,label\na0.png\n", r"data\.csv, line 2: path or label is empty"),
         ('path,label\n\n"a0.png","cat\ndog"\n\na1.png,\n', r"line 6: path or label is empty"),
-        ("path,label,split\n" + GOOD + "a0.png,cat,test\n", r"line 5: split='test'; use train or valid"),
-        ("path,label,split\na0.png,cat,\n", r"line 2: split=''; use train or valid"),
+        ("path,label,split\n" + GOOD + "a0.png,cat,dev\n", r"line 5: split='dev'; use train, valid or test"),
+        ("path,label,split\na0.png,cat,\n", r"line 2: split=''; use train, valid or test"),
         ("path,label,split\n" + GOOD + "a1.png,cow,valid\n", r"no training image of cow; add some"),
         (
             "path,label,split,group\na0.png,cat,train,p1\na1.png,dog,train,p2\na2.png,cat,valid,p1\n",
             r"groups on both sides of the split: p1; give each group one split",
+        ),
+        (
+            "path,label,split,group\na0.png,cat,train,p1\na1.png,cat,valid,p2\na2.png,cat,test,p2\n",
+            r"groups on both sides of the split: p2; give each group one split",
         ),
     ],
 )

@@ -89,7 +89,7 @@ def test_a_wrong_tree_is_named(tmp_path, plant):
         folder(str(tmp_path))
     plant(tmp_path, full=2, empty=0, void=0)
     (tmp_path / "void" / "notes.txt").touch()
-    with pytest.raises(ValueError, match=r"no image in empty, void \(looked for .bmp.*add images or"):
+    with pytest.raises(ValueError, match=r"no image in empty, void \(looked for .avif.*add images or"):
         folder(str(tmp_path))
     with pytest.raises(ValueError, match=r"data\.root=.*0.jpg is a file; give a folder, .*data=csv"):
         folder(str(tmp_path / "full" / "0.jpg"))
@@ -106,3 +106,17 @@ def test_a_class_that_training_lacks_is_named(tmp_path, plant):
     plant(tmp_path / "train", bee=0)
     with pytest.raises(ValueError, match=r"/train: no image in bee"):
         folder(str(tmp_path))
+
+
+def test_folders_are_no_images_whatever_their_names_and_links_in_a_circle_end(plant, tmp_path, names):
+    root = plant(tmp_path / "photos", a=2, b=2)
+    (root / "a" / "scans.jpg").mkdir()
+    (root / "a" / "scans.jpg" / "0.jpg").touch()
+    (root / "a" / "back").symlink_to(root)
+    (root / "b" / "lost.jpg").symlink_to("nowhere.jpg")  # an image that is to be missed, and so named
+    (root / "b" / ".ipynb_checkpoints").mkdir()
+    (root / "b" / ".ipynb_checkpoints" / "0.jpg").touch()
+    found = folder(str(root), valid_fraction=0.4, split_seed=0)
+    assert sorted(names(found.train, root) + names(found.valid, root)) == [
+        "a/0.jpg", "a/1.jpg", "a/scans.jpg/0.jpg", "b/0.jpg", "b/1.jpg", "b/lost.jpg",
+    ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -83,3 +84,11 @@ def test_processes_that_draw_at_once_wait_for_each_other(tmp_path):
 def test_scenes_too_small_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"data\.scene_size=64: scenes are drawn at 128 pixels or more"):
         draw(tmp_path, scene_size=64)
+
+
+def test_a_disk_that_is_too_small_for_them_is_told_before(tmp_path, monkeypatch):
+    free = shutil.disk_usage(tmp_path)._replace(free=10**5)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    with pytest.raises(OSError, match=r"10 scenes of 512 px take about 0\.0 GB .* data\.train, data\.valid"):
+        draw(tmp_path, scene_size=512)
+    assert not list(filter(is_image, tmp_path.rglob("*")))

@@ -1,12 +1,13 @@
 """`store.json` is read as it was written, or refused."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from hct_lightning.data.reading.decoding import Decoding
-from hct_lightning.data.store.format import Recipe, read_manifest
+from hct_lightning.data.store.format import Recipe, item_file, read_manifest
 
 OF_VERSION_1 = Path(__file__).parents[2] / "formats" / "2026-11" / "store"
 
@@ -28,10 +29,27 @@ def test_version_1_is_brought_to_the_form_of_this_one():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", r"store\.json is damaged"), ("[]", "is damaged"), ('{"version": 1}', "is damaged"), ('{"version": 3}', "3")],
+    [
+        ("{", r"store\.json is damaged"),
+        ("[]", "is damaged"),
+        ('{"version": 1}', "is damaged"),
+        ('{"version": []}', "version"),
+        ('{"version": 3}', "3"),
+    ],
 )
 def test_what_it_does_not_know_is_refused(tmp_path, text, message):
     assert read_manifest(tmp_path) is None
     (tmp_path / "store.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_manifest(tmp_path)
+
+
+def test_items_are_named_for_their_sources_whatever_those_are_called():
+    assert item_file("train", "a", "/x/photo.jpg", "raw") == "train/a/photo-b0a910b95c.npy"
+    names = ["/x/" + "图" * 80 + ".jpg", os.fsdecode(b"/x/\xff\xfe.jpg"), "/x/new\nline.png", "/x/.png"]
+    files = [item_file("train", "a/b", name, "png") for name in names]
+    assert len(set(files)) == len(files)
+    for file in files:
+        assert file.startswith("train/a_b/")
+        assert len(os.fsencode(Path(file).name)) < 200
+        file.encode()  # for store.json, and for a store that lies elsewhere

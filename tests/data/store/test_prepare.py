@@ -220,6 +220,26 @@ def test_all_unreadable_files_are_told_at_once_and_mended_ones_are_added(images,
     assert len(Store(root).items) == 24
 
 
+def test_what_is_done_stands_for_what_is_to_come(images, tmp_path):
+    """Small and large files take turns all the way, although the large ones stand together in the list."""
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8)).save(images / "b" / f"small {i}.png")
+    made = []
+
+    def seen(items, total):
+        assert total == 48
+        for item in items:
+            made.append(item.source_bytes)
+            yield item
+
+    found = folder(str(images), valid_fraction=0.2, split_seed=0)
+    recipe = Recipe(Decoding(channels=3, size=(64, 64), geometry="cover", max_pixels=10**7), "raw", None)
+    prepare(found, recipe, tmp_path / "store", workers=2, skip_unreadable=False, progress=seen)
+    for count in (8, 12, 16, 24):
+        assert np.mean(made[:count]) == pytest.approx(np.mean(made), rel=0.26)
+
+
 def test_interrupted_between_two_items_no_worker_goes_on(images, tmp_path):
     found = folder(str(images), valid_fraction=0.2, split_seed=0)
     recipe = Recipe(Decoding(channels=3, size=(64, 64), geometry="cover", max_pixels=10**7), "raw", None)
@@ -298,3 +318,30 @@ def test_a_worker_takes_less_than_three_decoded_images(photos, tmp_path):
             check=True,
         )
         assert int(done.stdout) < 3 * 6000 * 6000 * 3, suffix
+
+
+def test_a_store_keeps_the_test_split_and_what_a_table_says(images, tmp_path):
+    a, b = (sorted(str(path) for path in (images / label).iterdir()) for label in "ab")
+    recipe = Recipe(Decoding(channels=3, size=(64, 64), geometry="cover", max_pixels=10**7), "raw", None)
+
+    def made(group: str) -> Catalogue:
+        found = Catalogue(
+            "table",
+            ("a", "b"),
+            train=Split([a[0], b[0]], [0, 1], {"group": ["1", group]}),
+            valid=Split([a[1]], [0], {"group": ["3"]}),
+            test=Split([b[1], b[2]], [1, 1], {"group": ["4", ""]}),
+        )
+        options = {"workers": 1, "skip_unreadable": False, "progress": lambda items, _: items}
+        assert prepare(found, recipe, tmp_path / "store", **options) == {}
+        return Store(tmp_path / "store").catalogue()
+
+    stored = made("2")
+    assert stored.train.tags == {"group": ["1", "2"]}
+    assert stored.valid.tags == {"group": ["3"]}
+    assert stored.test.tags == {"group": ["4", ""]}
+    assert stored.test.labels == [1, 1]
+    ages = {path: Path(path).stat().st_mtime_ns for path in stored.train.paths}
+    again = made("two")  # the table has changed, the images have not
+    assert again.train.tags == {"group": ["1", "two"]}
+    assert {path: Path(path).stat().st_mtime_ns for path in again.train.paths} == ages

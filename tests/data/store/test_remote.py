@@ -2,6 +2,11 @@
 
 import functools
 import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -170,3 +175,35 @@ def test_a_store_names_no_file_outside_of_it(tmp_path, photos, web):
 def test_a_store_that_is_not_there(tmp_path, web, url, reason):
     with pytest.raises(ValueError, match=reason):
         source.store(url.format(web=web.url), cache=str(tmp_path / "cache"))
+
+
+# Becomes another user when everything is imported: Python itself may be out of that one's reach.
+READ = """
+import os, sys
+import fsspec.implementations.local
+from hct_lightning.data.sources.store import store
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+found = store(sys.argv[1], cache=sys.argv[2])
+reader = found.prepared.reader(found.prepared.decoding)
+for path in found.train.paths:
+    print(int(reader(path).sum()), flush=True)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_second_user_reads_what_the_first_has_cached(photos):
+    """And is told what helps for what is not there yet."""
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        home.chmod(0o755)
+        make(photos, home / "store")
+        url, cache = f"file://{home}/store", home / "cache"
+        mirror = remote.Mirror(url, str(cache))
+        found = store.Store(mirror.folder, mirror).catalogue()
+        reader = found.prepared.reader(found.prepared.decoding)
+        first = [int(reader(path).sum()) for path in found.train.paths[:2]]
+        command = [sys.executable, "-c", READ, url, str(cache)]
+        second = subprocess.run(command, capture_output=True, text=True)
+        assert [int(line) for line in second.stdout.splitlines()] == first
+        refused = second.stderr.splitlines()[-1]
+        assert re.search(r"Permission denied, .* give a cache of your own with data\.cache=<folder>", refused)

@@ -1,8 +1,11 @@
 """Networks and images on which int8 is measured."""
 
+import weakref
+from collections.abc import Iterator
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hct_lightning.models import HCT, FromPixels
 
@@ -43,3 +46,26 @@ def network() -> FromPixels:
 def images() -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     return [torch.randint(0, 256, (1, 3, 128, 160), dtype=torch.uint8, generator=generator) for _ in range(3)]
+
+
+class Streamed:
+    """Images that are read anew each time; knows the most that were in memory at once, and how often it was asked."""
+
+    def __init__(self, images: list[Tensor]) -> None:
+        self.images = images
+        self.alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
+        self.most = self.passes = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.passes += 1
+        for image in self.images:
+            read = image.clone()
+            self.alive.add(read)
+            self.most = max(self.most, len(self.alive))
+            yield read
+
+
+@pytest.fixture
+def streamed(images) -> Streamed:
+    """Twelve images."""
+    return Streamed([image.roll(shift) for shift in range(4) for image in images])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hct_lightning.deploy.int8.layers import layers, sqnr_db
+from hct_lightning.deploy.int8.layers import engine, layers, sqnr_db
 
 
 def test_a_hundredth_of_noise_is_40_db():
@@ -18,3 +18,10 @@ def test_every_convolution_and_linear_is_a_layer(network):
     found = layers(network)
     assert len(found) == 39  # 1 stem, 5 shortcuts, 12 + 4 3x3 in the blocks; 16 in attention, head
     assert sum(isinstance(m, torch.nn.Linear) for m in found.values()) == 17
+
+
+@pytest.mark.parametrize(
+    ("supported", "engines"), [(["none", "qnnpack"], {"qnnpack"}), (["x86", "onednn"], {"x86", "onednn"})]
+)
+def test_the_engine_is_one_that_the_machine_has(supported, engines):
+    assert engine(supported) in engines

@@ -17,3 +17,22 @@ def test_the_chosen_layers_are_int8_and_the_answers_near(small, images, tmp_path
     served = load(tmp_path / made.file, {"precision": "int8"}, 1)
     with torch.inference_mode():
         assert sqnr_db(small(images[1]), served(images[1])) > 15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("percent", [50, 100])
+def test_images_are_streamed_and_the_model_is_the_same(small, streamed, tmp_path, percent):
+    """Until they were, all of them lay in memory at once: 3 GB at 4000 px."""
+    from hct_lightning.deploy.int8 import openvino
+    from hct_lightning.deploy.runtimes.openvino import load
+
+    weights, answers = [], []
+    for name, calibration in (("listed", streamed.images), ("streamed", streamed)):
+        folder = tmp_path / name
+        folder.mkdir()
+        openvino.export(small, streamed.images[0], folder, dynamic=False, calibration=calibration, percent=percent)
+        weights.append((folder / "model.bin").read_bytes())
+        answers.append(load(folder / "model.xml", {"precision": "int8"}, 1)(streamed.images[1]))
+    assert weights[0] == weights[1]
+    assert answers[0].equal(answers[1])
+    assert streamed.most <= (2 if percent == 100 else 5), "the ranking of layers looks at four"

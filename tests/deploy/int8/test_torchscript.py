@@ -28,3 +28,13 @@ def test_static_and_dynamic_round_their_layers_alone(network, images, tmp_path):
 def test_other_percentages_are_refused(network, images, tmp_path):
     with pytest.raises(ValueError, match="0 to 100"):
         export_static(network, images[0], tmp_path, dynamic=False, calibration=images, percent=101)
+
+
+def test_images_are_streamed_and_the_answers_are_the_same(small, streamed, tmp_path):
+    answers = {}
+    for name, calibration in (("listed", streamed.images), ("streamed", streamed)):
+        (tmp_path / name).mkdir()
+        export_static(small, streamed.images[0], tmp_path / name, dynamic=False, calibration=calibration, percent=100)
+        answers[name] = torchscript.read(tmp_path / name / torchscript.FILE)(streamed.images[1])
+    assert answers["streamed"].equal(answers["listed"])
+    assert streamed.most <= 2

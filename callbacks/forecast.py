@@ -1,0 +1,103 @@
+"""Says how long an epoch takes here, before a run that takes long, and what makes it short."""
+
+import logging
+import time
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback, Timer
+
+from hct_lightning.machine.devices import synchronise
+from hct_lightning.runs.console import duration
+
+log = logging.getLogger(__name__)
+
+WAITING = 0.3  # of the time: from there on a store is worth its making
+
+
+class Forecast(Callback):
+    """Times the first batches, on these devices and this data, and tells what follows from them.
+
+    Nothing is run for it, and a short run hears nothing. Validation is not in it.
+
+    Args:
+        over_minutes: runs that are estimated to take less are not spoken of.
+        measure_s: seconds of batches that are measured, after a first one that warms up; two batches at least.
+
+    Attributes:
+        epoch_s: training of an epoch, 0 until it is known.
+        left_s: training of the whole run from then on; infinite where it has no end.
+    """
+
+    def __init__(self, *, over_minutes: float, measure_s: float) -> None:
+        self.over_minutes = over_minutes
+        self.measure_s = measure_s
+        self.epoch_s = self.left_s = 0.0
+        self._batches = 0
+        self._start = self._waited = self._paused = 0.0
+
+    def on_validation_start(self, *_: Any) -> None:
+        self._paused = time.perf_counter()
+
+    def on_validation_end(self, *_: Any) -> None:
+        self._start += time.perf_counter() - self._paused
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.epoch_s:
+            return
+        loader: Any = trainer.train_dataloader
+        self._batches += 1
+        if self._batches == 1:
+            synchronise(module.device)
+            self._start, self._waited = time.perf_counter(), loader.waited_s
+        elif self._batches > 2 and time.perf_counter() - self._start >= self.measure_s:
+            synchronise(module.device)
+            elapsed_s, waited_s = time.perf_counter() - self._start, loader.waited_s - self._waited
+            batch_s = elapsed_s / (self._batches - 1)
+            steps = trainer.estimated_stepping_batches - trainer.global_step
+            self.epoch_s = batch_s * trainer.num_training_batches
+            self.left_s = batch_s * steps * trainer.accumulate_grad_batches
+            if min(self.left_s, _allowed_s(trainer)) > 60 * self.over_minutes:
+                self._say(trainer, batch_s, waited_s / elapsed_s, batch.images.shape)
+
+    def _say(self, trainer: lightning.Trainer, batch_s: float, waiting: float, shape: Any) -> None:
+        of_ranks = f" on each of {trainer.world_size} ranks" if trainer.world_size > 1 else ""
+        log.info(
+            "training takes about %s an epoch here, %s in all, and validation comes on top: "
+            "%.3g s for %d image(s) of %dx%d%s, measured over %d batches, %.0f %% of it waiting for images",
+            duration(self.epoch_s),
+            duration(self.left_s) if self.left_s < float("inf") else "without an end",
+            batch_s,
+            shape[0],
+            *shape[-2:],
+            of_ranks,
+            self._batches - 1,
+            100 * waiting,
+        )
+        log.info("shorter: %s", "; ".join(advice(max(shape[-2:]), waiting, trainer.strategy.root_device.type)))
+
+
+def _allowed_s(trainer: Any) -> float:
+    """What `trainer.max_time` leaves of the run."""
+    timers = (callback for callback in trainer.callbacks if isinstance(callback, Timer))
+    return min((timer.time_remaining() or 0.0 for timer in timers), default=float("inf"))
+
+
+def advice(side: int, waiting: float, device_type: str) -> list[str]:
+    """What makes an epoch short, the most helpful first.
+
+    Args:
+        side: of the images, pixels, the longer one.
+        waiting: share of the time in which the loop waits for images.
+        device_type: that trains.
+    """
+    help_ = []
+    if device_type == "cpu":
+        help_.append("a GPU")
+    if waiting > WAITING:
+        help_.append("task=prepare once, then data=store, for images that wait ready")
+    help_.append(f"data.resolution={side // 2}, a quarter of the time")
+    help_.append("data.limit=<images> and trainer.max_epochs=<fewer> for a trial")
+    return help_

@@ -1,0 +1,131 @@
+"""What is believed of a folder that says how its run, or its sweep, began.
+
+The folder may be a stranger's. What it says of data, network and training is taken as it stands. What could run a
+program, send something somewhere or write outside of the folder is not.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, QuotedString
+from hydra.errors import HydraException
+
+# The first part of a key. Not here: hydra, safety, slurm, and the options of other verbs than fit.
+_GROUPS = {
+    "callbacks",
+    "data",
+    "debug",
+    "experiment",
+    "export",
+    "fit",
+    "local",
+    "logger",
+    "loss",
+    "memory",
+    "micro_batches",
+    "model",
+    "optim",
+    "runtime",
+    "schedule",
+    "seed",
+    "sweeps",
+    "trainer",
+}
+_OF_LOGGERS = {"group", "log_model", "mode", "name", "notes", "project", "tags", "version"}
+_READ_ONLY = {"data.root", "fit.against"}  # they may name any place: nothing but what belongs there is written
+# Options that name a place, an account or a server, and Hydra's arguments without a name.
+_PLACE = re.compile(r"(^_args_|dir|path|cache|folder|output|uri|url|host|registry|workspace|entity|settings)$")
+_ELSEWHERE = re.compile(r"^[/~]|(^|/)\.\.(/|$)|://")
+_CHOICE = re.compile(r"[\w\-+., \[\](){}:'\"=]*")  # no slash: a group's file is one of the group's folder
+
+
+def read_overrides(file: Path, *path: str) -> list[str]:
+    """The overrides that a YAML file lists, under the keys of `path`.
+
+    Raises:
+        ValueError: when the file is damaged.
+    """
+    found = _read(file, *path)
+    found = [] if found is None else found
+    if not isinstance(found, list) or not all(isinstance(override, str) for override in found):
+        raise ValueError(f"{file} is damaged: it is no list of overrides")
+    return found
+
+
+def began_in(multirun: Path) -> str:
+    """The folder in which a sweep began, by its `multirun.yaml`.
+
+    Raises:
+        ValueError: when the file is damaged.
+    """
+    return str(_read(multirun, "hydra", "runtime", "cwd"))
+
+
+def _read(file: Path, *path: str) -> Any:
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for key in path:
+            found = found[key]
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{file} is damaged: {reason}") from error
+    return found
+
+
+def is_believed(override: str) -> bool:
+    """Whether an override that a folder recorded is taken from there."""
+    if "$" in override:  # it would be replaced by what this machine's environment says
+        return False
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except (HydraException, RecursionError):
+        return False
+    key = parsed.key_or_group
+    names = key.split(".")
+    if parsed.package or not re.fullmatch(r"[\w.\-]+", key) or names[0] not in _GROUPS:
+        return False
+    if len(names) == 1 and not _CHOICE.fullmatch(override.partition("=")[2]):
+        return False
+    if names[0] == "logger" and len(names) > 1 and (len(names) != 3 or names[2] not in _OF_LOGGERS):
+        return False
+    if key in _READ_ONLY:
+        return True
+    keys, values = [*names], [] if parsed.is_delete() else [parsed._value]
+    while values:
+        value = values.pop()
+        if isinstance(value, ChoiceSweep):
+            values += value.list
+        elif isinstance(value, dict):
+            keys += map(_text, value)
+            values += value.values()
+        elif isinstance(value, list):
+            values += value
+        elif _ELSEWHERE.search(_text(value)):
+            return False
+    return not any(_PLACE.search(key) or _ELSEWHERE.search(key) for key in keys)
+
+
+def _text(value: Any) -> str:
+    return value.text if isinstance(value, QuotedString) else str(value)
+
+
+def check_links(folder: Path) -> None:
+    """Refuses a folder with a link that leads out of it: what is written would land there.
+
+    Raises:
+        ValueError: naming the link.
+    """
+    folder = folder.resolve()
+    for parent, folders, names in os.walk(folder):
+        if Path(parent) == folder / "wandb":
+            folders.clear()  # W&B keeps links to its own cache in there, and makes a new folder each time
+        for name in (*folders, *names):
+            path = Path(parent, name)
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder):
+                raise ValueError(
+                    f"{path} leads to {os.path.realpath(path)}, outside of the run's folder; put the file itself there"
+                )

@@ -1,0 +1,21 @@
+"""From the bands that a file has to the channels that the network takes."""
+
+import numpy as np
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, as Pillow's
+
+
+def to_channels(pixels: np.ndarray, channels: int, kind: str) -> np.ndarray:
+    """h w bands uint8 -> h w channels: grey is repeated, colour made grey, other bands stay as they are.
+
+    Raises:
+        ValueError: where there are too many bands or too few, with `kind`: what the file is.
+    """
+    bands = pixels.shape[2]
+    if bands == channels:
+        return np.ascontiguousarray(pixels)
+    if (bands, channels) == (1, 3):
+        return pixels.repeat(3, axis=2)
+    if (bands, channels) == (3, 1):
+        return np.rint(pixels @ _LUMA).astype(np.uint8)[..., None]
+    raise ValueError(f"it is {kind} where data.channels={channels}")

@@ -1,0 +1,62 @@
+"""Model files that are programs: which of them may run.
+
+An AOTInductor package is machine code. Loading one runs it, as the user who loads it. So this user's own are
+remembered when they are made, by their digests, and any other has to be trusted explicitly.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from torch._C import PyTorchFileReader
+
+# Operations of TorchScript that read or write files, by whichever name an archive gives their package.
+_ON_FILES = re.compile(rb"\b(from_file|save|load|read_file|write_file|load_tensor|rpc\w*|fork)\b")
+# Classes of C++ have this name; those of quantized weights alone are needed.
+_CLASS = re.compile(rb"torch[.\n]classes")
+_QUANTIZED = b"__torch__.torch.classes.quantized"
+
+
+def _list() -> Path:
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "hct_lightning" / "compiled.txt"
+
+
+def remember(digest: str) -> None:
+    """Notes that this user has made the file with this digest."""
+    file = _list()
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with file.open("a", encoding="ascii") as lines:
+        lines.write(f"{digest}\n")
+
+
+def is_own(digest: str) -> bool:
+    """Whether this user has made the file with this digest."""
+    file = _list()
+    return file.is_file() and digest in file.read_text(encoding="ascii").split()
+
+
+def check_archive(file: Path) -> None:
+    """Refuses a TorchScript archive that could do more than compute; nothing of it has run yet.
+
+    Raises:
+        ValueError: when it is no such archive, or names an operation on files or a class that is none of weights.
+    """
+    try:
+        archive = PyTorchFileReader(str(file))  # what reads it later, so that both see the same
+        parts = {name: archive.get_record(name) for name in archive.get_all_records() if "constants/" not in name}
+    except RuntimeError as error:
+        raise ValueError(f"{file} is no TorchScript archive: {str(error).splitlines()[0]}") from error
+    if "model.json" in parts:
+        raise ValueError(f"{file} is a TorchScript archive of an old form; export it again")
+    for name, part in parts.items():
+        if name.endswith(".py") and (found := _ON_FILES.search(part)):
+            raise ValueError(f"{file} is refused: its program names {found[0].decode()}, which no network needs")
+        # A trace of where the program came from may quote any source.
+        foreign = _CLASS.search(part) if name.endswith(".debug_pkl") else _classes(part) != part.count(_QUANTIZED)
+        if foreign:
+            raise ValueError(f"{file} is refused: its program makes objects of C++ that no network needs")
+
+
+def _classes(part: bytes) -> int:
+    return len(re.findall(rb"\bclasses\b", part))

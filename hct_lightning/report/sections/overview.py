@@ -1,0 +1,105 @@
+"""What ran, on what machine, on which data, how it went; and the commands that made it."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hct_lightning.report.files import PROGRAM, RunFiles
+from hct_lightning.report.page import Commands, Section, Table
+
+Row = tuple[str, Any]
+
+
+def key_figures(run: RunFiles) -> list[tuple[str, str]]:
+    """The few numbers that a reader looks for first."""
+    found = []
+    if run.accuracy is not None:
+        found.append(("Validation accuracy, best", f"{run.accuracy:.1%}"))
+    if images_s := run.mean_s("images_s"):
+        found.append(("Trained", f"{images_s:.1f} images/s"))
+    if run.record.get("seconds"):
+        found.append(("In all", duration(run.record["seconds"])))
+    peak = (run.record.get("metrics") or {}).get("memory/peak_gib")
+    if peak is not None:
+        found.append(("Peak memory", f"{peak:.2f} GiB"))
+    if run.artifacts:
+        smallest = min(run.artifacts.values(), key=lambda about: about["size_bytes"])
+        found.append(("Smallest artifact", f"{smallest['size_bytes'] / 1e6:.2f} MB"))
+    return found
+
+
+def overview(runs: Sequence[RunFiles]) -> Section:
+    """A column a run; of several, what is the same for all stands apart."""
+    columns = [dict(describe(run)) for run in runs]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    rows = [[name, *(column.get(name, "") for column in columns)] for name in names]
+    own = [row for row in rows if len(runs) == 1 or len(set(row[1:])) > 1]
+    shared = [row[:2] for row in rows if row not in own]
+    found = [Table(["", *(run.name for run in runs)], own, wraps=True)]
+    return Section("What ran", [*found, Table(["", "all of them"], shared, wraps=True)] if shared else found)
+
+
+def describe(run: RunFiles) -> list[Row]:
+    """What `run.json` says, in words."""
+    record = run.record
+    rows = [
+        ("status", record.get("status") or "unknown"),
+        ("reason", record.get("reason")),
+        ("began", record.get("started")),
+        ("took", duration(record["seconds"]) if record.get("seconds") else None),
+        *_data(record.get("data") or {}),
+        ("global batch", record.get("global_batch")),
+        *_machine(record.get("machine") or {}),
+        ("ranks", run.ranks if record.get("memory_plan") else None),
+        ("versions", ", ".join(f"{name} {version}" for name, version in (record.get("versions") or {}).items())),
+        ("folder", str(run.folder)),
+    ]
+    return [(name, str(value)) for name, value in rows if value not in (None, "")]
+
+
+def _data(data: Mapping[str, Any]) -> list[Row]:
+    if not data:
+        return []
+    small, large = ("x".join(map(str, size)) for size in data["source_size"].values())
+    decoding = data["decoding"]
+    classes = data["counts"]["train"]
+    few = ", ".join(classes) if len(classes) <= 12 else "see run.json"
+    return [
+        ("data", data["source"]),
+        ("images", f"{data['images']['train']} to train, {data['images']['valid']} to validate"),
+        ("classes", f"{len(classes)}: {few}"),
+        ("files, px", small if small == large else f"{small} to {large}"),
+        ("network sees, px", f"{'x'.join(map(str, decoding['size']))}, {decoding['channels']} channel(s)"),
+        ("notes", "; ".join(data["notes"])),
+    ]
+
+
+def _machine(machine: Mapping[str, Any]) -> list[Row]:
+    if not machine:
+        return []
+    gpus = machine.get("gpus") or []
+    return [
+        ("machine", f"{machine['host']}, {machine['system']}"),
+        ("CPU", f"{machine['cpu']}, {machine['cpus']} for this run, {machine['threads']} thread(s) a process"),
+        ("GPU", ", ".join(gpus) if gpus else "none"),
+    ]
+
+
+def commands(runs: Sequence[RunFiles], made_by: str) -> Section:
+    """The command of each run, and that of the report."""
+    found = [(f"The run {run.name}", run.command) for run in runs]
+    return Section("Commands", [Commands([*found, ("This report", made_by)])])
+
+
+def command(task: str, run: RunFiles, *options: str) -> str:
+    """A command about a run."""
+    return shlex.join([*PROGRAM.split(), f"task={task}", f"run={run.folder}", *options])
+
+
+def duration(seconds: float) -> str:
+    """90 -> 1 min 30 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

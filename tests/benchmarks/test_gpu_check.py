@@ -1,0 +1,30 @@
+"""What is checked on a machine with GPUs, as far as one without them can."""
+
+import pytest
+import torch
+
+from hct_lightning.benchmarks import gpu_check
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there are GPUs: run benchmark=gpu_check")
+def test_says_pass_fail_or_not_run_for_each_claim(monkeypatch):
+    def broken(device: torch.device, resolution: int) -> str:
+        raise AssertionError("a relative error of 2e+00\nand more")
+
+    monkeypatch.setitem(gpu_check.CLAIMS, "mixed_precision_learns", gpu_check.Claim(0, broken))
+    names = ["out_of_memory_is_recognised", "same_gradients_in_low_memory", "mixed_precision_learns"]
+    found = gpu_check.benchmark(claims=[*names, "several_gpus_train"], resolution=128)
+    assert [row["result"] for row in found["rows"]] == ["pass", "pass", "fail", "not run"]
+    assert found["ratios"] == {"passed": 2, "failed": 1, "not_run": 1}
+    assert found["rows"][2]["seen"] == "AssertionError: a relative error of 2e+00"
+    assert found["rows"][3]["seen"] == "takes 2 CUDA GPUs"
+
+
+def test_a_check_that_can_fail():
+    with pytest.raises(AssertionError, match="a relative error of"):
+        gpu_check.relative_error(torch.ones(2), torch.zeros(2) + 0.5, 0.1)
+
+
+def test_an_unknown_claim_is_named():
+    with pytest.raises(ValueError, match="claims=speed: choose from out_of_memory_is_recognised, "):
+        gpu_check.benchmark(claims=["speed"], resolution=128)

@@ -1,0 +1,57 @@
+import logging
+import time
+from typing import Any
+
+import pytest
+from lightning.pytorch.callbacks import Callback
+
+from hct_lightning.callbacks.forecast import Forecast, advice
+
+
+class Slow(Callback):
+    """A batch takes a tenth of a second and a little, the first one second more; validation two seconds."""
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        time.sleep(0.1 + (trainer.global_step == 0))
+
+    def on_validation_epoch_start(self, *_: Any) -> None:
+        time.sleep(2)
+
+
+def test_an_epoch_and_a_run_are_foretold_from_the_first_batches(fit, caplog):
+    forecast = Forecast(over_minutes=0.01, measure_s=0.15)
+    with caplog.at_level(logging.INFO, "hct_lightning"):
+        fit(Slow(), forecast, max_epochs=2)
+    assert 0.4 <= forecast.epoch_s < 1.5  # the first batch, which warms up, does not count
+    assert forecast.left_s == pytest.approx(forecast.epoch_s * 5 / 4)  # after three of eight
+    [said, shorter] = [record.message for record in caplog.records if "forecast" in record.name]
+    assert "4 image(s) of 32x32, measured over 2 batches" in said
+    assert "data.resolution=16, a quarter" in shorter
+
+
+def test_validation_between_the_batches_does_not_count(fit):
+    forecast = Forecast(over_minutes=30, measure_s=0.5)
+    fit(Slow(), forecast, max_epochs=2)
+    assert 0.4 <= forecast.epoch_s < 1.5
+
+
+@pytest.mark.parametrize("options", [{"over_minutes": 30}, {"over_minutes": 0.05, "max_time": "00:00:00:02"}])
+def test_a_short_run_hears_nothing(fit, caplog, options):
+    forecast = Forecast(over_minutes=options.pop("over_minutes"), measure_s=0.15)
+    with caplog.at_level(logging.INFO, "hct_lightning"):
+        fit(Slow(), forecast, max_epochs=1 if not options else 100, **options)
+    assert forecast.epoch_s > 0
+    assert not [record for record in caplog.records if "forecast" in record.name]
+
+
+def test_a_run_without_an_end_is_said_to_have_none(fit, caplog):
+    with caplog.at_level(logging.INFO, "hct_lightning"):
+        fit(Slow(), Forecast(over_minutes=0.0001, measure_s=0.1), max_epochs=-1, max_time="00:00:00:02")
+    [said, _] = [record.message for record in caplog.records if "forecast" in record.name]
+    assert "without an end in all" in said
+
+
+def test_advice_depends_on_what_takes_the_time():
+    assert advice(4000, 0.05, "cuda")[0] == "data.resolution=2000, a quarter of the time"
+    assert advice(4000, 0.05, "cpu")[0] == "a GPU"
+    assert advice(4000, 0.5, "cuda")[0].startswith("task=prepare once")

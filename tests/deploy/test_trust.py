@@ -1,0 +1,72 @@
+"""Model files that are programs: none that could do more than compute is run, unless it is trusted."""
+
+import json
+import shutil
+import warnings
+
+import pytest
+import torch
+
+from hct_lightning.deploy import load_artifact, trust
+from hct_lightning.deploy.artifact import digest
+from hct_lightning.deploy.runtimes import torchscript
+
+HARMLESS = "def forward(self, x: Tensor) -> Tensor:\n    return x.float()\n"
+WRITES = "def forward(self, x: Tensor) -> Tensor:\n    torch.save(x, '{0}')\n    return x.float()\n"
+MAPS = "def forward(self, x: Tensor) -> Tensor:\n    return torch.from_file('{0}', True, 4)\n"
+
+
+def archive(path, source: str):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        module = type(f"Program{abs(hash(source))}", (torch.jit.ScriptModule,), {})()
+        module.define(source)
+        module.save(str(path))
+    return path
+
+
+@pytest.mark.parametrize("source", [WRITES, MAPS])
+def test_torchscript_that_touches_files_is_refused_before_it_runs(tmp_path, source):
+    canary = tmp_path / "canary"
+    file = archive(tmp_path / "model.ts", source.format(canary))
+    with pytest.raises(ValueError, match=r"model\.ts is refused"):
+        torchscript.read(file)
+    assert not canary.exists()
+
+
+def test_torchscript_that_loads_machine_code_is_refused(tmp_path):
+    """libtorch registers a class that opens a shared library."""
+    file = archive(tmp_path / "model.ts", HARMLESS)
+    assert torchscript.read(file)(torch.ones(1)) == 1
+    with pytest.raises(ValueError, match="objects of C"):
+        torchscript.read(naming(file, b"__torch__.torch.classes.aoti"))
+
+
+def naming(file, name: bytes):
+    """The archive with a class named in its program, written as torch writes it."""
+    reader = torch._C.PyTorchFileReader(str(file))
+    out = file.with_name("evil.ts")
+    writer = torch._C.PyTorchFileWriter(str(out))
+    for record in reader.get_all_records():
+        content = reader.get_record(record)
+        if record.endswith(".py"):
+            content += b"\n# " + name
+        if record not in (".data/version", "byteorder", ".data/serialization_id", "version"):
+            writer.write_record(record, content, len(content))
+    writer.write_end_of_file()
+    return out
+
+
+def test_machine_code_has_to_be_ones_own_or_trusted(folder, tmp_path, monkeypatch):
+    """What is no package stands for one: whether it is run is decided before it is opened."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    other = shutil.copytree(folder, tmp_path / "other")
+    description = json.loads((other / "artifact.json").read_text())
+    (other / "artifact.json").write_text(json.dumps(description | {"runtime": "aoti"}))
+    with pytest.raises(ValueError, match=r"model\.ts is machine code that you have not compiled here"):
+        load_artifact(other)
+    with pytest.raises(ValueError, match="can't be loaded"):
+        load_artifact(other, trust=True)
+    trust.remember(digest(other / "model.ts"))
+    with pytest.raises(ValueError, match="can't be loaded"):
+        load_artifact(other)

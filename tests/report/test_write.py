@@ -1,0 +1,69 @@
+import pytest
+
+from hct_lightning.report.write import report_at_end, write_report
+
+
+def test_the_page_of_a_run_of_which_all_was_measured(full_run, tmp_path):
+    page = write_report([full_run], tmp_path)
+    text, summary = page.read_text(), page.with_name("report.md").read_text()
+    for title in (
+        "What ran",
+        "Curves",
+        "Time",
+        "Predictions",
+        "Artifacts",
+        "Benchmark",
+        "Hottest operators",
+        "Commands",
+    ):
+        assert f"<h2>{title}</h2>" in text
+        assert f"## {title}\n" in summary
+    assert 'class="missing"' not in text
+    assert "<b>owl" not in text
+    assert "&lt;b&gt;owl&lt;/b&gt;" in text
+    assert text.count("data:image/jpeg;base64,") == 6 + 5  # the worst, and all that are right
+    assert "data.root=my photos" in summary
+
+
+def test_what_is_missing_is_said_with_the_command_that_makes_it(make_run, tmp_path):
+    page = write_report([make_run()], tmp_path).read_text()
+    for command in ("task=validate", "task=export", "export.percentages", "benchmark=inference", "debug=profile"):
+        assert command in page
+
+
+def test_a_run_that_has_only_begun(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"status": "failed", "reason": "no images"}')
+    text = write_report([tmp_path / "run"], tmp_path).read_text()
+    assert "no images" in text
+    assert "no epoch has been finished" in text
+
+
+def test_runs_side_by_side_tell_the_speed_up(make_run, tmp_path):
+    page = write_report([make_run("one"), make_run("two", ranks=2)], tmp_path)
+    summary = page.with_name("report.md").read_text()
+    assert "2 runs, 2 of them completed" in summary
+    (two,) = [line for line in summary.splitlines() if line.startswith("| two | 2 |")]
+    faster = [cell.strip() for cell in two.split("|")][-4:-1]
+    assert faster == ["2.00", "1.67", "1.71"]  # loading; training, which waits; running
+    assert "| rank 1 |" in summary
+
+
+def test_the_paper_beside_runs(make_run, full_run, tmp_path):
+    runs = [full_run, make_run("two", ranks=2)]
+    text = write_report(runs, tmp_path, against="paper").read_text()
+    for title in ("learning", "time of an epoch", "inference", "before and after quantization"):
+        assert f"<h2>The paper: {title}</h2>" in text
+    assert "paper, 4 GPUs" in text
+    with pytest.raises(ValueError, match=r"report\.against=theirs: choose paper"):
+        write_report(runs, tmp_path, against="theirs")
+
+
+def test_a_report_that_fails_is_a_line(make_run, caplog):
+    folder = make_run()
+    (folder / "metrics.csv").write_text("step,epoch,val/loss\nx,y,z\n")
+    assert report_at_end([folder]) is None
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.message.startswith("no report was written: ValueError: ")
+    assert "\n" not in record.message

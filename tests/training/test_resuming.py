@@ -1,0 +1,75 @@
+"""Moments and steps come from a checkpoint, options from the configuration."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hct_lightning.training.resuming import StepSchedule, keep_options
+
+
+def made(kind: type[torch.optim.Optimizer], policy: Any = lambda step: 1 / (1 + step), **options: Any) -> tuple:
+    """An optimiser of two layers, one of them without decay, and its schedule."""
+    torch.manual_seed(0)
+    one, two = nn.Linear(3, 3), nn.Linear(3, 1)
+    groups = [{"params": [*one.parameters()]}, {"params": [*two.parameters()], "weight_decay": 0.0}]
+    optimizer = kind(groups, **options)
+    keep_options(optimizer)
+    return one, two, optimizer, StepSchedule(optimizer, policy)
+
+
+@pytest.fixture
+def saved() -> tuple[dict, dict]:
+    """The states of AdamW and its schedule after three steps."""
+    one, two, optimizer, schedule = made(torch.optim.AdamW, lr=0.01, weight_decay=0.1)
+    for _ in range(3):
+        two(one(torch.ones(2, 3))).sum().backward()
+        optimizer.step()
+        schedule.step()
+    return optimizer.state_dict(), schedule.state_dict()
+
+
+def test_without_other_options_everything_comes_back(saved, caplog):
+    _, _, optimizer, schedule = made(torch.optim.AdamW, lr=0.01, weight_decay=0.1)
+    with caplog.at_level("INFO"):
+        optimizer.load_state_dict(saved[0])
+        schedule.load_state_dict(saved[1])
+    assert optimizer.state_dict()["param_groups"] == saved[0]["param_groups"]
+    assert schedule.state_dict() == saved[1]
+    for i, moments in saved[0]["state"].items():
+        assert all(torch.equal(optimizer.state_dict()["state"][i][key], value) for key, value in moments.items())
+    assert not caplog.text
+
+
+def test_other_options_take_effect_at_once(saved, caplog):
+    _, _, optimizer, schedule = made(
+        torch.optim.AdamW, lambda step: 0.5**step, lr=0.4, weight_decay=0.2, betas=(0.8, 0.9)
+    )
+    with caplog.at_level("INFO"):
+        optimizer.load_state_dict(saved[0])
+        schedule.load_state_dict(saved[1])
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.2, 0.0]
+    assert optimizer.param_groups[0]["betas"] == (0.8, 0.9)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.4 / 8] * 2
+    assert optimizer.state_dict()["state"][0]["step"] == 3
+    assert "the learning rate is 0.05 from here on; the checkpoint's was 0.0025" in caplog.text
+    optimizer.step()
+    schedule.step()
+    assert schedule.get_last_lr() == [0.4 / 16] * 2
+
+
+def test_an_optimiser_of_another_class_begins_anew(saved, caplog):
+    one, two, optimizer, _ = made(torch.optim.SGD, lr=0.4, momentum=0.9)
+    with caplog.at_level("INFO"):
+        optimizer.load_state_dict(saved[0])
+    assert "SGD begins without moments: the checkpoint's are of AdamW" in caplog.text
+    assert not optimizer.state_dict()["state"]
+    two(one(torch.ones(2, 3))).sum().backward()
+    optimizer.step()
+
+
+def test_a_checkpoint_that_does_not_say_its_class_has_the_same(saved):
+    _, _, optimizer, _ = made(torch.optim.AdamW, lr=0.01)
+    optimizer.load_state_dict({key: value for key, value in saved[0].items() if key != "class"})
+    assert optimizer.state_dict()["state"][0]["step"] == 3
