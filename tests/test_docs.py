@@ -24,6 +24,7 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 
 from hct_lightning.cli.groups import MoreConfigs
 from hct_lightning.cli.recompose import is_override, key_of, recompose
@@ -424,10 +425,13 @@ def test_the_cpp_program_is_built_and_runs(home, trained, cli, environment):
 
 
 @pytest.mark.parametrize("snippet", dict.fromkeys(blocks("python")))
-def test_python_snippet(snippet, trained):
+def test_python_snippet(snippet, trained, tmp_path):
     names = {"images": torch.zeros(2, 3, 128, 128, dtype=torch.uint8)}
-    exec(snippet.replace("RUN/", f"{trained}/"), names)
-    if "probabilities" in names:
+    Image.new("RGB", (200, 150)).save(tmp_path / "slide.tif")
+    exec(snippet.replace("RUN/", f"{trained}/").replace("slide.tif", f"{tmp_path}/slide.tif"), names)
+    if "image" in names:
+        assert names["probabilities"].shape == (1, 4)
+    elif "probabilities" in names:
         assert names["probabilities"].shape == (2, 4)
         assert "# uint8, n c h w" in snippet
     else:

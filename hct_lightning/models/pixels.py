@@ -134,15 +134,17 @@ class FromPixels(nn.Module):
                 return x
 
         reach = reach_of(stem, *stages)
-        return Tiled(run, reach, read, size, (max(1, tile // reach.stride),) * 2)
+        side = max(1, tile // reach.stride)
+        return Tiled(run, reach, read, size, (side, side))
 
     def _streamed(self, pixels: Tensor) -> Tensor:
         """b c h w uint8 -> the map after the first stages."""
+        assert self.tile, "set_streaming was called"
         hct = cast(HCT, self.network)
         parameters = [p for part in (hct.stem, *self._local_stages()) for p in part.parameters() if p.requires_grad]
         maps = []
         for image in pixels.split(1):
-            tiled = self.first_stages(partial(_region, image), image.shape[2:], self.tile)
+            tiled = self.first_stages(partial(_region, image), (image.shape[2], image.shape[3]), self.tile)
             maps.append(tiled.trained(parameters))
         return torch.cat(maps)
 

@@ -7,7 +7,7 @@ Legend: c channels, h height, w width; a place is a tile of the output, its rows
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -120,7 +120,7 @@ class Tiled:
         assert out is not None  # there is at least one place
         return out
 
-    def trained(self, parameters: list[Tensor]) -> Tensor:
+    def trained(self, parameters: Sequence[Tensor]) -> Tensor:
         """The whole output, of which the backward pass computes each piece again.
 
         Exact as long as no layer looks at more than its reach: BatchNorm must use its running statistics.
