@@ -119,9 +119,10 @@ def recompose(argv: list[str]) -> list[str]:
     sweep = (folder / "multirun.yaml").exists()
     if sweep and verb != "report":
         del given["run"]
+        begun = _of_sweep(folder, given)
         with suppress(OSError):  # paths mean what they meant where the sweep began
             os.chdir(began_in(folder / "multirun.yaml"))
-        return [*flags, "-m", *_of_sweep(folder, given), *given.values(), f'hydra.sweep.dir="{folder}"']
+        return [*flags, "-m", *begun, *given.values(), f'hydra.sweep.dir="{folder}"']
     if not sweep and not (folder / BEGUN).exists():
         raise ValueError(
             f"run={run} is not the folder of an earlier run: there is no {folder / BEGUN}; "
@@ -157,7 +158,7 @@ def recompose(argv: list[str]) -> list[str]:
 
 def given_now() -> list[str]:
     """The overrides of this command line, without those that the run had that goes on."""
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []  # called from Python
     keys = [key_of(override) for override in overrides]
     now = overrides[keys.index("run") :] if "run" in keys else overrides
     return [override for override in now if key_of(override) not in ("run", "task", "ckpt")]

@@ -29,6 +29,7 @@ def test_an_epoch_and_a_run_are_foretold_from_the_first_batches(fit, caplog):
     assert "data.resolution=16, a quarter" in shorter
 
 
+@pytest.mark.slow
 def test_validation_between_the_batches_does_not_count(fit):
     forecast = Forecast(over_minutes=30, measure_s=0.5)
     fit(Slow(), forecast, max_epochs=2)
@@ -44,6 +45,7 @@ def test_a_short_run_hears_nothing(fit, caplog, options):
     assert not [record for record in caplog.records if "forecast" in record.name]
 
 
+@pytest.mark.slow
 def test_a_run_without_an_end_is_said_to_have_none(fit, caplog):
     with caplog.at_level(logging.INFO, "hct_lightning"):
         fit(Slow(), Forecast(over_minutes=0.0001, measure_s=0.1), max_epochs=-1, max_time="00:00:00:02")

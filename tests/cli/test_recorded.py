@@ -98,7 +98,7 @@ def test_what_is_left_out_is_said_and_can_be_given_again(tmp_path, capsys):
 
 def test_a_sweep_that_would_be_another_without_what_is_left_out_does_not_begin(tmp_path):
     file = tmp_path / "multirun.yaml"
-    text = "hydra:\n  callbacks: {x: {_target_: os.system}}\n  overrides:\n    hydra: [%s]\n    task: [%s]\n"
+    text = "hydra:\n  runtime: {cwd: .}\n  callbacks: {x: {_target_: os.system}}\n  overrides:\n    hydra: [%s]\n    task: [%s]\n"
     file.write_text(text % ("hydra.mode=MULTIRUN, \"hydra.sweeper.params.seed='1,2'\"", "data=folder, 'seed=1,2'"))
     args = recompose([f"run={tmp_path}"])
     assert {"-m", "hydra.sweeper.params.seed='1,2'", "data=folder", "seed=1,2"} >= set(args[:-1])
@@ -109,7 +109,7 @@ def test_a_sweep_that_would_be_another_without_what_is_left_out_does_not_begin(t
 
 
 def test_a_sweep_on_slurm_goes_on_with_the_slurm_options_of_now(tmp_path):
-    text = "hydra:\n  overrides:\n    hydra: []\n    task: [+slurm=cpu, 'slurm.setup=[evil]', seed=3]\n"
+    text = "hydra:\n  runtime: {cwd: .}\n  overrides:\n    hydra: []\n    task: [+slurm=cpu, 'slurm.setup=[evil]', seed=3]\n"
     (tmp_path / "multirun.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"says '\+slurm=cpu slurm\.setup=\[evil\]', which is not taken"):
         recompose([f"run={tmp_path}"])

@@ -103,14 +103,18 @@ def fit(data: ImageData, module: lightning.LightningModule | None = None, epochs
 # What the data are
 
 
-def test_all_grey_is_one_channel_and_one_in_colour_makes_three(root, prepared):
-    for path in root.rglob("*.png"):
+def test_channels_are_those_of_most_images(root, prepared):
+    paths = sorted(root.rglob("*.png"))
+    for path in paths:
         save(path, "L")
     grey = prepared(root).dataset
     assert grey.decoding.channels == 1
     assert grey.mean == pytest.approx([sum(IMAGENET_MEAN) / 3])
     assert grey.images(grey.catalogue.train)[0][0].shape == (1, 32, 32)
-    save(root / "b" / "3.png", "RGB")
+    save(paths[0], "RGB")
+    assert prepared(root).dataset.decoding.channels == 1
+    for path in paths[:-1]:
+        save(path, "RGB")
     mixed = prepared(root).dataset
     assert mixed.decoding.channels == 3
     assert (mixed.mean, mixed.std) == (IMAGENET_MEAN, IMAGENET_STD)

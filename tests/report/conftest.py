@@ -75,6 +75,13 @@ def add_artifact(folder: Path, name: str, time_ms: float = 20.0) -> None:
         "name": name,
         "runtime": "openvino",
         "precision": "int8",
+        "file": "model.xml",
+        "instruction_set": "AVX512",
+        "versions": {"torch": "2.14"},
+        "classes": CLASSES,
+        "sha256": {},
+        "input": {"channels": 3, "min": [64, 64], "max": None, "multiple": 32, "batch": None},
+        "decoding": {},
         "size_bytes": 2_000_000,
         "metrics": {
             "time_ms": time_ms,

@@ -41,6 +41,7 @@ def test_validate_refuses_data_with_other_classes(cli, trained, photos):
     assert "the checkpoint was trained on dots, grid" in done.stderr
 
 
+@pytest.mark.slow
 def test_two_ranks_count_what_one_counts_and_unreadable_images_are_listed(cli, trained, pictures, tmp_path):
     """In batches of the memory plan; the run's own record stays as it is."""
     record = (trained / "run.json").read_bytes()

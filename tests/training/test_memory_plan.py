@@ -69,6 +69,7 @@ def test_a_network_hungrier_than_hct_does_not_slip_through(monkeypatch):
         )
 
 
+@pytest.mark.slow
 def test_batches_that_wait_and_copies_of_augmentation_need_room(plan):
     image = 3 * 2**20
     assert plan(2, 2.3, memory="speed").micro_batches == 1

@@ -21,7 +21,8 @@ STEPS, EPOCHS, LOGGED_EVERY = 4, 2, 2
 # Where Python reads what is on the device, and how often.
 READS = {
     "last_checkpoint.py:read": EPOCHS * STEPS,  # the loss, a step late
-    "logger_connector.py:log_metrics": EPOCHS * (STEPS // LOGGED_EVERY + 1),  # the loss of a step, and of the epoch
+    "logger_connector.py:log_metrics": EPOCHS
+    * (STEPS // LOGGED_EVERY + 2),  # the loss of a step; loss and accuracy of the epoch
     "module.py:_everyones_answers": EPOCHS * 2,  # logits and labels of a validation pass
     "progress.py:on_train_epoch_end": EPOCHS,
 }

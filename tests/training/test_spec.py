@@ -1,6 +1,7 @@
 """What a network is and eats, saved and fed back."""
 
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ def test_weights_are_fetched_for_a_beginning_and_never_again(tmp_path, monkeypat
         raise OSError("no internet")
 
     monkeypatch.setattr(socket, "getaddrinfo", no_internet)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between the tries of the hub's own client
     model = {"_target_": "timm.create_model", "model_name": "test_convnext", "pretrained": True}
     spec = NetworkSpec(
         model=model | {"cache_dir": str(tmp_path)},

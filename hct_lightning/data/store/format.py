@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from hct_lightning.data.catalogue import SIDES
 from hct_lightning.data.reading.decoding import MAX_PIXELS_BEFORE, Decoding
 from hct_lightning.data.reading.geometry import Size
 
@@ -105,7 +106,7 @@ class Item(NamedTuple):
             raise TypeError("a field of an item is of another kind")
         if ".." in PurePosixPath(item.file).parts or item.file.startswith("/"):
             raise ValueError(f"it names {item.file!r:.200}, which is outside of the store")
-        if item.label not in classes or item.split not in ("train", "valid"):
+        if item.label not in classes or item.split not in SIDES:
             raise ValueError(f"{item.file!r:.200} is of the class {item.label!r:.50} and the split {item.split!r:.50}")
         return item
 
