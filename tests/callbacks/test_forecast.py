@@ -19,7 +19,7 @@ class Slow(Callback):
 
 
 def test_an_epoch_and_a_run_are_foretold_from_the_first_batches(fit, caplog):
-    forecast = Forecast(over_minutes=0.01, measure_s=0.15)
+    forecast = Forecast(over_minutes=0.005, measure_s=0.15)
     with caplog.at_level(logging.INFO, "hct_lightning"):
         fit(Slow(), forecast, max_epochs=2)
     assert 0.4 <= forecast.epoch_s < 1.5  # the first batch, which warms up, does not count
