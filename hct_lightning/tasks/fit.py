@@ -36,11 +36,12 @@ from hct_lightning.report.tables import describe, epoch_times_of, say_speed_up, 
 from hct_lightning.report.write import report_at_end
 from hct_lightning.runs import out_of_memory
 from hct_lightning.runs.folder import Run
-from hct_lightning.training.checkpoints import begin_network, check_resumable, load_checkpoint
+from hct_lightning.training.checkpoints import begin_network
 from hct_lightning.training.class_weights import class_weights
 from hct_lightning.training.memory import step_memory
 from hct_lightning.training.memory_plan import Feeding, MemoryPlan, choose_memory
 from hct_lightning.training.module import ImageClassifier
+from hct_lightning.training.resuming import checkpoint_to_resume, go_on_from
 from hct_lightning.training.spec import NetworkSpec
 from hct_lightning.training.trainer import build_trainer
 
@@ -59,7 +60,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         dataset = data.dataset
         describe(dataset.summary())
         against = cfg.fit.against and epoch_times_of(cfg.fit.against, dataset.size, dataset.decoding.channels)
-        resume = checkpoint_to_resume(cfg, run)
+        resume = checkpoint_to_resume(run, cfg.ckpt, goes_on=bool(cfg.run))
         start = resume or (run.checkpoint(cfg.ckpt) if cfg.ckpt else None)
         spec = NetworkSpec(
             model=plain(cfg.model),
@@ -82,14 +83,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         run.update(global_batch=devices.global_batch, memory_plan={"ranks": devices.world, **plan._asdict()})
         share = -(-devices.global_batch // devices.world)
         out_of_memory.advise(plan.to_take_less(share, dataset.size))
-        if plan.maps_blocks:
-            runtime.map_blocks()
-        if cfg.trainer.sync_batchnorm:
-            network.synchronise_batch_norm()
-        if plan.memory == "low":
-            network.set_grad_checkpointing()
-        if cfg.compile:
-            network.compile(dynamic=False)
+        set_up(network, plan, synchronises=cfg.trainer.sync_batchnorm, compiles=cfg.compile)
         data.global_batch, data.micro_batches = devices.global_batch, plan.micro_batches
         module = build_module(cfg, network, spec, data, devices, plan)
         trainer = build_trainer(
@@ -103,7 +97,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         )
         introduce(cfg, trainer, module, devices, plan)
         if resume:
-            prepare_to_go_on(cfg, run, resume)
+            go_on_from(resume, run, max_epochs=cfg.trainer.max_epochs or 0, allow=cfg.safety.allow)
             say_changes(earlier, options_of_training(cfg), dataset.summary()["images"])
         if cfg.run:
             run.update(since=since_begun(folder))
@@ -116,46 +110,6 @@ def main(cfg: DictConfig, folder: Path) -> None:
         show_results(run, trainer, timer.rows, report)
         if against and timer.rows:
             say_speed_up(timer.rows, against, cfg.fit.against)
-
-
-def checkpoint_to_resume(cfg: DictConfig, run: Run) -> Path | None:
-    """The checkpoint that the run goes on from; None for a new one.
-
-    It is `last.ckpt` with `run=`, or where Slurm has started this run again, and another one of the run where
-    `ckpt=` says so. Started again, such a run goes on from the last one, which is then its own.
-
-    Raises:
-        ValueError: when the checkpoint is of another folder.
-    """
-    folder = run.folder / "checkpoints"
-    if not cfg.run:
-        return folder / "last.ckpt" if job.goes_on() and (folder / "last.ckpt").exists() else None
-    chosen = run.checkpoint("last" if job.restarts() else cfg.ckpt or "last")
-    if chosen.resolve().parent != folder.resolve():
-        raise ValueError(
-            f"ckpt={cfg.ckpt}: a run goes on from a checkpoint of its own, in {folder}; give ckpt=best or last, or "
-            "begin a new run from this one's weights: ckpt=<file> without run="
-        )
-    return folder / chosen.name
-
-
-def prepare_to_go_on(cfg: DictConfig, run: Run, checkpoint: Path) -> None:
-    """One that goes back to an earlier checkpoint gets that as its last one.
-
-    Raises:
-        ValueError: when it has had more epochs already.
-    """
-    check_resumable(checkpoint, cfg.safety.allow)
-    saved, _ = load_checkpoint(checkpoint, cfg.safety.allow)
-    if 0 < (most := cfg.trainer.max_epochs or 0) <= saved["epoch"]:
-        raise ValueError(
-            f"trainer.max_epochs={most}: {checkpoint} is from epoch {saved['epoch'] + 1}; give a larger number, or go back "
-            "with ckpt=best"
-        )
-    log.info("resuming from %s", checkpoint)
-    if checkpoint.name != "last.ckpt":
-        log.info("back at step %d: metrics.csv and checkpoints of later steps are written anew", saved["global_step"])
-        run.go_back(checkpoint)
 
 
 def devices_of(cfg: DictConfig, data: ImageData, global_batch: int | None) -> Devices:
@@ -264,6 +218,18 @@ def plan_memory(
         return plan._replace(maps_blocks=maps_blocks)._asdict()
 
     return MemoryPlan(**from_rank_zero("memory_plan", decide, num_nodes=devices.num_nodes))
+
+
+def set_up(network: FromPixels, plan: MemoryPlan, *, synchronises: bool, compiles: bool) -> None:
+    """Makes process and network do as planned."""
+    if plan.maps_blocks:
+        runtime.map_blocks()
+    if synchronises:
+        network.synchronise_batch_norm()
+    if plan.memory == "low":
+        network.set_grad_checkpointing()
+    if compiles:
+        network.compile(dynamic=False)
 
 
 def build_module(

@@ -130,8 +130,8 @@ def _check_size(spec: NetworkSpec, path: Path) -> None:
         raise ValueError(f"it is said to have {needed} bytes of weights, the file has {held}")
 
 
-def check_resumable(path: Path, allow: Iterable[str] = ()) -> None:
-    """Looks at a checkpoint before Lightning does: its strategies have readers of their own, which may unpickle.
+def check_resumable(path: Path, allow: Iterable[str] = ()) -> dict[str, Any]:
+    """Reads a checkpoint before Lightning does: its strategies have readers of their own, which may unpickle.
 
     Raises:
         ValueError: when it isn't a checkpoint that training can go on from.
@@ -142,6 +142,7 @@ def check_resumable(path: Path, allow: Iterable[str] = ()) -> None:
     for name, kind in wanted.items():
         if not isinstance(checkpoint.get(name), kind):
             raise ValueError(f"{path} is damaged: it has no {name} to go on with")
+    return checkpoint
 
 
 def load_weights(network: FromPixels, path: Path, allow: Iterable[str] = ()) -> None:

@@ -1,16 +1,72 @@
-"""What of a checkpoint is state, and what the configuration says anew, when a run goes on.
+"""Where a run goes on from, and what of a checkpoint is state and what the configuration says anew.
 
 Moments and the number of steps are state. Rates, decay and schedules are options; PyTorch saves them beside the
 state and would bring them back, so that an option given on resuming would do nothing.
 """
 
 import logging
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from hct_lightning.machine import slurm as job
+from hct_lightning.runs.folder import Run
+from hct_lightning.training.checkpoints import check_resumable
+
 log = logging.getLogger(__name__)
+
+
+def checkpoint_to_resume(run: Run, ckpt: str | None, *, goes_on: bool) -> Path | None:
+    """The checkpoint that a run goes on from; None for a new one.
+
+    It is `last.ckpt`, or another one of the run where `ckpt` says so. Where Slurm has started a run again it is the
+    last one, which is then its own.
+
+    Args:
+        run: the folder.
+        ckpt: the option of this name.
+        goes_on: whether the run was named, by `run=`.
+
+    Raises:
+        ValueError: when the checkpoint is of another folder.
+    """
+    folder = run.folder / "checkpoints"
+    if not goes_on:
+        return folder / "last.ckpt" if job.goes_on() and (folder / "last.ckpt").exists() else None
+    chosen = run.checkpoint("last" if job.restarts() else ckpt or "last")
+    if chosen.resolve().parent != folder.resolve():
+        raise ValueError(
+            f"ckpt={ckpt}: a run goes on from a checkpoint of its own, in {folder}; give ckpt=best or last, or "
+            "begin a new run from this one's weights: ckpt=<file> without run="
+        )
+    return folder / chosen.name
+
+
+def go_on_from(checkpoint: Path, run: Run, *, max_epochs: int, allow: Iterable[str]) -> None:
+    """Looks at the checkpoint that a run goes on from, and makes an earlier one its last.
+
+    Args:
+        checkpoint: of the run.
+        run: the folder.
+        max_epochs: the option of this name; not above 0 where it is open.
+        allow: see `load_checkpoint`.
+
+    Raises:
+        ValueError: when training can't go on from it, or it has had all epochs already.
+    """
+    saved = check_resumable(checkpoint, allow)
+    if 0 < max_epochs <= saved["epoch"]:
+        raise ValueError(
+            f"trainer.max_epochs={max_epochs}: {checkpoint} is from epoch {saved['epoch'] + 1}; give a larger number, "
+            "or go back with ckpt=best"
+        )
+    log.info("resuming from %s", checkpoint)
+    if checkpoint.name != "last.ckpt":
+        log.info("back at step %d: metrics.csv and checkpoints of later steps are written anew", saved["global_step"])
+        run.go_back(checkpoint)
 
 
 class StepSchedule(LambdaLR):

@@ -87,6 +87,7 @@ def test_what_was_exported_and_what_it_costs(run):
     assert 0.5 < history["export/torchscript_int8/size_mb"][0] < 7
 
 
+@pytest.mark.slow
 def test_resumed_it_is_the_same_wandb_run(cli, run):
     cli(f"run={run}", "trainer.max_epochs=3", cwd=run.parent)
     assert len(list((run / "wandb").glob("offline-run-*"))) == 2

@@ -3,7 +3,10 @@
 import json
 import shutil
 
+import pytest
 
+
+@pytest.mark.slow
 def test_accuracy_size_and_time_against_the_percentage(cli, trained, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained, run, ignore=shutil.ignore_patterns("artifacts"))

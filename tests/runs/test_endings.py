@@ -55,6 +55,7 @@ def end(child: subprocess.Popen, folder: Path) -> tuple[int, list[str], dict]:
     return child.returncode, said.splitlines(), json.loads((folder / "run.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_web_servers_closed_connection_is_no_dead_rank(tmp_path):
     code, said, record = end(start(tmp_path, "raise RuntimeError('Connection closed by nccl.org')"), tmp_path)
     assert code == 1

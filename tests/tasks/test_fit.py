@@ -15,10 +15,8 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
 
-from hct_lightning.runs.folder import Run
-from hct_lightning.tasks.fit import build_optimizer, checkpoint_to_resume
+from hct_lightning.tasks.fit import build_optimizer
 from hct_lightning.training.checkpoints import load_checkpoint
 
 
@@ -217,24 +215,6 @@ def test_a_time_ends_a_run_whose_epochs_are_open(cli, tiny, tmp_path):
     assert "the schedule holds its rate after the warm-up" in done.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "completed"
     assert float(rows_of(tmp_path / "run")[-1]["lr-AdamW/pg1"] or "0.001") == pytest.approx(0.001)
-
-
-def test_a_run_goes_on_from_a_checkpoint_of_its_own(tmp_path, monkeypatch):
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    for name in ("last", "best", "epoch3"):
-        (folder / f"{name}.ckpt").touch()
-    (tmp_path / "other.ckpt").touch()
-
-    def chosen(ckpt: str | None) -> Path | None:
-        return checkpoint_to_resume(OmegaConf.create({"run": str(tmp_path), "ckpt": ckpt}), Run(tmp_path))
-
-    assert [chosen(ckpt) for ckpt in (None, "last", "best")] == [folder / f"{n}.ckpt" for n in ("last", "last", "best")]
-    assert chosen(str(folder / "epoch3.ckpt")) == folder / "epoch3.ckpt"
-    with pytest.raises(ValueError, match=r"other\.ckpt: a run goes on from a checkpoint of its own, in .*checkpoints"):
-        chosen(str(tmp_path / "other.ckpt"))
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # it went back to the best one before the restart
-    assert chosen("best") == folder / "last.ckpt"
 
 
 def test_bad_options_end_with_one_clear_line(cli, tiny, tmp_path):

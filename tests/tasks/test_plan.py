@@ -7,6 +7,7 @@ import pytest
 from hydra import compose, initialize_config_module
 
 
+@pytest.mark.slow
 def test_table_file_and_a_command_that_composes(cli, tmp_path):
     done = cli(
         "task=plan",

@@ -24,6 +24,7 @@ def test_prepare_then_train_from_the_store(cli, pictures, tmp_path):
     assert "prepared with data.geometry=cover, not paper" in done.stderr
 
 
+@pytest.mark.slow
 def test_training_from_a_store_ends_bitwise_where_training_from_files_ends(cli, pictures, tmp_path):
     import torch
 

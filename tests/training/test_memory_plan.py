@@ -91,6 +91,7 @@ def test_what_helps_is_said_in_numbers():
     assert MemoryPlan(8, "low").to_take_less(8, (512, 384)) == "use data.resolution=[384,288]"
 
 
+@pytest.mark.slow
 def test_low_takes_a_third_and_is_chosen_where_speed_does_not_fit(peak, plan):
     assert peak(4, memory="low") - peak(2, memory="low") < 0.4 * (peak(4) - peak(2))
     assert plan(8, 8.5)[:2] == (1, "speed")
@@ -119,6 +120,7 @@ def test_what_is_asked_for_is_done(plan):
         plan(8, 0.2)
 
 
+@pytest.mark.slow
 def test_from_the_command_line(cli, tiny, tmp_path):
     cli(
         *tiny,

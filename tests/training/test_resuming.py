@@ -1,12 +1,14 @@
 """Moments and steps come from a checkpoint, options from the configuration."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from hct_lightning.training.resuming import StepSchedule, keep_options
+from hct_lightning.runs.folder import Run
+from hct_lightning.training.resuming import StepSchedule, checkpoint_to_resume, keep_options
 
 
 def made(kind: type[torch.optim.Optimizer], policy: Any = lambda step: 1 / (1 + step), **options: Any) -> tuple:
@@ -73,3 +75,21 @@ def test_a_checkpoint_that_does_not_say_its_class_has_the_same(saved):
     _, _, optimizer, _ = made(torch.optim.AdamW, lr=0.01)
     optimizer.load_state_dict({key: value for key, value in saved[0].items() if key != "class"})
     assert optimizer.state_dict()["state"][0]["step"] == 3
+
+
+def test_a_run_goes_on_from_a_checkpoint_of_its_own(tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in ("last", "best", "epoch3"):
+        (folder / f"{name}.ckpt").touch()
+    (tmp_path / "other.ckpt").touch()
+
+    def chosen(ckpt: str | None) -> Path | None:
+        return checkpoint_to_resume(Run(tmp_path), ckpt, goes_on=True)
+
+    assert [chosen(ckpt) for ckpt in (None, "last", "best")] == [folder / f"{n}.ckpt" for n in ("last", "last", "best")]
+    assert chosen(str(folder / "epoch3.ckpt")) == folder / "epoch3.ckpt"
+    with pytest.raises(ValueError, match=r"other\.ckpt: a run goes on from a checkpoint of its own, in .*checkpoints"):
+        chosen(str(tmp_path / "other.ckpt"))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # it went back to the best one before the restart
+    assert chosen("best") == folder / "last.ckpt"

@@ -23,6 +23,7 @@ def result(done, run) -> tuple[dict, dict]:
     return ratios, written
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_and_judged(trained, tiny, cli, tmp_path):
     """The run's checkpoint and artifact at its own resolution, beside a network of timm."""
     models = [trained / "checkpoints" / "best.ckpt", trained / "artifacts" / "torchscript"]

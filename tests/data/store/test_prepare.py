@@ -263,6 +263,7 @@ def test_a_disk_that_is_too_small_is_refused_before(images, tmp_path, monkeypatc
     assert not list((tmp_path / "store").rglob("*.npy"))
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_leaves_what_was_made(images, tmp_path):
     """On a real disk of 100 kB: refused before, or filled by others half way; then enlarged."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:

@@ -14,8 +14,16 @@ from hct_lightning.data.sources import drawing
 from hct_lightning.deploy.int8.layers import sqnr_db
 from hct_lightning.training.checkpoints import load_network
 
-QUICK = ("torchscript", "torchscript_int8", "openvino", "openvino_int8", "onnx")
-OTHERS = ("torchscript_int8_dynamic", "openvino_bf16", "aoti", "aoti_bf16", "aoti_int8")  # up to a minute each
+QUICK = ("torchscript", "torchscript_int8", "openvino_int8")
+OTHERS = (
+    "openvino",
+    "onnx",
+    "torchscript_int8_dynamic",
+    "openvino_bf16",
+    "aoti",
+    "aoti_bf16",
+    "aoti_int8",
+)  # up to a minute each
 # Noise of the logits against the network's, in dB, that a precision may make at least.
 LEAST_DB = {"fp32": 80, "bf16": 25, "int8": 15}
 
@@ -126,9 +134,9 @@ def test_every_layer_really_is_int8(quick):
     assert int8_layers(folders["openvino_int8"]) == (22, 17, 39)
 
 
-@pytest.mark.parametrize("runtime", ["torchscript", "openvino"])
-def test_int8_is_a_third_of_fp32(quick, runtime):
-    folders, _, _ = quick
+@pytest.mark.parametrize("runtime", ["torchscript", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_int8_is_a_third_of_fp32(quick, runtime, request):
+    folders = quick[0] | (request.getfixturevalue("others")[0] if runtime == "openvino" else {})
     size = {
         name: json.loads((folders[name] / "artifact.json").read_text())["size_bytes"]
         for name in (runtime, f"{runtime}_int8")
