@@ -163,5 +163,6 @@ def other_rank(rank: int, file: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_all_ranks_hear_the_same_one_step_later(tmp_path):
     torch.multiprocessing.spawn(other_rank, (str(tmp_path / "meet"),), nprocs=2)

@@ -116,6 +116,7 @@ def test_the_other_rank_of_a_collective_is_not_the_cause(tmp_path, failing):
     assert record["reason"] == "RuntimeError: shapes do not match"
 
 
+@pytest.mark.slow
 def test_an_earlier_attempts_ending_is_not_believed(tmp_path):
     end(start(tmp_path, WAITS, "raise ValueError('old')"), tmp_path)
     assert list(tmp_path.glob(".ending-*-1.json"))

@@ -136,12 +136,14 @@ def test_resuming_at_the_end_of_an_epoch_is_bitwise_too_and_can_go_further(cli, 
     assert_bitwise(state_of(tmp_path / "a"), state_of(tmp_path / "b"))
 
 
+@pytest.mark.slow
 def test_seed_decides(cli, trained, tiny, tmp_path):
     cli(*tiny, "seed=1", f"hydra.run.dir={tmp_path}/other", "export=[]", cwd=tmp_path)
     ours, other = state_of(trained), state_of(tmp_path / "other")
     assert not torch.equal(ours["network.network.stem.conv.weight"], other["network.network.stem.conv.weight"])
 
 
+@pytest.mark.slow
 def test_fine_tunes_from_a_checkpoint_and_from_the_original_layout(cli, trained, tiny, tmp_path):
     from hct_lightning.models import HCT
     from hct_lightning.models.original import original_key
@@ -187,6 +189,7 @@ def test_back_to_the_best_checkpoint_it_ends_bitwise_where_it_ended(cli, trained
     assert again["confusion"] == ended["confusion"]
 
 
+@pytest.mark.slow
 def test_options_given_on_resuming_take_effect_from_any_folder_and_stay(cli, trained, pictures, tmp_path):
     """A relative root, another rate and decay; then once more, without saying them again."""
     small = ("data=folder", "data.root=pictures", "data.resolution=128", "data.batch_size=4", "export=[]")

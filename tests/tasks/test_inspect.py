@@ -48,6 +48,7 @@ def mean_of(paths: list[Path]) -> list[float]:
     return np.mean(squares, axis=(0, 1, 2)).tolist()
 
 
+@pytest.mark.slow
 def test_inspect_of_a_store_says_what_it_was_made_of(cli, pictures, tmp_path):
     cli("task=prepare", *SMALL, "prepare.output=store", "hydra.run.dir=p", cwd=tmp_path)
     done = cli("task=inspect", "data=store", "data.root=store", "hydra.run.dir=run", cwd=tmp_path)
