@@ -182,6 +182,16 @@ SMALL_TASKS = {
         "benchmark.rounds=1",
         "benchmark.warmup=1",
     ),
+    "benchmark=gigapixel": (
+        f"benchmark.photo={ROOT}/tests/photos/Plant/blue-periwinkle.jpg",
+        "benchmark.resolution=256",
+        "benchmark.file_resolution=512",
+        "benchmark.huge_resolution=512",
+        "benchmark.train_resolution=512",
+        "benchmark.tile=256",
+        "benchmark.rounds=1",
+    ),
+    "benchmark=memory_grid": ("benchmark.resolutions=[256]", "benchmark.batch_sizes=[1]", "benchmark.points=2"),
     "benchmark=scaling": (
         "benchmark.resolution=128",
         "benchmark.batch_size=2",
