@@ -227,7 +227,8 @@ class Loader:
                 start = self._waiting.now()
                 batch = ahead.next(left + beyond)
                 if self._transfer:
-                    batch = Batch(*self._transfer(batch.images, batch.labels), batch.index)
+                    images, labels = self._transfer(batch.images, batch.labels)
+                    batch = Batch(images, labels, batch.index)
                 self._waiting.add(start, self._waiting.now())
                 yield batch
         finally:
