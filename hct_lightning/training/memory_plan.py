@@ -52,7 +52,8 @@ class MemoryPlan(NamedTuple):
 class Feeding(NamedTuple):
     """What feeding batches takes beside the one that is trained on.
 
-    on_host: batches that are read ahead, by the images of a batch; pinned when the device is a GPU.
+    on_host: batches that are read ahead, by the images of a batch. For a GPU they are pinned, and so is the one that
+        is being copied.
     on_device: batches on their way to a GPU, or waiting there.
     augmenting: bytes that augmentation takes beside a batch, by its images.
     """
@@ -156,7 +157,7 @@ def choose_memory(
         ).on(device.type)
 
     def fits(mode: Memory, images: int) -> bool:
-        pinned = feeding.on_host(images) * pinned_bytes(images * channels * pixels)
+        pinned = (feeding.on_host(images) + 1) * pinned_bytes(images * channels * pixels)
         return room.holds(taken(mode, images), pinned)
 
     plenty = room.holds(at_once * pixels * MOST_PER_PIXEL)

@@ -1,5 +1,7 @@
 """What is checked on a machine with GPUs, as far as one without them can."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -23,6 +25,18 @@ def test_says_pass_fail_or_not_run_for_each_claim(monkeypatch):
 def test_a_check_that_can_fail():
     with pytest.raises(AssertionError, match="a relative error of"):
         gpu_check.relative_error(torch.ones(2), torch.zeros(2) + 0.5, 0.1)
+
+
+def test_pytorch_watches_all_steps_of_an_epoch_but_the_first(monkeypatch):
+    said = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", said.append)
+    watching = gpu_check.NoWaiting()
+    for batch_idx in range(4):
+        trainer = SimpleNamespace(is_last_batch=batch_idx == 3)
+        said.append(batch_idx)
+        watching.on_train_batch_start(trainer, None, None, batch_idx)
+        watching.on_train_batch_end(trainer, None, None, None, batch_idx)
+    assert said == [0, 1, "error", 2, 3, "default"]
 
 
 def test_an_unknown_claim_is_named():

@@ -155,7 +155,8 @@ class ReadAhead:
         shape = (len(indices), *self.images.reader.shape)
         pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pinned)
         jobs = [partial(self.images.into, i, place) for i, place in zip(indices, pixels.numpy(), strict=True)]
-        return Reading(pixels, [self._pool.submit(job).result for job in jobs] if self._pool else jobs)
+        waits = [self._pool.submit(job).result for job in jobs] if self._pool else jobs
+        return Reading(pixels, waits, self.pinned)
 
     def close(self) -> None:
         """Ends the threads; what they have read is dropped."""
@@ -169,10 +170,12 @@ class Reading(NamedTuple):
 
     pixels: Tensor
     images: Sequence[Callable[[], tuple[int, int]]]
+    pinned: bool
 
     def batch(self) -> Batch:
         labels, index = zip(*(image() for image in self.images), strict=True)
-        return Batch(self.pixels.permute(0, 3, 1, 2), torch.tensor(labels), torch.tensor(index))
+        images = self.pixels.permute(0, 3, 1, 2)
+        return Batch(images, torch.tensor(labels, pin_memory=self.pinned), torch.tensor(index))
 
 
 class Loader:
