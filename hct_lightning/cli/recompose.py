@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recorded import began_in, check_links, is_believed, read_overrides
 from hct_lightning.machine import ranks
-from hct_lightning.runs.folder import Run
+from hct_lightning.runs.record import read_record
 
 MULTIRUN = {"-m", "--multirun"}
 BEGUN = Path(".hydra", "overrides.yaml")  # of a run's folder: the options it began with
@@ -63,18 +63,15 @@ def _recorded(folder: Path) -> list[str]:
     overrides = [override for override in overrides if _still_meant(key_of(override), since)] + [*since.values()]
     mine = {key_of(override) for override in overrides}
     # What the environment or a default said is left to them where it is gone: the folder may have been moved here.
-    known = Run.record_in(folder).get("paths", {})
-    paths = {key: str(known[key]) for key in PATHS if key in known and (key in mine or Path(known[key]).exists())}
+    known = read_record(folder / "run.json").get("paths") or {}
+    paths = {key: known[key] for key in PATHS if key in known and (key in mine or Path(known[key]).exists())}
     overrides = [override for override in overrides if key_of(override) not in paths]
     return overrides + [f'{key}="{path}"' for key, path in paths.items()]
 
 
 def _since(folder: Path) -> list[str]:
     """The overrides by which the run in a folder went on differently."""
-    since = Run.record_in(folder).get("since", [])
-    if not isinstance(since, list) or not all(isinstance(override, str) for override in since):
-        raise ValueError(f"{folder / 'run.json'} is damaged: `since` is no list of overrides")
-    return since
+    return read_record(folder / "run.json").get("since") or []
 
 
 def _as_list(arg: str) -> str:

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from hct_lightning.deploy.artifact import read_descriptions
 from hct_lightning.report.predictions import Predictions, read_predictions
+from hct_lightning.runs.record import read_record
 from hct_lightning.runs.secrets import hide
 
 EPOCHS = re.compile(r"val/|time/|memory/|train/(accuracy|loss_epoch)$")  # what is logged once an epoch
@@ -39,7 +40,7 @@ class RunFiles:
     @cached_property
     def record(self) -> Mapping[str, Any]:
         """`run.json`."""
-        return read_json(self.folder / "run.json")
+        return read_record(self.folder / "run.json")
 
     @cached_property
     def metrics(self) -> Mapping[str, list[tuple[float, float]]]:

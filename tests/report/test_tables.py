@@ -12,7 +12,7 @@ from hct_lightning.report.tables import epoch_times_of, say_speed_up, time_table
 def epoch(seconds: float, ranks: int = 1) -> dict:
     """An epoch of `seconds`, a tenth of it loading, at 8 images in all."""
     row = {"load_s": 0.1 * seconds, "train_s": 0.9 * seconds, "wait_s": 0.0, "run_s": seconds}
-    return row | {"images_s": 8 / seconds, "ranks": [row] * ranks}
+    return row | {"epoch": 0, "images_s": 8 / seconds, "ranks": [row] * ranks}
 
 
 def shown(table) -> str:
