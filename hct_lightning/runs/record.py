@@ -23,13 +23,13 @@ def _text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-class _Whole(dict[str, Any]):
+class _Whole(dict[Any, Any]):
     """All of its keys have to be there."""
 
 
 _PARTS = _Whole.fromkeys(("load_s", "train_s", "wait_s", "run_s"), _duration)
 # By field. A dictionary may have these keys, or any where `str` stands for them; a list any number of the same.
-_SHAPE: dict[str, Any] = {
+_SHAPE: dict[Any, Any] = {
     "id": lambda value: _text(value) and re.fullmatch(r"\w{1,64}", value),  # W&B names a folder by it
     "status": _text,
     "reason": _text,
