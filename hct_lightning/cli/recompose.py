@@ -13,9 +13,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hct_lightning.cli.plain import plain
-from hct_lightning.cli.recorded import began_in, check_links, is_believed, read_overrides
+from hct_lightning.cli.recorded import began_in, is_believed, read_overrides
 from hct_lightning.machine import ranks
+from hct_lightning.runs.links import check_links
 from hct_lightning.runs.record import read_record
+from hct_lightning.runs.secrets import hide
 
 MULTIRUN = {"-m", "--multirun"}
 BEGUN = Path(".hydra", "overrides.yaml")  # of a run's folder: the options it began with
@@ -24,6 +26,17 @@ DATA = "hydra.job.env_set.HCT_DATA"  # where the points of a sweep find data
 RENAMED = {"trainer.accumulate_grad_batches": "micro_batches"}
 # Options that are paths, and mean what they meant in the folder where the run began.
 PATHS = ("data.root", "fit.against")
+
+
+def quoted(path: Path | str) -> str:
+    """A path as the value of an override.
+
+    Raises:
+        ValueError: for one that Hydra would take for something else: what stands in the environment, say.
+    """
+    if re.search(r'["\\]|\$\{', str(path)):
+        raise ValueError(f"{str(path)!r}: Hydra takes no path with a double quote, a backslash or ${{; rename it")
+    return f'"{path}"'
 
 
 def is_override(arg: str) -> bool:
@@ -66,7 +79,7 @@ def _recorded(folder: Path) -> list[str]:
     known = read_record(folder / "run.json").get("paths") or {}
     paths = {key: known[key] for key in PATHS if key in known and (key in mine or Path(known[key]).exists())}
     overrides = [override for override in overrides if key_of(override) not in paths]
-    return overrides + [f'{key}="{path}"' for key, path in paths.items()]
+    return overrides + [f"{key}={quoted(path)}" for key, path in paths.items()]
 
 
 def _since(folder: Path) -> list[str]:
@@ -84,7 +97,7 @@ def _environment(argv: list[str]) -> list[str]:
     """Writes $HCT_DATA down, for points of a sweep that begin later, and elsewhere."""
     data = os.environ.get("HCT_DATA")
     given = any(key_of(arg) == DATA for arg in argv)
-    return [f'+{DATA}="{Path(data).expanduser().absolute()}"'] if data and not given else []
+    return [f"+{DATA}={quoted(Path(data).expanduser().absolute())}"] if data and not given else []
 
 
 def recompose(argv: list[str]) -> list[str]:
@@ -119,7 +132,7 @@ def recompose(argv: list[str]) -> list[str]:
         begun = _of_sweep(folder, given)
         with suppress(OSError):  # paths mean what they meant where the sweep began
             os.chdir(began_in(folder / "multirun.yaml"))
-        return [*flags, "-m", *begun, *given.values(), f'hydra.sweep.dir="{folder}"']
+        return [*flags, "-m", *begun, *given.values(), f"hydra.sweep.dir={quoted(folder)}"]
     if not sweep and not (folder / BEGUN).exists():
         raise ValueError(
             f"run={run} is not the folder of an earlier run: there is no {folder / BEGUN}; "
@@ -133,17 +146,17 @@ def recompose(argv: list[str]) -> list[str]:
     if left and ranks.is_rank_zero():
         # In quotes, for it may hold anything.
         print(
-            f"{folder} says {' '.join(left)!r:.500}, which is not taken from there; give it again if you trust it",
+            f"{folder} says {hide(' '.join(left))!r:.500}, which is not taken from there; give it again if you trust it",
             file=sys.stderr,
         )
     # Ranks expand again what has been expanded.
     given = {key: override for key, override in given.items() if override not in earlier}
     given["task"] = f"task={verb}"
-    given["run"] = f'run="{folder}"'
+    given["run"] = f"run={quoted(folder)}"
     home = [
         "hydra.output_subdir=null",
-        f'hydra.run.dir="{folder}"',
-        f'hydra.sweep.dir="{folder}/slurm"',
+        f"hydra.run.dir={quoted(folder)}",
+        f"hydra.sweep.dir={quoted(folder / 'slurm')}",
         'hydra.sweep.subdir=".."',
     ]
     first = given.pop("run"), given.pop("task")  # behind them stands what is given now
@@ -175,7 +188,7 @@ def _of_sweep(folder: Path, given: dict[str, str]) -> list[str]:
     left = [override for override in meant if not _is_believed_of_sweep(override)]
     if left:
         raise ValueError(
-            f"{file} says {' '.join(left)!r:.500}, which is not taken from a sweep's folder; if you trust it, give it "
+            f"{file} says {hide(' '.join(left))!r:.500}, which is not taken from a sweep's folder; if you trust it, give it "
             f"again, after run={folder}"
         )
     return meant

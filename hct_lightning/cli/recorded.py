@@ -4,7 +4,6 @@ The folder may be a stranger's. What it says of data, network and training is ta
 program, send something somewhere or write outside of the folder is not.
 """
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,8 @@ _OF_LOGGERS = {"group", "log_model", "mode", "name", "notes", "project", "tags",
 _READ_ONLY = {"data.root", "fit.against"}  # they may name any place: nothing but what belongs there is written
 # Options that name a place, an account or a server, and Hydra's arguments without a name.
 _PLACE = re.compile(r"(^_args_|dir|path|cache|folder|output|uri|url|host|registry|workspace|entity|settings)$")
+# Of urls those of object stores and web servers alone: fsspec knows protocols that run programs, or write.
+_REMOTE = re.compile(r"(s3a?|gs|gcs|az|abfss?|https?|hf)://[^:]*(:\d+[^:]*)?")
 _ELSEWHERE = re.compile(r"^[/~]|(^|/)\.\.(/|$)|://")
 _CHOICE = re.compile(r"[\w\-+., \[\](){}:'\"=]*")  # no slash: a group's file is one of the group's folder
 
@@ -93,7 +94,8 @@ def is_believed(override: str) -> bool:
     if names[0] == "logger" and len(names) > 1 and (len(names) != 3 or names[2] not in _OF_LOGGERS):
         return False
     if key in _READ_ONLY:
-        return True
+        place = _text(parsed.value()) if not parsed.is_sweep_override() else override
+        return "::" not in place and ("://" not in place or _REMOTE.fullmatch(place) is not None)
     keys, values = [*names], [] if parsed.is_delete() else [parsed._value]
     while values:
         value = values.pop()
@@ -111,21 +113,3 @@ def is_believed(override: str) -> bool:
 
 def _text(value: Any) -> str:
     return value.text if isinstance(value, QuotedString) else str(value)
-
-
-def check_links(folder: Path) -> None:
-    """Refuses a folder with a link that leads out of it: what is written would land there.
-
-    Raises:
-        ValueError: naming the link.
-    """
-    folder = folder.resolve()
-    for parent, folders, names in os.walk(folder):
-        if Path(parent) == folder / "wandb":
-            folders.clear()  # W&B keeps links to its own cache in there, and makes a new folder each time
-        for name in (*folders, *names):
-            path = Path(parent, name)
-            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder):
-                raise ValueError(
-                    f"{path} leads to {os.path.realpath(path)}, outside of the run's folder; put the file itself there"
-                )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from hct_lightning.report.charts import COLOURS, Line, line_chart
 from hct_lightning.report.files import RunFiles
 from hct_lightning.report.page import Bar, Bars, Block, Charts, Note, Section, Table
+from hct_lightning.report.sections.overview import command
 
 PARTS = {"loading": "load_s", "training": "train_s", "waiting": "wait_s"}
 # Chart: lines that are solid, and dashed ones.
@@ -29,7 +30,7 @@ def curves(runs: Sequence[RunFiles]) -> Section:
     charts.append(line_chart("Learning rate", rates, x="step", from_zero=True))
     if not any(charts):
         text = "Curves: no epoch has been finished. To go on with the run:"
-        return Section("Curves", [Note(text, f"python -m hct_lightning run={runs[0].folder}", "missing")])
+        return Section("Curves", [Note(text, command("fit", runs[0]), "missing")])
     some = [Note(f"The {COLOURS} most accurate of {len(runs)} runs.")] if len(drawn) < len(runs) else []
     return Section("Curves", [*some, Charts(charts)])
 
