@@ -13,9 +13,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hct_lightning.cli.plain import plain
-from hct_lightning.cli.recorded import began_in, is_believed, read_overrides
+from hct_lightning.cli.recorded import began_in, is_believed
 from hct_lightning.machine import ranks
 from hct_lightning.runs.links import check_links
+from hct_lightning.runs.overrides import read_overrides
 from hct_lightning.runs.record import read_record
 from hct_lightning.runs.secrets import hide
 

@@ -8,10 +8,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, QuotedString
 from hydra.errors import HydraException
+
+from hct_lightning.runs.overrides import read_yaml
 
 # The first part of a key. Not here: hydra, safety, slurm, and the options of other verbs than fit.
 _GROUPS = {
@@ -44,37 +45,13 @@ _ELSEWHERE = re.compile(r"^[/~]|(^|/)\.\.(/|$)|://")
 _CHOICE = re.compile(r"[\w\-+., \[\](){}:'\"=]*")  # no slash: a group's file is one of the group's folder
 
 
-def read_overrides(file: Path, *path: str) -> list[str]:
-    """The overrides that a YAML file lists, under the keys of `path`.
-
-    Raises:
-        ValueError: when the file is damaged.
-    """
-    found = _read(file, *path)
-    found = [] if found is None else found
-    if not isinstance(found, list) or not all(isinstance(override, str) for override in found):
-        raise ValueError(f"{file} is damaged: it is no list of overrides")
-    return found
-
-
 def began_in(multirun: Path) -> str:
     """The folder in which a sweep began, by its `multirun.yaml`.
 
     Raises:
         ValueError: when the file is damaged.
     """
-    return str(_read(multirun, "hydra", "runtime", "cwd"))
-
-
-def _read(file: Path, *path: str) -> Any:
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-        for key in path:
-            found = found[key]
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{file} is damaged: {reason}") from error
-    return found
+    return str(read_yaml(multirun, "hydra", "runtime", "cwd"))
 
 
 def is_believed(override: str) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 
 from hct_lightning.cli.recompose import recompose
-from hct_lightning.cli.recorded import is_believed, read_overrides
+from hct_lightning.cli.recorded import is_believed
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,3 @@ def test_a_sweep_on_slurm_goes_on_with_the_slurm_options_of_now(tmp_path):
     with pytest.raises(ValueError, match=r"says '\+slurm=cpu slurm\.setup=\[evil\]', which is not taken"):
         recompose([f"run={tmp_path}"])
     assert recompose([f"run={tmp_path}", "+slurm=node"])[:3] == ["-m", "seed=3", "+slurm=node"]
-
-
-@pytest.mark.parametrize("text", ["[", "a: b", "- 1", "- [x]", "- !!python/object/apply:os.system [x]", "\x00", "- *x"])
-def test_a_damaged_file_is_named(tmp_path, text):
-    file = tmp_path / "overrides.yaml"
-    file.write_text(text)
-    with pytest.raises(ValueError, match=r"overrides\.yaml is damaged") as refused:
-        read_overrides(file)
-    assert "\n" not in str(refused.value)

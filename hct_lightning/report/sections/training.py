@@ -89,7 +89,8 @@ def _time_rows(run: RunFiles, against: RunFiles | None) -> list[list[str]]:
             faster.append(f"{theirs / mine:.2f}" if theirs and mine else "")
     rows = [row + faster]
     epochs = run.record.get("epoch_times") or []
-    for rank in range(run.ranks if epochs and run.ranks > 1 else 0):  # none where a run ended as it was resumed
+    ranks = min((len(epoch["ranks"]) for epoch in epochs), default=0)  # none where a run ended as it was resumed
+    for rank in range(ranks if run.ranks > 1 else 0):
         means = (
             sum(epoch["ranks"][rank][part] for epoch in epochs) / len(epochs) for part in (*PARTS.values(), "run_s")
         )
