@@ -90,7 +90,7 @@ def checkpoint(folder: Path, chance: random.Random) -> Callable[[], Any]:
     spec = NetworkSpec(model=model, classes=("a", "b"), decoding=DECODING, mean=(0.5,) * 3, std=(0.5,) * 3)
     weights = {f"network.{key}": value for key, value in spec.build().state_dict().items()}
     saved = {"hyper_parameters": {"spec": spec.as_json()}, "epoch": 1, "global_step": 3, "loops": {"fit_loop": {}}}
-    saved |= {"callbacks": {}, "optimizer_states": [], "lr_schedulers": []}
+    saved |= {"callbacks": {}, "optimizer_states": [{}], "lr_schedulers": [{}]}
     if chance.random() < 0.6:
         saved = mutate(saved, chance)
     torch.save(saved | {"state_dict": weights}, file)

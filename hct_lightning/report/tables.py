@@ -10,6 +10,7 @@ from rich.table import Table
 from hct_lightning.deploy.artifact import read_descriptions
 from hct_lightning.runs.console import results
 from hct_lightning.runs.folder import Run
+from hct_lightning.runs.record import read_record
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def epoch_times_of(against: str, size: Sequence[int], channels: int) -> list[dic
         ValueError: when there is no such run, it has no times, or had other images.
     """
     folder = Path(against).expanduser()
-    record = Run.record_in(folder)
+    record = read_record(folder / "run.json")
     if not record:
         raise ValueError(
             f"fit.against={against}: there is no run in {folder.resolve()}; give the folder of a finished one"

@@ -23,9 +23,12 @@ def on_terminal(stream: TextIO) -> bool:
 
 
 def results() -> Console:
-    """Standard output. In a pipe or a file it is wide, so that no table is cut off."""
+    """Standard output. In a pipe or a file it is wide, so that no table is cut off.
+
+    Names of classes and files are shown as they are, also where Rich would take a part of them for markup.
+    """
     wide = not on_terminal(sys.stdout) and "COLUMNS" not in os.environ
-    return Console(width=160 if wide else None)
+    return Console(width=160 if wide else None, markup=False, emoji=False)
 
 
 def track(what: str, items: Iterable[T], total: int, workers: int = 1) -> Iterable[T]:

@@ -20,6 +20,7 @@ from hct_lightning.callbacks.epoch_time import EpochTime
 from hct_lightning.callbacks.export import ExportAtEnd
 from hct_lightning.callbacks.micro_batches import MicroBatches
 from hct_lightning.callbacks.own_options import OwnOptions
+from hct_lightning.callbacks.restoring import Restoring
 from hct_lightning.cli.changes import options_of_training, say_changes
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import absolute_paths, given_options, since_begun
@@ -75,8 +76,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
         earlier = run.record if resume else {}
         run.update(classes=spec.classes, data=dataset.summary() | {"mean": spec.mean, "std": spec.std})
         devices = devices_of(cfg, data, earlier.get("global_batch"))
-        timer = EpochTime()
-        callbacks = build_callbacks(cfg, timer, devices.global_batch)
+        timer, restoring = EpochTime(), Restoring()
+        callbacks = [restoring, *build_callbacks(cfg, timer, devices.global_batch)]
         loggers = build_loggers(cfg, run)
 
         plan = plan_memory(cfg, data, devices, spec.build, earlier.get("memory_plan"))
@@ -102,7 +103,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
         if cfg.run:
             run.update(since=since_begun(folder))
         run.update(options=options_of_training(cfg))
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        with restoring.naming(resume):
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         record_results(run, trainer, module, timer, earlier)
     if trainer.is_global_zero:
         beside = [Path(cfg.fit.against)] if cfg.fit.against else []

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.markup import escape
 from rich.table import Table
 from torch.utils.data import BatchSampler
 
@@ -205,7 +204,7 @@ def saying_how_to_go_on(file: Predictions, *, named: bool) -> Iterator[None]:
 
 def show(file: Predictions) -> None:
     """The table of the first rows for people, the whole file for pipes; and how many images have no answer."""
-    table = Table("image", "class", *map(escape, file.classes))
+    table = Table("image", "class", *file.classes)
     failed = 0
     for i, (row, _) in enumerate(itertools.islice(whole_rows(file.path), 1, None)):
         path, winner, *probabilities, error = row
@@ -213,7 +212,7 @@ def show(file: Predictions) -> None:
         if i < SHOWN:
             name = path.encode(errors="replace").decode()
             numbers = (f"{float(p):.3f}" if p else "" for p in probabilities)
-            table.add_row(escape(name), escape(winner) or "no answer", *numbers)
+            table.add_row(name, winner or "no answer", *numbers)
     if len(file.images) > SHOWN:
         table.caption = f"and {len(file.images) - SHOWN} more"
     if on_terminal(sys.stdout):

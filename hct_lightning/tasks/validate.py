@@ -3,10 +3,10 @@
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -121,16 +121,24 @@ def chosen_split(catalogue: Catalogue, side: str, by: Sequence[str]) -> Split:
     return split
 
 
-def answered(split: Split, answers: Answers, classes: Sequence[str]) -> list[dict[str, str]]:
-    """Of each image its tags, its label, and the class that the network says."""
+class Judged(NamedTuple):
+    """An image's label, the class that the network says, and what a table says of it, by column."""
+
+    label: str
+    answer: str
+    tags: Mapping[str, str]
+
+
+def answered(split: Split, answers: Answers, classes: Sequence[str]) -> list[Judged]:
+    """Of each image what was said of it."""
     winners = answers.logits.argmax(dim=1).tolist()
     return [
-        split.tags_of(i) | {"label": classes[split.labels[i]], "class": classes[int(winner)]}
+        Judged(classes[split.labels[i]], classes[int(winner)], split.tags_of(i))
         for i, winner in zip(answers.index.tolist(), winners, strict=True)
     ]
 
 
-def accuracy_by(column: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def accuracy_by(column: str, rows: Sequence[Judged]) -> dict[str, Any]:
     """Accuracy for each label and value of a column.
 
     Returns:
@@ -139,7 +147,7 @@ def accuracy_by(column: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """
     right = defaultdict(list)
     for row in rows:
-        right[row["label"], row[column]].append(row["class"] == row["label"])
+        right[row.label, row.tags[column]].append(row.answer == row.label)
     parts = [
         {"label": label, "value": value, "images": len(hits), "accuracy": mean(hits)}
         for (label, value), hits in sorted(right.items())

@@ -24,6 +24,8 @@ THUMBNAIL = 256  # px, the longer side
 def write_answers(file: Path, answers: Answers, split: Split, classes: Sequence[str]) -> None:
     """Writes a CSV file with path, label, class, the probability of each class and the image's tags, a row an image.
 
+    A tag with a name of these columns' kind has `tag_` before it.
+
     Args:
         file: in a folder that is made when absent.
         answers: of images of `split`.
@@ -36,11 +38,10 @@ def write_answers(file: Path, answers: Answers, split: Split, classes: Sequence[
     paths = [split.paths[i] for i in answers.index.tolist()]
     labels = [classes[label] for label in map(int, answers.labels)]
     rows = prediction_rows(paths, labels, list(classes), answers.logits.softmax(dim=1).numpy())
-    header = rows[0]
     for name, values in split.tags.items():
-        if name not in header:
-            column = [name, *(values[i] for i in answers.index.tolist())]
-            rows = [[*row, value] for row, value in zip(rows, column, strict=True)]
+        ours = name == "class" or name.startswith(("p_", "tag_"))  # it would be taken for what the network says
+        column = [f"tag_{name}" if ours else name, *(values[i] for i in answers.index.tolist())]
+        rows = [[*row, value] for row, value in zip(rows, column, strict=True)]
     file.parent.mkdir(parents=True, exist_ok=True)
     with open_whole(file) as out:
         out.write(csv_text(rows).encode(errors="surrogateescape"))  # a path may be any bytes

@@ -142,6 +142,9 @@ def check_resumable(path: Path, allow: Iterable[str] = ()) -> dict[str, Any]:
     for name, kind in wanted.items():
         if not isinstance(checkpoint.get(name), kind):
             raise ValueError(f"{path} is damaged: it has no {name} to go on with")
+    for name in ("optimizer_states", "lr_schedulers"):  # fewer would begin anew, without a word
+        if [type(state) for state in checkpoint[name]] != [dict]:
+            raise ValueError(f"{path} is damaged: its {name} are not those of one")
     return checkpoint
 
 

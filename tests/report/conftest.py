@@ -40,7 +40,7 @@ def write_run(folder: Path, ranks: int = 1, accuracy: float = 0.75) -> Path:
         },
         "metrics": {"best": accuracy, "memory/peak_gib": 1.5},
         "epoch_times": epoch_times(ranks),
-        "memory_plan": {"ranks": ranks},
+        "memory_plan": {"ranks": ranks, "micro_batches": 1, "memory": "speed"},
         "versions": {"torch": "2.14"},
     }
     (folder / "run.json").write_text(json.dumps(record))

@@ -20,6 +20,14 @@ def test_a_wide_table_is_not_cut_in_a_pipe(monkeypatch, capsys):
     assert all(f"value {i:02d}" in shown for i in range(12))
 
 
+def test_names_are_shown_as_they_are(capsys):
+    table = Table("[red]", "[/]", title="[b]x")
+    table.add_row("[/class]", ":smile:")
+    results().print(table, "[link=x]")
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("[red]", "[/]", "[b]x", "[/class]", ":smile:", "[link=x]"))
+
+
 def test_columns_of_the_environment_count(monkeypatch):
     monkeypatch.setenv("COLUMNS", "97")
     assert results().width == 97
