@@ -12,6 +12,7 @@ from torch import Tensor
 
 Geometry = Literal["cover", "paper"]
 Size = tuple[int, int]
+NATIVE = "native"  # in the place of a size: every image as it is
 
 
 class Region(NamedTuple):
