@@ -168,7 +168,7 @@ class FromPixels(nn.Module):
             done = cast(HCT, self.network).local_stages
             return self.network(self._streamed(pixels), stem=nn.Identity(), stages_in_stem=done)
         if not isinstance(pixels, Tensor):
-            raise TypeError("an image that is read by region takes set_streaming, or StreamedHCT")
+            raise ValueError("an image that is read by region takes memory=stream")
         normalise = partial(self.normalise, dtype=self.precision(pixels.device.type))
         if self.grad_checkpointing and isinstance(self.network, HCT):
             weight = self.network.stem.conv.weight

@@ -36,7 +36,9 @@ class StreamedHCT:
         ValueError: where the network is no HCT, or is in training.
     """
 
-    def __init__(self, network: FromPixels, *, tile: int = 4096, workers: int = 1, background: int | None = None) -> None:
+    def __init__(
+        self, network: FromPixels, *, tile: int = 4096, workers: int = 1, background: int | None = None
+    ) -> None:
         if not isinstance(network.network, HCT):
             raise ValueError(f"{type(network.network).__name__} can't be streamed; HCT can")
         if network.training:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
@@ -135,9 +135,7 @@ class Tiled:
         return self.reach.length(self.size[0]), self.reach.length(self.size[1])
 
     def places(self) -> list[Place]:
-        rows, columns = (
-            _divided(length, most) for length, most in zip(self.output_size, self.tile, strict=True)
-        )
+        rows, columns = (_divided(length, most) for length, most in zip(self.output_size, self.tile, strict=True))
         return list(product(rows, columns))
 
     def pieces(self, skip: int = 0) -> Iterator[tuple[Place, Tensor]]:
@@ -207,7 +205,7 @@ def _divided(length: int, most: int) -> list[slice]:
     """Slices of 0..length of nearly one size, at most `most`."""
     count = -(-length // most)
     edges = [length * i // count for i in range(count + 1)]
-    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def in_order(function: Callable[[Place], T], places: Sequence[Place], workers: int) -> Iterator[T]:

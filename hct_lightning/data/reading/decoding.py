@@ -89,6 +89,13 @@ class Decoding:
             raise ValueError(f"a damaged decoding: {error!r}") from error
 
 
+def sizes_in_words(decoding: Decoding) -> str:
+    """`at 512x512 (cover)`, or that images keep their sizes."""
+    if decoding.size is None:
+        return "at their own sizes"
+    return f"at {decoding.size[0]}x{decoding.size[1]} ({decoding.geometry})"
+
+
 def padding_note(decoding: Decoding, sizes: Sequence[Size]) -> str | None:
     """What a user should know where images of these sizes, (height, width), are mostly padded; None otherwise."""
     if decoding.size is None:
