@@ -78,6 +78,8 @@ class WandbRun(Callback):
     ) -> None:
         if not trainer.is_global_zero or len(self._rows) >= self.samples:
             return
+        if not isinstance(batch.images, torch.Tensor):
+            return  # too large to be shown
         keep = min(len(batch.images), self.samples - len(self._rows))
         with torch.autocast(module.device.type, enabled=False):
             probabilities = module(batch.images[:keep]).float().softmax(dim=1).cpu()

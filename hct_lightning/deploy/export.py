@@ -27,6 +27,7 @@ from hct_lightning.deploy.int8.layers import layers, sqnr_db
 log = logging.getLogger(__name__)
 
 Exporter = Callable[..., Exported]
+EXAMPLE = (512, 512)  # px, of a network whose images keep their sizes
 
 
 def choose_exporters(export: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,6 +38,16 @@ def choose_exporters(export: Mapping[str, Any]) -> dict[str, Any]:
 def options_of(exporter: Exporter) -> Collection[str]:
     """The names of what an exporter can be told, such as `calibration` (to int8) and `percent` (of the layers)."""
     return inspect.signature(exporter).parameters
+
+
+def check_open_sizes(exporters: Mapping[str, Any]) -> None:
+    """Raises ValueError for exporters whose artifacts can't take an image of any size: all but those to TorchScript."""
+    for name, exporter in exporters.items():
+        if not inspect.unwrap(getattr(exporter, "func", exporter)).__module__.endswith(".torchscript"):
+            raise ValueError(
+                f"export={name} takes one size, or multiples of 32 pixels, and data.resolution=native has any; choose "
+                "among export=[torchscript,torchscript_int8,torchscript_int8_dynamic], or export=[]"
+            )
 
 
 class Reference:
@@ -102,7 +113,10 @@ def export_artifact(
     making.mkdir()
     started = time.perf_counter()
     try:
-        shape = (1, decoding["channels"], *decoding["size"])
+        if not decoding["size"]:
+            check_open_sizes({name: exporter})
+            dynamic = True
+        shape = (1, decoding["channels"], *(decoding["size"] or EXAMPLE))
         generator = torch.Generator().manual_seed(0)
         example = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         options: dict[str, Any] = {"dynamic": dynamic}

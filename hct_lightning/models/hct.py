@@ -20,9 +20,16 @@ from hct_lightning.models.performer import Kernel, PerformerAttention
 from hct_lightning.models.recompute import count_batches_once
 
 WIDTHS = (16, 32, 64, 128, 256)
+SMALLEST = 128  # pixels a side that the network takes
 # Of the convolution stages, those that an image passes through at once where it goes tile by tile (tiles.py).
 # A fourth would triple the margin that a tile needs.
 MOST_LOCAL_STAGES = 3
+
+
+def check_size(height: int, width: int) -> None:
+    """Raises ValueError for an image that HCT can't take."""
+    if min(height, width) < SMALLEST:
+        raise ValueError(f"an image of {height}x{width} is too small: HCT needs {SMALLEST}")
 
 
 def conv3x3(in_chans: int, out_chans: int, stride: int = 1) -> nn.Conv2d:
@@ -190,10 +197,10 @@ class HCT(nn.Module):
         """b in_chans h w -> b 256 h/128 w/128, normalised and activated.
 
         `stem` replaces the network's own stem, and its first stages where `stages_in_stem` says so: by one that
-        takes uint8 pixels, say.
+        takes uint8 pixels, say, or the map that these have given.
         """
-        if not torch.jit.is_tracing() and min(x.shape[-2:]) < 128:
-            raise ValueError(f"an image of {x.shape[-2]}x{x.shape[-1]} is too small: HCT needs 128")
+        if not torch.jit.is_tracing() and not stages_in_stem:
+            check_size(x.shape[-2], x.shape[-1])
         x = (stem or self.stem)(x)
         for stage in self.stages[stages_in_stem:]:
             if self.grad_checkpointing and torch.is_grad_enabled():

@@ -10,6 +10,7 @@ import torch
 from hydra.utils import instantiate
 
 from hct_lightning.data.reading.decoding import MAX_PIXELS_BEFORE, Decoding
+from hct_lightning.data.reading.geometry import NATIVE
 from hct_lightning.models import FromPixels
 
 VERSION = 2  # of the description as checkpoints hold it
@@ -57,7 +58,7 @@ class NetworkSpec:
         What is not done to its images (srgb, breast) is null: a store may have it done, which `check_decoding` sees.
         """
         decoding = {name: None if value is False else value for name, value in vars(self.decoding).items()}
-        return {"resolution": decoding["size"], "mean": self.mean, "std": self.std} | {
+        return {"resolution": decoding["size"] or NATIVE, "mean": self.mean, "std": self.std} | {
             name: value for name, value in decoding.items() if name not in ("size", "max_pixels")
         }
 

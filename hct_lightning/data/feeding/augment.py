@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from hct_lightning.data.feeding.loader import Batch
+from hct_lightning.data.reading.regions import Regions, Turned
 
 
 class Augmentation:
@@ -69,6 +70,9 @@ class Augmentation:
         """The batch, changed in place; its labels are shares of the classes when it was mixed."""
         if not self.active:
             return batch
+        if not isinstance(batch.images, Tensor):
+            rng = np.random.default_rng((seed, epoch, int(batch.index[0])))
+            return batch._replace(images=self._turn(batch.images, rng))
         rngs = [np.random.default_rng((seed, epoch, i)) for i in batch.index.tolist()]
         for image, rng in zip(batch.images, rngs, strict=True):
             changed = self._change(image, rng)
@@ -77,6 +81,23 @@ class Augmentation:
         if self.mixup or self.cutmix:
             return self._mix(batch, rngs, classes)
         return batch
+
+    def check_regions(self) -> None:
+        """Raises ValueError for what can't be done to an image that is read by region."""
+        for name in ("jitter", "brightness", "contrast", "mixup", "cutmix"):
+            if value := getattr(self, name):
+                raise ValueError(
+                    f"data.augment.{name}={value} changes whole images, and with memory=stream data.resolution=native "
+                    "reads large ones by region; leave it out (flips and quarter turns work)"
+                )
+
+    def _turn(self, image: Regions, rng: np.random.Generator) -> Turned:
+        """What `_change` does to an image in memory, as far as `check_regions` lets it."""
+        flip, vertical_flip, turn = rng.random(3)
+        turns = rng.integers(1, 4)
+        height, width, _ = image.shape
+        quarters = 0 if turn >= self.quarter_turns else int(turns) if height == width else 2
+        return Turned(image, flip=flip < self.flip, vertical_flip=vertical_flip < self.vertical_flip, quarters=quarters)
 
     def _change(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         """c h w -> c h w. All is drawn whatever is used, so that options don't shift one another."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 Geometry = Literal["cover", "paper"]
 Size = tuple[int, int]
+NATIVE = "native"  # in the place of a size: every image as it is
 
 
 class Region(NamedTuple):
@@ -23,16 +24,17 @@ class Region(NamedTuple):
     width: int
 
 
-def as_size(resolution: int | Sequence[int]) -> Size:
+def as_size(resolution: int | str | Sequence[int]) -> Size:
     """`resolution` as (height, width).
 
     Raises:
         ValueError: unless it is a positive int or two of them.
     """
-    size = tuple(resolution) if isinstance(resolution, Sequence) else (resolution, resolution)
+    one = isinstance(resolution, int | str)
+    size = (resolution, resolution) if one else tuple(resolution)
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise ValueError(f"resolution={resolution}: give one positive number of pixels or [height, width]")
-    height, width = size
+    height, width = map(int, size)
     return height, width
 
 
