@@ -131,7 +131,7 @@ class ImageData(lightning.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         _ = self.dataset
 
-    def loader(self, images: Images, batches: GlobalBatches | BatchSampler) -> Loader:
+    def loader(self, images: Images, batches: GlobalBatches | BatchSampler | list[list[int]]) -> Loader:
         """A loader over a dataset's batches, for this rank's device."""
         local = self.trainer.num_devices if self.trainer else 1
         return Loader(
@@ -174,6 +174,18 @@ class ImageData(lightning.LightningDataModule):
         shard = EveryImageOnce(len(split), rank=self._running.global_rank, world=self._running.world_size)
         size = max(1, self.batch_size // self.micro_batches)
         return self.loader(self.dataset.images(split), BatchSampler(shard, size, drop_last=False))
+
+    def without_augmentation(self, count: int) -> Loader:
+        """This rank's batches of training images as they are, on its device; about `count` images over all ranks.
+
+        They are as large as in training. Every rank has as many, and which they are depends on their size alone.
+        """
+        world, train = self._running.world_size, self.dataset.catalogue.train
+        size = max(1, (self.global_batch or self.batch_size * world) // (world * self.micro_batches))
+        batches = max(1, min(count, len(train)) // (size * world)) * world
+        order = np.random.default_rng(self.seed).permutation(len(train))[: batches * size]
+        mine = order.reshape(batches, size)[self._running.global_rank :: world]
+        return self.loader(self.dataset.images(train, replace=True), mine.tolist())
 
     def calibration(self, count: int) -> Pixels:
         """Batches, b c h w uint8, of training images as they are, the classes mixed in proportion."""

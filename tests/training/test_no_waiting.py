@@ -41,7 +41,7 @@ OPTIONS = (
     "+callbacks.refuse._target_=waiting.Refuse",
     f"+callbacks.refuse.allowed=[{','.join(map(repr, READS))}]",
 )
-RECOMPUTING = ("memory=low", "micro_batches=2", "optim=adamw", "trainer.precision=bf16-mixed")
+RECOMPUTING = ("callbacks=averaged", "memory=low", "micro_batches=2", "optim=adamw", "trainer.precision=bf16-mixed")
 
 
 def losses(epochs: int) -> list[int]:
