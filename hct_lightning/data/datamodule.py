@@ -11,7 +11,7 @@ from torch.utils.data import BatchSampler
 
 from hct_lightning.data.catalogue import Catalogue, Split
 from hct_lightning.data.dataset import Dataset, open_dataset
-from hct_lightning.data.feeding.augment import Augmentation
+from hct_lightning.data.feeding.augment.augmentation import Augmentation
 from hct_lightning.data.feeding.loader import Batch, Images, Loader, Pixels, auto_workers
 from hct_lightning.data.feeding.samplers import EveryImageOnce, GlobalBatches
 from hct_lightning.data.reading.decoding import Decoding
@@ -103,6 +103,7 @@ class ImageData(lightning.LightningDataModule):
         self._training: Loader | None = None  # reads ahead until it is closed
         self.global_batch: int | None = None  # over all ranks; by default batch_size on each
         self.micro_batches = 1
+        self.total_steps: Callable[[], float] = lambda: self._running.estimated_stepping_batches
         self.measured = "valid"  # the split that validation goes through
 
     @property
@@ -117,9 +118,6 @@ class ImageData(lightning.LightningDataModule):
                 skips=self.on_error == "skip",
                 workers=auto_workers(self.num_workers),
             )
-            changes = self.augment.brightness or self.augment.contrast
-            if changes and self._dataset.decoding.channels not in (1, 3):
-                raise ValueError("data.augment.brightness and contrast are for 1 or 3 channels; set both 0")
         return self._dataset
 
     @property
@@ -212,7 +210,13 @@ class ImageData(lightning.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training batches on the device, seeded by (seed, epoch, index)."""
-        if self._running.training:
-            epoch = self.order.epoch(self._running.global_step)
-            return self.augment(batch, seed=self.seed, epoch=epoch, classes=len(self.dataset.classes))
-        return batch
+        if not self._running.training:
+            return batch
+        step = self._running.global_step
+        return self.augment(
+            batch,
+            seed=self.seed,
+            epoch=self.order.epoch(step),
+            classes=len(self.dataset.classes),
+            progress=step / self.total_steps(),
+        )
