@@ -11,7 +11,7 @@ from torch.utils.data import BatchSampler
 
 from hct_lightning.data.catalogue import Catalogue, Split
 from hct_lightning.data.dataset import Dataset, open_dataset
-from hct_lightning.data.feeding.augment import Augmentation
+from hct_lightning.data.feeding.augment.augmentation import Augmentation
 from hct_lightning.data.feeding.loader import Batch, Images, Loader, Pixels, auto_workers, batches_ahead
 from hct_lightning.data.feeding.samplers import EveryImageOnce, GlobalBatches
 from hct_lightning.data.reading.decoding import Decoding
@@ -105,6 +105,7 @@ class ImageData(lightning.LightningDataModule):
         self._training: Loader | None = None  # reads ahead until it is closed
         self.global_batch: int | None = None  # over all ranks; by default batch_size on each
         self.micro_batches = 1
+        self.total_steps: Callable[[], float] = lambda: self._running.estimated_stepping_batches
         self.measured = "valid"  # the split that validation goes through
 
     @property
@@ -119,9 +120,6 @@ class ImageData(lightning.LightningDataModule):
                 skips=self.on_error == "skip",
                 workers=auto_workers(self.num_workers),
             )
-            changes = self.augment.brightness or self.augment.contrast
-            if changes and self._dataset.decoding.channels not in (1, 3):
-                raise ValueError("data.augment.brightness and contrast are for 1 or 3 channels; set both 0")
         return self._dataset
 
     def read_by_region(self, most_pixels: int) -> None:
@@ -147,7 +145,7 @@ class ImageData(lightning.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         _ = self.dataset
 
-    def loader(self, images: Images, batches: GlobalBatches | BatchSampler) -> Loader:
+    def loader(self, images: Images, batches: GlobalBatches | BatchSampler | list[list[int]]) -> Loader:
         """A loader over a dataset's batches, for this rank's device."""
         local = self.trainer.num_devices if self.trainer else 1
         return Loader(
@@ -191,6 +189,18 @@ class ImageData(lightning.LightningDataModule):
         size = 1 if self.dataset.reader.varies else max(1, self.batch_size // self.micro_batches)
         return self.loader(self.dataset.images(split), BatchSampler(shard, size, drop_last=False))
 
+    def without_augmentation(self, count: int) -> Loader:
+        """This rank's batches of training images as they are, on its device; about `count` images over all ranks.
+
+        They are as large as in training. Every rank has as many, and which they are depends on their size alone.
+        """
+        world, train = self._running.world_size, self.dataset.catalogue.train
+        size = max(1, (self.global_batch or self.batch_size * world) // (world * self.micro_batches))
+        batches = max(1, min(count, len(train)) // (size * world)) * world
+        order = np.random.default_rng(self.seed).permutation(len(train))[: batches * size]
+        mine = order.reshape(batches, size)[self._running.global_rank :: world]
+        return self.loader(self.dataset.images(train, replace=True), mine.tolist())
+
     def calibration(self, count: int) -> Pixels:
         """Batches, b c h w uint8, of training images as they are, the classes mixed in proportion."""
         split = self.dataset.catalogue.train.at_most(count)
@@ -217,7 +227,13 @@ class ImageData(lightning.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training batches on the device, seeded by (seed, epoch, index)."""
-        if self._running.training:
-            epoch = self.order.epoch(self._running.global_step)
-            return self.augment(batch, seed=self.seed, epoch=epoch, classes=len(self.dataset.classes))
-        return batch
+        if not self._running.training:
+            return batch
+        step = self._running.global_step
+        return self.augment(
+            batch,
+            seed=self.seed,
+            epoch=self.order.epoch(step),
+            classes=len(self.dataset.classes),
+            progress=step / self.total_steps(),
+        )

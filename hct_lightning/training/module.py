@@ -123,8 +123,8 @@ class ImageClassifier(lightning.LightningModule):
             label_smoothing=self.label_smoothing,
             reduction="sum",
         )
-        size = len(batch.labels)
-        mean = total.detach() / size
+        size, crops = len(batch.index), len(batch.labels) // len(batch.index)
+        mean = total.detach() / (size * crops)
         labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(dim=1)  # mixed: the larger share
         right = (logits.detach().argmax(dim=1) == labels).float().mean()
         # Nothing here is read or waits for other ranks: those of the epoch are when it ends, the other every
@@ -132,7 +132,7 @@ class ImageClassifier(lightning.LightningModule):
         for name, value in (("train/loss_epoch", mean), ("train/accuracy", right)):
             self.log(name, value, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         self.log("train/loss_step", mean, on_step=True, on_epoch=False)
-        return total / (self.images_per_backward or size)
+        return total / (crops * (self.images_per_backward or size))
 
     def on_validation_epoch_start(self) -> None:
         self._answers = []

@@ -28,7 +28,7 @@ from hct_lightning.callbacks.last_checkpoint import Exchange, LastCheckpoint, Lo
 from hct_lightning.callbacks.micro_batches import MicroBatches
 from hct_lightning.callbacks.reseed import Reseed
 from hct_lightning.data.datamodule import ImageData
-from hct_lightning.data.feeding.augment import Augmentation
+from hct_lightning.data.feeding.augment.augmentation import Augmentation
 from hct_lightning.data.feeding.loader import Batch
 from hct_lightning.data.feeding.transfer import Transfer
 from hct_lightning.training.module import ImageClassifier
@@ -60,7 +60,8 @@ class Data(lightning.LightningDataModule):
     def __init__(self) -> None:
         super().__init__()
         options = dict.fromkeys(("flip", "vertical_flip", "quarter_turns", "brightness", "contrast"), 0.5)
-        self.augment = Augmentation(**options, jitter=4, mixup=0.5, cutmix=0.5)
+        options |= dict.fromkeys(("scale", "colour", "blur", "jpeg", "erase", "mixup", "cutmix"), 0.5)
+        self.augment = Augmentation(**options, jitter=4, rotation=9, crop=0.9)
 
     def train_dataloader(self) -> "Data":
         return self
@@ -75,7 +76,9 @@ class Data(lightning.LightningDataModule):
         for _ in range(len(self)):
             pixels = torch.empty(2, 128, 128, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
             images, labels = transfer(pixels, torch.zeros(2, dtype=torch.long))
-            index = mock.Mock(tolist=lambda: [0, 1])  # which is read on the CPU; fake tensors can't be
+            index = mock.MagicMock(
+                **{"tolist.return_value": [0, 1], "__len__.return_value": 2}
+            )  # which is read on the CPU; fake tensors can't be
             yield Batch(images, labels, index)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

@@ -38,7 +38,8 @@ class Batch(NamedTuple):
     images: b c h w uint8, channels_last in memory; in the place of a batch of one also an image that is read by
         region.
     labels: b int64; where images are mixed, b classes floats.
-    index: b int64, position in the split; negative for padding, which must not be counted.
+    index: b int64, position in the split; negative for padding, which must not be counted. One an image, where
+        augmentation takes several crops: the first of all images, then the second of all.
     """
 
     images: Any  # Tensor | Regions: what takes all kinds asks
