@@ -32,14 +32,14 @@ def test_equal_steps_look_equal(colours):
 
 
 def test_below_the_picture_stands_the_legend_and_above_nothing_has_moved():
-    image = overlay(torch.randint(0, 256, (3, 90, 160), dtype=torch.uint8), BRIGHT, colours="magma", alpha=0.3)
+    image = overlay(torch.randint(0, 256, (3, 90, 400), dtype=torch.uint8), BRIGHT, colours="magma", alpha=0.3)
     framed = with_legend(image, BRIGHT, "occlusion: cat", colours="magma")
-    assert framed.width == 160
+    assert framed.width == 400
     assert framed.height > 100
     assert np.array_equal(np.asarray(framed)[:90], np.asarray(image))
     strip = np.asarray(framed)[90:]
-    assert (strip == 0).all(axis=2).any(), "there are letters"
-    assert (strip == palette("magma")[200]).all(axis=2).any(), "and colours"
+    assert (strip.max(axis=2) < 120).any(), "there are letters"
+    assert (strip == palette("magma")[255]).all(axis=2).any(), "and colours"
 
 
 def test_three_files_of_each(tmp_path):

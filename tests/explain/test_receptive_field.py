@@ -31,12 +31,13 @@ def test_a_convolution_reaches_as_far_as_its_kernel(pixels):
 def test_attention_reaches_the_whole_image_where_convolutions_do_not(hct):
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (1, 3, 1024, 1024), dtype=torch.uint8)
-    ours, twin = (receptive_field(hct(conv_stages=stages), [pixels]) for stages in (3, 5))
+    ours, twin = (receptive_field(hct(conv_stages=stages, blocks=[1] * 5), [pixels]) for stages in (3, 5))
     assert ours.sum().item() == pytest.approx(1, abs=1e-3)
-    corners = [(slice(0, 32), slice(0, 32)), (slice(960, 992), slice(960, 992))]
-    assert all((ours[corner] > 0).float().mean() > 0.9 for corner in corners)
-    assert all(twin[corner].abs().max() < 1e-3 * twin.max() for corner in corners)
-    assert half_side(twin, 0.95) < half_side(ours, 0.95)
+    reached = twin.nonzero()
+    assert reached.min() >= 128, "as reach_of says of these convolutions"
+    assert reached.max() < 892
+    for corner in (slice(16, 64), slice(940, 990)):
+        assert (ours[corner, corner] > 0).all()
 
 
 def test_a_network_without_a_map_is_named(pixels):
