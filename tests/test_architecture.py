@@ -16,7 +16,7 @@ BESIDE = ("callbacks", "conf", "slurm", "sweeps")  # at the top of the checkout,
 FLOORS = (
     {"machine", "models"},
     {"deploy", "runs"},
-    {"cli", "data", "report"},
+    {"cli", "data", "explain", "report"},
     {"app", "slurm", "training"},
     {"benchmarks", "callbacks", "tasks"},
 )

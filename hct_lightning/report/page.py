@@ -94,7 +94,7 @@ class Picture:
 
     file: Path
     text: str
-    good: bool
+    good: bool = True
 
     @property
     def data(self) -> str:
@@ -103,10 +103,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Small images in rows."""
+    """Images in rows, small squares; or `whole`, larger and uncut."""
 
     caption: str
     pictures: Sequence[Picture]
+    whole: bool = False
     kind: ClassVar = "pictures"
 
 

@@ -19,6 +19,7 @@ from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import key_of
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.data.dataset import Dataset
+from hct_lightning.data.reading.channels import as_rgb
 from hct_lightning.data.reading.geometry import resize
 from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.data.survey import Survey, survey
@@ -75,11 +76,10 @@ def contact_sheet(data: Dataset, samples: int, side: int) -> Image.Image:
         left, top = n % columns * (side + 4), n // columns * (side + line + 4)
         draw.text((left, top), data.classes[labels[i]], "black")
         try:
-            small = resize(data.reader(paths[i]), size)
+            small = as_rgb(resize(data.reader(paths[i]), size))
         except UnreadableImageError:
             draw.text((left, top + line), "can't be read", "red")
             continue
-        small = small[:3] if data.decoding.channels >= 3 else small[:1].expand(3, -1, -1)
         sheet.paste(Image.fromarray(small.permute(1, 2, 0).numpy()), (left, top + line))
     return sheet
 

@@ -1,10 +1,8 @@
 """Classes and probabilities of new images."""
 
-import glob
 import hashlib
 import itertools
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,11 +20,11 @@ from hct_lightning.callbacks.watch_ranks import WatchRanks
 from hct_lightning.callbacks.write_predictions import WritePredictions
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import given_options
-from hct_lightning.data.catalogue import some
 from hct_lightning.data.feeding.loader import Images, Loader, auto_workers
 from hct_lightning.data.feeding.samplers import EveryImageOnce
-from hct_lightning.data.reading.decoding import Decoding, padding_note, sizes_in_words
-from hct_lightning.data.reading.image import is_image, sample_sizes
+from hct_lightning.data.inputs import find_images, skips_unreadable
+from hct_lightning.data.reading.decoding import padding_note, sizes_in_words
+from hct_lightning.data.reading.image import sample_sizes
 from hct_lightning.data.reading.readers import FileReader, NativeReader
 from hct_lightning.deploy.artifact import digest
 from hct_lightning.machine.devices import Devices, choose_devices
@@ -41,7 +39,6 @@ from hct_lightning.training.checkpoints import load_network
 from hct_lightning.training.kept_map import KeptMap
 from hct_lightning.training.large_images import StreamsInMemory, Way, check_background, way_through
 from hct_lightning.training.module import ImageClassifier
-from hct_lightning.training.spec import NetworkSpec
 from hct_lightning.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
@@ -59,9 +56,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
     run = Run(folder, writes=is_rank_zero())
     checkpoint = run.checkpoint(cfg.ckpt or "best")
     network, spec = load_network(checkpoint, cfg.safety.allow)
-    images = find_images(plain(cfg.predict)["input"])
-    skips = skips_unreadable(cfg.data.on_error, images)
-    decoding = chosen_decoding(cfg, spec)
+    images = find_images(plain(cfg.predict)["input"], "predict.input")
+    skips = skips_unreadable(cfg.data.on_error, images, "predict.input")
+    decoding = spec.reading(given_options(cfg, "data", *spec.unsaid), plain(cfg.predict)["resolution"])
     reader = FileReader(decoding) if decoding.size else NativeReader(decoding)
     check_background(cfg.predict.background)
     devices = devices_of(cfg, len(images))
@@ -134,57 +131,6 @@ def devices_of(cfg: DictConfig, images: int) -> Devices:
     asked = plain(cfg.trainer)["devices"]
     asked = min(asked, images) if isinstance(asked, int) else asked
     return choose_devices(cfg.trainer.accelerator, asked, cfg.trainer.num_nodes, cfg.data.batch_size)
-
-
-def chosen_decoding(cfg: DictConfig, spec: NetworkSpec) -> Decoding:
-    """What the network was trained on, with what the command line says of `data` and `predict.resolution` on top."""
-    given = given_options(cfg, "data", *spec.unsaid)
-    spec.check_normalisation(given)
-    size = plain(cfg.predict)["resolution"]
-    return spec.decoding.with_options(given | ({"resolution": size} if size else {}))
-
-
-def find_images(given: object) -> list[str]:
-    """The images of `predict.input`, in its order.
-
-    Args:
-        given: a file name, a folder (searched recursively, sorted), a glob (sorted), a text file (`.txt`) with a path
-            a line, relative to its folder; or several of these.
-
-    Raises:
-        FileNotFoundError: when there are none.
-    """
-    if isinstance(given, Sequence) and not isinstance(given, str):
-        return [image for one in given for image in find_images(one)]
-    path = Path(str(given)).expanduser()
-    if path.is_file() and path.suffix.lower() == ".txt":
-        lines = path.read_bytes().decode("utf-8-sig", "surrogateescape").split("\n")
-        images = [str(path.parent / line.rstrip("\r")) for line in lines if line.strip()]
-    elif path.is_file():
-        images = [str(path)]  # whatever its name
-    else:
-        found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-        images = sorted(str(p) for p in found if p.is_file() and is_image(p))
-    if not images:
-        raise FileNotFoundError(f"predict.input={given}: no image there")
-    return images
-
-
-def skips_unreadable(on_error: str, images: Sequence[str]) -> bool:
-    """Whether unreadable images are left out.
-
-    Raises:
-        ValueError: for another option than `raise` and `skip`.
-        FileNotFoundError: for images that aren't there, when they are not to be skipped.
-    """
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"data.on_error={on_error}: choose raise or skip")
-    if on_error == "raise" and (absent := [image for image in images if not os.path.exists(image)]):
-        raise FileNotFoundError(
-            f"predict.input names {len(absent)} files that aren't there: {some(absent)}; correct it, or give "
-            "data.on_error=skip"
-        )
-    return on_error == "skip"
 
 
 def digest_of(images: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from hct_lightning.data.catalogue import Split
+from hct_lightning.data.reading.channels import as_rgb
 from hct_lightning.data.reading.geometry import resize
 from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.data.reading.readers import NativeReader, Reader
@@ -68,6 +69,6 @@ def write_thumbnails(file: Path, reader: Reader) -> None:
                 continue  # too large to be read for that
             scale = min(1.0, THUMBNAIL / max(image.shape[-2:]))
             height, width = (max(1, round(side * scale)) for side in image.shape[-2:])
-            small = resize(image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1), (height, width))
+            small = resize(as_rgb(image), (height, width))
             with open_whole(found.thumbnail(row)) as out:
                 Image.fromarray(small.permute(1, 2, 0).numpy()).save(out, "JPEG", quality=85)

@@ -62,6 +62,19 @@ class NetworkSpec:
             name: value for name, value in decoding.items() if name not in ("size", "max_pixels")
         }
 
+    def reading(self, given: dict[str, Any], resolution: int | Sequence[int] | None = None) -> Decoding:
+        """How new images are read: as those of the training, with what is asked for on top.
+
+        Args:
+            given: options of the group `data` that the command line names.
+            resolution: another one, where it is not None.
+
+        Raises:
+            ValueError: where another mean or deviation is asked for.
+        """
+        self.check_normalisation(given)
+        return self.decoding.with_options(given | ({"resolution": resolution} if resolution else {}))
+
     def check_classes(self, found: Sequence[str]) -> None:
         """Raises ValueError when data has other classes than the network was trained on."""
         if tuple(found) != self.classes:

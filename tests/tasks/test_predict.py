@@ -14,51 +14,17 @@ import pytest
 import torch
 from PIL import Image
 
+from hct_lightning.data.inputs import find_images
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.geometry import apply
 from hct_lightning.data.reading.image import read_image
 from hct_lightning.runs.predictions import Predictions
-from hct_lightning.tasks.predict import find_images, show, skips_unreadable
+from hct_lightning.tasks.predict import show
 from hct_lightning.training.checkpoints import load_network
 
 
-def test_inputs_are_a_file_a_folder_or_a_glob(photos):
-    files = sorted(str(p) for p in photos.rglob("*.jpg"))
-    assert find_images(files[0]) == files[:1]
-    assert find_images(str(photos)) == files
-    assert find_images(f"{photos}/**/*.jpg") == files
-    with pytest.raises(FileNotFoundError, match="no image there"):
-        find_images(f"{photos}/nothing*.png")
-
-
-def test_inputs_are_a_list_too_in_its_order_and_an_image_twice(photos, tmp_path):
-    files = sorted(str(p) for p in photos.rglob("*.jpg"))
-    odd = tmp_path / os.fsdecode(b"\xff [a].jpg")
-    odd.touch()
-    listed = tmp_path / "list.txt"
-    listed.write_bytes(
-        b"\xef\xbb\xbf" + files[1].encode() + b"\r\n\n" + files[0].encode() + b"\n" + os.fsencode(odd.name)
-    )
-    assert find_images(str(listed)) == [files[1], files[0], str(odd)]
-    assert find_images([files[2], str(listed), files[2]]) == [files[2], files[1], files[0], str(odd), files[2]]
-    assert find_images(str(odd)) == [str(odd)]
-    for nothing in (tmp_path / "none.txt", tmp_path / "empty"):
-        (nothing.touch if nothing.suffix else nothing.mkdir)()
-        with pytest.raises(FileNotFoundError, match="no image there"):
-            find_images(str(nothing))
-
-
-def test_images_that_are_not_there_are_named_at_once_or_skipped(photos):
-    images = [*find_images(str(photos)), "gone.jpg"]
-    with pytest.raises(FileNotFoundError, match=r"1 files that aren't there: gone\.jpg; .*data\.on_error=skip"):
-        skips_unreadable("raise", images)
-    assert skips_unreadable("skip", images)
-    with pytest.raises(ValueError, match=r"data\.on_error=ignore: choose raise or skip"):
-        skips_unreadable("ignore", images)
-
-
 def test_predict_gives_the_networks_probabilities(cli, trained, photos, tmp_path):
-    files = find_images(str(photos))
+    files = find_images(str(photos), "predict.input")
     done = cli(
         "task=predict", f"run={trained}", f"predict.input={photos}", f"predict.output={tmp_path}/out.csv", cwd=tmp_path
     )
@@ -99,11 +65,11 @@ def test_predict_finds_the_run_of_a_checkpoint(cli, trained, photos, tmp_path):
 def odd(photos, tmp_path) -> Path:
     """Eleven images, the seventh broken; names that are not easy."""
     (tmp_path / "odd").mkdir()
-    files = find_images(str(photos))
+    files = find_images(str(photos), "predict.input")
     for i in range(11):
         name = os.fsencode(f"{i:02} [a], b") + b"\xff\n.jpg"
         shutil.copy(files[i % len(files)], tmp_path / "odd" / os.fsdecode(name))
-    Path(find_images(str(tmp_path / "odd"))[6]).write_bytes(b"no image")
+    Path(find_images(str(tmp_path / "odd"), "predict.input")[6]).write_bytes(b"no image")
     return tmp_path / "odd"
 
 
@@ -118,7 +84,7 @@ def test_an_unreadable_image_is_named_and_what_was_done_is_kept(cli, trained, od
     assert "1 of 11 images have no answer" in done.stderr
     one = (tmp_path / "one.csv").read_bytes()
     rows = list(csv.DictReader(io.StringIO(one.decode(errors="surrogateescape"), newline="")))
-    assert [row["path"] for row in rows] == find_images(str(odd))
+    assert [row["path"] for row in rows] == find_images(str(odd), "predict.input")
     assert [bool(row["class"]) for row in rows] == [not row["error"] for row in rows] == [i != 6 for i in range(11)]
 
 
@@ -152,7 +118,7 @@ def test_two_ranks_write_what_one_writes_and_a_failure_on_one_ends_both(cli, tra
 def test_ended_in_the_middle_it_goes_on(cli, trained, environment, photos, tmp_path, number, devices):
     (tmp_path / "images").mkdir()
     for i in range(150):
-        (tmp_path / "images" / f"{i:03}.jpg").symlink_to(find_images(str(photos))[i % 5])
+        (tmp_path / "images" / f"{i:03}.jpg").symlink_to(find_images(str(photos), "predict.input")[i % 5])
     out = tmp_path / "out.csv"
     command = ["task=predict", f"run={trained}", f"predict.input={tmp_path}/images", f"predict.output={out}"]
     child = subprocess.Popen(

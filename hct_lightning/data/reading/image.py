@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,18 @@ def read_image(path: Path | str, decoding: Decoding) -> Tensor:
     """
     with _naming(path):
         return geo.coarsen(_sized(path, decoding), decoding.reduce_to)
+
+
+def read_seen(path: Path | str, decoding: Decoding) -> Tensor:
+    """The part of a file that becomes the network's input, with the pixels of the file: c h w uint8.
+
+    Raises:
+        UnreadableImageError: naming the file and the reason.
+    """
+    if decoding.size is None:
+        return read_image(path, decoding)
+    whole = read_image(path, replace(decoding, size=None, reduce_to=None))
+    return geo.cut(whole, geo.choose_region(geo.size_of(whole), decoding.size, decoding.geometry))
 
 
 def _sized(path: Path | str, how: Decoding) -> Tensor:
