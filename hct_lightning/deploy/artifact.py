@@ -25,7 +25,7 @@ MAX_PIXELS_OF_FORMAT_1 = 2**30  # it was the default, and not written down
 class Exported(NamedTuple):
     """What an exporter made.
 
-    runtime: the module that loads it: `torchscript`, `openvino`, `aoti` or `onnx`.
+    runtime: the module that loads it: `torchscript`, `openvino`, `aoti`, `onnx` or `timm`.
     precision: `fp32`, `bf16` or `int8`.
     file: the model file's name inside the artifact's folder.
     batch: images that one call takes; None for any number. `Artifact` calls as often as it needs.
@@ -41,7 +41,7 @@ class Exported(NamedTuple):
     int8: Mapping[str, int] | None = None
 
 
-RUNTIMES = ("torchscript", "openvino", "aoti", "onnx")
+RUNTIMES = ("torchscript", "openvino", "aoti", "onnx", "timm")
 MACHINE_CODE = ("aoti",)  # those that run what the model file says, and not only compute with it
 
 

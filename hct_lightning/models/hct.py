@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from timm.layers import DropPath
-from timm.models import build_model_with_cfg, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -238,6 +238,12 @@ class HCT(nn.Module):
             "stem": r"^stem",
             "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)",
         }
+
+
+# What timm has to know to change the classifier or the channels of the input of weights that it loads.
+default_cfgs = generate_default_cfgs(
+    {"hct": {"input_size": (3, 1024, 1024), "crop_pct": 1.0, "first_conv": "stem.conv", "classifier": "head"}}
+)
 
 
 @register_model

@@ -148,6 +148,7 @@ def build_callbacks(cfg: DictConfig, timer: EpochTime, global_batch: int) -> lis
             dynamic=cfg.export.dynamic,
             calibration=cfg.export.calibration,
             evaluation=cfg.export.evaluation,
+            license=cfg.export.license,
             allow=tuple(cfg.safety.allow),
         ),
     ]
