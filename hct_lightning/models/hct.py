@@ -50,9 +50,9 @@ class ConvBlock(nn.Module):
 
     def __init__(self, in_chans: int, out_chans: int, *, stride: int, project: bool, drop_path: float) -> None:
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(in_chans)
-        self.act1 = nn.ReLU()
-        # Exporters put folded and quantized layers in place of these three.
+        # Exporters put folded and quantized layers in place of these five.
+        self.bn1: nn.Module = nn.BatchNorm2d(in_chans)
+        self.act1: nn.Module = nn.ReLU()
         self.conv1: nn.Module = conv3x3(in_chans, out_chans, stride)
         self.bn2: nn.Module = nn.BatchNorm2d(out_chans)
         self.act2: nn.Module = nn.ReLU()
@@ -111,7 +111,7 @@ class Stem(nn.Module):
     def __init__(self, in_chans: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_chans, WIDTHS[0], 7, stride=2, padding=3, bias=False)
-        self.pool = nn.MaxPool2d(3, stride=2)
+        self.pool: nn.Module = nn.MaxPool2d(3, stride=2)  # exporters put an activation before it
 
     def forward(self, x: Tensor) -> Tensor:
         return self.pool(self.conv(x))
@@ -202,7 +202,7 @@ class HCT(nn.Module):
         if not torch.jit.is_tracing() and not stages_in_stem:
             check_size(x.shape[-2], x.shape[-1])
         x = (stem or self.stem)(x)
-        for stage in self.stages[stages_in_stem:]:
+        for stage in list(self.stages)[stages_in_stem:]:  # a slice is another module: exports would lose names
             if self.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(stage, x, use_reentrant=False)
             else:
