@@ -1,5 +1,7 @@
 """What is checked on a machine with GPUs, as far as one without them can."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -42,3 +44,9 @@ def test_pytorch_watches_all_steps_of_an_epoch_but_the_first(monkeypatch):
 def test_an_unknown_claim_is_named():
     with pytest.raises(ValueError, match="claims=speed: choose from out_of_memory_is_recognised, "):
         gpu_check.benchmark(claims=["speed"], resolution=128)
+
+
+def test_the_page_lists_the_claims_and_the_gpus_that_they_take():
+    page = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \| (\d) \|", page, re.MULTILINE)
+    assert {name: int(gpus) for name, gpus in listed} == {name: claim.gpus for name, claim in gpu_check.CLAIMS.items()}

@@ -1,7 +1,8 @@
 """The baselines of inference: HCT written plainly, served by plain PyTorch, with nothing of ours.
 
 Contiguous tensors, fp32, pixels made float and normalised, torch's default allocator. `tuned` is the best
-that settings alone make of it: channels_last, memory that glibc keeps, and bf16 autocast for `eager` (fp16 on cards that only emulate bf16).
+that settings alone make of it: channels_last, memory that glibc keeps, and bf16 autocast for `eager`, or fp16
+on cards that only emulate bf16.
 
 Forms: `eager`; `static`, int8 by torch.ao's post-training quantization as the paper's; `dynamic`, int8 linear layers.
 """

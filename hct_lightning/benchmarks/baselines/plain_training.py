@@ -76,9 +76,8 @@ def training(resolution: int, batch_size: int, tuned: bool) -> None:
     step = Step.build(resolution, batch_size, tuned=tuned)
     precision = f"{step.dtype} autocast, channels_last".removeprefix("torch.") if tuned else "fp32, contiguous"
     device = step.mean.device.type
-    serve(
-        step, peak=partial(peak_memory_gib, device), device=device, precision=precision, threads=torch.get_num_threads()
-    )
+    peak = partial(peak_memory_gib, device)
+    serve(step, peak=peak, device=device, precision=precision, threads=torch.get_num_threads())
 
 
 def keeping(resolution: int, batch_size: int) -> None:

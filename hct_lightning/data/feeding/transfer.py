@@ -13,8 +13,8 @@ class Transfer:
     """Hands batches over to a GPU; the call comes when all work on those before has been given to the device.
 
     There is one for all loaders and epochs, from `transfer_to`. The allocator keeps freed memory by stream: what an
-    earlier copying stream had would be lost to the next. And only where all batches pass can they be counted: Python
-    gets no further ahead of the device than `ON_DEVICE` allows.
+    earlier copying stream had would be lost to the next. And only where all batches pass can they be counted: the next
+    one is copied when the device has begun with the one before it, so there are `ON_DEVICE` at most.
 
     Args:
         device: the GPU.

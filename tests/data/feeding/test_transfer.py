@@ -60,7 +60,7 @@ class Gpu:
     Attributes:
         streams: made beside the default one, which computes.
         most: batches on it at once, at most: that Python holds, or that work it has been given needs.
-    pinned: knows the host's memory that it copies from.
+        pinned: knows the host's memory that it copies from.
     """
 
     def __init__(self) -> None:
