@@ -170,9 +170,9 @@ def _is_current(item: Item, path: str, root: Path) -> bool:
 
 
 def _spread(jobs: list[tuple]) -> list[tuple]:
-    """The jobs with small and large files by turns, all the way: what is done tells how long the rest will take."""
-    by_bytes = sorted(jobs, key=lambda job: _bytes_of(job[2]))
-    return [by_bytes[i] for i in sorted(range(len(jobs)), key=lambda i: i * _GOLDEN % 1)]
+    """The jobs with the formats, and small and large files, by turns: what is done tells how long the rest will take."""
+    by_kind = sorted(jobs, key=lambda job: (Path(job[2]).suffix.lower(), _bytes_of(job[2])))
+    return [by_kind[i] for i in sorted(range(len(jobs)), key=lambda i: i * _GOLDEN % 1)]
 
 
 def _bytes_of(path: str) -> int:
