@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 FIRST_S, EVERY_S = 5.0, 30.0  # when work that goes on says so where there is no bar
-_FEWEST = 8  # results of each worker that a time left is said from
+_FEWEST = 32  # results that a time left is said from
 
 
 def on_terminal(stream: TextIO) -> bool:
@@ -58,7 +58,7 @@ def _with_lines(what: str, items: Iterable[T], total: int, workers: int) -> Iter
         yield item
         now = time.monotonic()
         came.append(now)
-        if now >= next_line and count >= _FEWEST * workers:
+        if now >= next_line and count >= max(_FEWEST, 4 * workers):
             left_s = (total - count) * (now - came[count // 2]) / (count - count // 2)
             log.info("%s: %d of %d, about %s left", what, count, total, duration(left_s))
             next_line = now + EVERY_S
