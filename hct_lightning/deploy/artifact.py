@@ -194,6 +194,9 @@ def _check(description: Mapping[str, Any]) -> None:
         raise TypeError("a text, or the list of classes, is of another kind")
     if len(sides) != 4 or not all(type(number) is int and number > 0 for number in numbers):
         raise TypeError("the sizes of its input are no positive numbers")
+    measured = [description["size_bytes"], *dict(description["metrics"]).values()]
+    if not all(type(number) in (int, float) for number in measured):
+        raise TypeError("its size or a metric is no number")
 
 
 def _decoding_of_format_1(description: Mapping[str, Any]) -> dict[str, Any]:

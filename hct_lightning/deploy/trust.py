@@ -6,15 +6,19 @@ remembered when they are made, by their digests, and any other has to be trusted
 
 import os
 import re
+import zipfile
 from pathlib import Path
 
 from torch._C import PyTorchFileReader
+
+from hct_lightning.runs.archives import refuse_inflated
 
 # Operations of TorchScript that read or write files, by whichever name an archive gives their package.
 _ON_FILES = re.compile(rb"\b(from_file|save|load|read_file|write_file|load_tensor|rpc\w*|fork)\b")
 # Operations that are not meant to be called: among them those that read and write wherever they are told to.
 _INTERNAL = re.compile(rb"\b(?!_convolution\b|_weight_norm\b|_is_full_backward_hook\b)_[a-z]\w*|\w*unsafe\w*")
 _PACKAGE = re.compile(rb"\bops\s*\.\s*(?!(prim|quantized)\b)\w*")
+_PROGRAM = 2**26  # bytes of source
 # Classes of C++ have this name; those of quantized weights alone are needed.
 _CLASS = re.compile(rb"torch[.\n]classes")
 _QUANTIZED = b"__torch__.torch.classes.quantized"
@@ -46,13 +50,14 @@ def check_archive(file: Path) -> None:
         ValueError: when it is no such archive, or names an operation on files or a class that is none of weights.
     """
     try:
+        refuse_inflated(file, compressed=_PROGRAM)
         archive = PyTorchFileReader(str(file))  # what reads it later, so that both see the same
         names = archive.get_all_records()
         # Of tensors alone there can be no program. Names count whatever their case is, as they do for that reader.
         parts = {
             name.lower(): archive.get_record(name) for name in names if not name.startswith(("constants/", "data/"))
         }
-    except RuntimeError as error:
+    except (RuntimeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{file} is no TorchScript archive: {str(error).splitlines()[0]}") from error
     if len({name.lower() for name in names}) < len(names):
         raise ValueError(f"{file} is refused: two of its parts have the same name")

@@ -141,8 +141,8 @@ def read_predictions(path: Path) -> Predictions | None:
         first, label = header.index(f"p_{classes[0]}"), header.index("label")
         probabilities = np.array([row[first : first + len(classes)] for row in rows], dtype=float)
         labels = np.array([classes.index(row[label]) for row in rows], dtype=int)
-        if not np.isfinite(probabilities).all():
-            raise ValueError("a probability is not finite")
+        if not ((probabilities >= 0) & (probabilities < 1.001)).all():
+            raise ValueError("a probability is not between 0 and 1")
     except (ValueError, IndexError, csv.Error) as error:
         raise ValueError(f"{path} is damaged: {error!r}; make it again with task=validate run=...") from error
     return Predictions([row[0] for row in rows], labels, probabilities, classes, path) if rows else None

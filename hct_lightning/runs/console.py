@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 FIRST_S, EVERY_S = 5.0, 30.0  # when work that goes on says so where there is no bar
-_FEWEST = 8  # results that a time left is said from
+_FEWEST = 32  # results that a time left is said from
 
 
 def on_terminal(stream: TextIO) -> bool:
@@ -48,16 +48,18 @@ def track(what: str, items: Iterable[T], total: int, workers: int = 1) -> Iterab
 
 
 def _with_lines(what: str, items: Iterable[T], total: int, workers: int) -> Iterator[T]:
-    """The time left follows from how fast results come once every worker has begun and given its first."""
-    begun = 0.0
-    next_line = time.monotonic() + FIRST_S
+    """The time left follows from how fast the later half of the results came.
+
+    Before, workers begin, and each loads what a first image of a kind takes.
+    """
+    came = [time.monotonic()]
+    next_line = came[0] + FIRST_S
     for count, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        if count <= workers:
-            begun = now
-        elif now >= next_line and count - workers >= max(_FEWEST, 2 * workers):
-            left_s = (total - count) * (now - begun) / (count - workers)
+        came.append(now)
+        if now >= next_line and count >= max(_FEWEST, 4 * workers):
+            left_s = (total - count) * (now - came[count // 2]) / (count - count // 2)
             log.info("%s: %d of %d, about %s left", what, count, total, duration(left_s))
             next_line = now + EVERY_S
 

@@ -11,6 +11,7 @@ import torch
 
 from hct_lightning.cli.allowed import check_network
 from hct_lightning.models import HCT, FromPixels, load_original_state_dict
+from hct_lightning.runs.archives import refuse_inflated
 from hct_lightning.training.spec import NetworkSpec
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a checkpoint: it is no file")
     try:
         if zipfile.is_zipfile(path):
+            refuse_inflated(path)
             with zipfile.ZipFile(path) as archive:  # torch does not look at the check sums
                 if damaged := archive.testzip():
                     raise zipfile.BadZipFile(damaged)

@@ -60,7 +60,8 @@ def describe(run: RunFiles) -> list[Row]:
 def _data(data: Mapping[str, Any]) -> list[Row]:
     if not data:
         return []
-    small, large = ("x".join(map(str, size)) for size in data["source_size"].values())
+    sizes = data["source_size"]
+    small, large = ("x".join(map(str, sizes[which])) for which in ("smallest", "largest"))
     decoding = data["decoding"]
     classes = data["counts"]["train"]
     few = ", ".join(classes) if len(classes) <= 12 else "see run.json"
