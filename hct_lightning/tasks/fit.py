@@ -61,7 +61,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         data: ImageData = instantiate(cfg.data, _convert_="all")
         dataset = data.dataset
         describe(dataset.summary())
-        against = cfg.fit.against and epoch_times_of(cfg.fit.against, dataset.size, dataset.decoding.channels)
+        against = cfg.fit.against and epoch_times_of(cfg.fit.against, dataset.decoding.size, dataset.decoding.channels)
         resume = checkpoint_to_resume(run, cfg.ckpt, goes_on=bool(cfg.run))
         start = resume or (run.checkpoint(cfg.ckpt) if cfg.ckpt else None)
         spec = NetworkSpec(

@@ -5,7 +5,7 @@ as (height, width) in pixels. Preparing, training and predicting use this same c
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,11 +30,10 @@ def as_size(resolution: int | str | Sequence[int]) -> Size:
     Raises:
         ValueError: unless it is a positive int or two of them.
     """
-    one = isinstance(resolution, int | str)
-    size = (resolution, resolution) if one else tuple(resolution)
+    size: tuple[Any, ...] = tuple(resolution) if isinstance(resolution, Sequence) else (resolution, resolution)
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise ValueError(f"resolution={resolution}: give one positive number of pixels or [height, width]")
-    height, width = map(int, size)
+    height, width = size
     return height, width
 
 
