@@ -21,6 +21,7 @@ from hct_lightning.callbacks.export import ExportAtEnd
 from hct_lightning.callbacks.micro_batches import MicroBatches
 from hct_lightning.callbacks.own_options import OwnOptions
 from hct_lightning.callbacks.restoring import Restoring
+from hct_lightning.callbacks.time_budget import TimeBudget
 from hct_lightning.cli.changes import options_of_training, say_changes
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import absolute_paths, given_options, since_begun
@@ -43,6 +44,7 @@ from hct_lightning.training.class_weights import class_weights
 from hct_lightning.training.memory import set_memory, step_memory, tile_workers
 from hct_lightning.training.memory_plan import Feeding, MemoryPlan, choose_memory
 from hct_lightning.training.module import ImageClassifier
+from hct_lightning.training.progress import total_steps
 from hct_lightning.training.resuming import checkpoint_to_resume, go_on_from
 from hct_lightning.training.spec import NetworkSpec
 from hct_lightning.training.trainer import build_trainer
@@ -97,6 +99,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
             micro_batches=plan.micro_batches,
             gradient_bytes=sum(p.nbytes for p in network.parameters()),
         )
+        data.total_steps = partial(total_steps, trainer)
         introduce(cfg, trainer, module, devices, plan)
         if resume:
             go_on_from(resume, run, max_epochs=cfg.trainer.max_epochs or 0, allow=cfg.safety.allow)
@@ -143,6 +146,7 @@ def build_callbacks(cfg: DictConfig, timer: EpochTime, global_batch: int) -> lis
         timer,
         MicroBatches(),
         OwnOptions(),
+        TimeBudget(),
         ExportAtEnd(
             exporters_of(cfg),
             dynamic=cfg.export.dynamic,

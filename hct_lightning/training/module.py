@@ -20,6 +20,7 @@ from torchmetrics.classification import (
 )
 
 from hct_lightning.data.feeding.loader import Batch
+from hct_lightning.training.progress import total_steps
 from hct_lightning.training.resuming import StepSchedule, keep_options
 from hct_lightning.training.spec import NetworkSpec
 
@@ -88,6 +89,7 @@ class ImageClassifier(lightning.LightningModule):
         self.scale = global_batch / reference_batch
         self.images_per_backward = images_per_backward
         self.lr = lr
+        self.steps_in_time = math.inf  # how many `trainer.max_time` is enough for, where that is known
         self.label_smoothing = label_smoothing
         self.class_weights: Tensor | None
         self.register_buffer(
@@ -183,17 +185,11 @@ class ImageClassifier(lightning.LightningModule):
         optimizer = self.optimizer(groups, lr=self.lr * self.scale)
         keep_options(optimizer)
         self.trainer.fit_loop.setup_data()  # else the batches of an epoch may not be known yet
-        total_steps = self.trainer.estimated_stepping_batches  # infinite where only a time or a callback ends it
-        if total_steps == math.inf:
+        if total_steps(self.trainer) == math.inf and self.trainer.max_time is None:
             log.info("trainer.max_epochs and max_steps are open: the schedule holds its rate after the warm-up")
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        multiplier = partial(
-            self.schedule,
-            steps_per_epoch=steps_per_epoch,
-            total_steps=total_steps,
-            scale=self.scale,
-        )
-        scheduler = StepSchedule(optimizer, lambda step: multiplier(step))
+        multiplier = partial(self.schedule, steps_per_epoch=steps_per_epoch, scale=self.scale)
+        scheduler = StepSchedule(optimizer, lambda step: multiplier(step, total_steps=total_steps(self.trainer)))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

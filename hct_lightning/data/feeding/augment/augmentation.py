@@ -37,7 +37,8 @@ class Augmentation:
         crop: sides of a training crop when training begins, as a share of the image's; they grow linearly to whole
             images. A crop is at full resolution; as many are taken of an image as have its area together.
         crop_until: the part of the training after which crops are whole images.
-        scale: an image is enlarged by factors of 1 / (1 + scale) .. 1 + scale.
+        resample: probability of what the next three say; other images keep every pixel as it is.
+        scale: the image is enlarged by factors of 1 / (1 + scale) .. 1 + scale.
         aspect: its height is enlarged against its width by factors of 1 / (1 + aspect) .. 1 + aspect.
         rotation: it is turned by up to so many degrees.
         brightness: factors within 1 - brightness .. 1 + brightness.
@@ -64,6 +65,7 @@ class Augmentation:
         jitter: int = 0,
         crop: float = 1.0,
         crop_until: float = 0.7,
+        resample: float = 0.5,
         scale: float = 0.0,
         aspect: float = 0.0,
         rotation: float = 0.0,
@@ -91,6 +93,7 @@ class Augmentation:
         self.jitter = jitter
         self.crop = crop
         self.crop_until = crop_until
+        self.resample = resample
         self.scale = scale
         self.aspect = aspect
         self.rotation = rotation
@@ -104,7 +107,7 @@ class Augmentation:
         self.mixup = mixup
         self.cutmix = cutmix
         self.mix_until = mix_until
-        off = {"crop": 1.0, "crop_until": crop_until, "mix_until": mix_until}
+        off = {"crop": 1.0} | {name: options[name] for name in ("crop_until", "resample", "mix_until")}
         self._used = {name: value for name, value in options.items() if value != off.get(name, 0)}
         self.active = bool(self._used)
 
@@ -184,7 +187,7 @@ class Augmentation:
         brightness, contrast = 1 + rng.uniform(-1, 1, 2) * (self.brightness, self.contrast)
         where, zoom, aspect, angle = rng.random(2), *rng.uniform(-1, 1, 3)
         colour = 1 + rng.uniform(-1, 1, image.shape[2]) * self.colour
-        damages = rng.random(4)
+        resampled, *damages = rng.random(4)
         strengths = rng.random(8)
         noise_seed = int(rng.integers(2**62))
 
@@ -195,7 +198,8 @@ class Augmentation:
             changed = changed.flip(0)
         if turn < self.quarter_turns:
             changed = changed.rot90(turns if image.shape[0] == image.shape[1] else 2, (1, 0))
-        changed = self._look(changed, (place.shape[0], place.shape[1]), where, shift, (zoom, aspect, angle))
+        drawn = (zoom, aspect, angle) if resampled < self.resample else None
+        changed = self._look(changed, (place.shape[0], place.shape[1]), where, shift, drawn)
         if self.brightness or self.contrast or self.colour:
             factors = colour.tolist() if self.colour else None
             changed = change_tones(changed, brightness=brightness, contrast=contrast, colour=factors)
@@ -212,11 +216,14 @@ class Augmentation:
             damage.erase(place, tuple(strengths[5:7]), tuple(sides), int(256 * strengths[7]))
 
     def _look(
-        self, image: Tensor, size: Size, where: np.ndarray, shift: np.ndarray, drawn: tuple[float, float, float]
+        self, image: Tensor, size: Size, where: np.ndarray, shift: np.ndarray, drawn: tuple[float, float, float] | None
     ) -> Tensor:
-        """The crop of `size`, at `where` of all places that it fits in and moved by `shift`; a view where it can be."""
+        """The crop of `size`, at `where` of all places that it fits in and moved by `shift`; a view where it can be.
+
+        With `drawn`, numbers of -1 to 1, for scale, aspect and rotation it is resampled.
+        """
         room = np.array(image.shape[:2]) - size
-        if not (self.scale or self.aspect or self.rotation):
+        if not drawn or not (self.scale or self.aspect or self.rotation):
             top, left = (np.round(where * room).astype(int) + shift).tolist()
             return window(image, (top, left), size)
         zoom, stretch = ((1 + most) ** part for most, part in zip((self.scale, self.aspect), drawn, strict=False))

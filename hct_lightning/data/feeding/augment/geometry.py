@@ -4,7 +4,6 @@ Legend: h height, w width, c channels; images are h w c uint8, as they lie in me
 """
 
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -71,9 +70,15 @@ def resample(image: Tensor, centre: tuple[float, float], matrix: Matrix, size: S
     height, width = size
     out = image.new_empty((height, width, image.shape[2]))
     right = torch.arange(width, device=image.device, dtype=torch.float32) - (width - 1) / 2
-    for top, bottom in _strips(height):
+    rows = max(1, -(-height // STRIPS))
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
         down = torch.arange(top, bottom, device=image.device, dtype=torch.float32)[:, None] - (height - 1) / 2
-        first, last = _rows(image.shape[0], centre[0], matrix[0], (top, bottom), size)
+        above, beside = (
+            _reach(centre[axis], matrix[axis], (top - (height - 1) / 2, bottom - (height + 1) / 2), (width - 1) / 2)
+            for axis in (0, 1)
+        )
+        first, last = _rows(image.shape[0], *above)
         part = image[first:last].permute(2, 0, 1)[None].float()
         grid = torch.empty((1, bottom - top, width, 2), device=image.device)
         # Along each axis apart: PyTorch's affine_grid takes six times as long.
@@ -81,26 +86,23 @@ def resample(image: Tensor, centre: tuple[float, float], matrix: Matrix, size: S
             line, at = matrix[1 - axis], centre[1 - axis] - offset
             scale = 2 / max(1, length - 1)
             torch.add((line[0] * down + at) * scale - 1, line[1] * scale * right, out=grid[0, ..., axis])
-        seen = F.grid_sample(part, grid, padding_mode="reflection", align_corners=True)
+        ends = image.shape[0] - 1, image.shape[1] - 1
+        inside = min(above[0], beside[0]) >= 0 and above[1] <= ends[0] and beside[1] <= ends[1]
+        # Where nothing is mirrored, not to ask saves a third of the time.
+        seen = F.grid_sample(part, grid, padding_mode="border" if inside else "reflection", align_corners=True)
         out[top:bottom] = seen[0].permute(1, 2, 0).add_(0.5)  # to the nearest, for what is converted is cut off
     return out
 
 
-def _strips(height: int) -> Iterator[tuple[int, int]]:
-    rows = max(1, -(-height // STRIPS))
-    for top in range(0, height, rows):
-        yield top, min(top + rows, height)
+def _reach(centre: float, line: tuple[float, float], down: tuple[float, float], right: float) -> tuple[float, float]:
+    """The least and the greatest place along an axis that a strip of the result is made from."""
+    ends = [centre + line[0] * y + line[1] * x for y in down for x in (-right, right)]
+    return min(ends), max(ends)
 
 
-def _rows(length: int, centre: float, line: tuple[float, float], strip: tuple[int, int], size: Size) -> tuple[int, int]:
-    """The rows of the image, of `length`, that a strip of the result is made from."""
-    ends = [
-        centre + line[0] * (y - (size[0] - 1) / 2) + line[1] * (x - (size[1] - 1) / 2)
-        for y in (strip[0], strip[1] - 1)
-        for x in (0, size[1] - 1)
-    ]
-    least, most = min(ends), max(ends)
-    if least < 0:  # mirrored
+def _rows(length: int, least: float, most: float) -> tuple[int, int]:
+    """The rows of the image, of `length`, that are between two places, or mirrored to there."""
+    if least < 0:
         least, most = 0, max(most, -least)
     if most > length - 1:
         least, most = min(least, 2 * (length - 1) - most), length - 1

@@ -1,6 +1,7 @@
 """Augmentation: what it does, and that nothing but (seed, epoch, index) decides it."""
 
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def test_several_crops_of_each_image_are_parts_of_it_with_its_label():
 
 
 def test_what_looks_closer_keeps_the_size_and_differs_by_image():
-    options = {"scale": 0.3, "aspect": 0.1, "rotation": 10}
+    options = {"scale": 0.3, "aspect": 0.1, "rotation": 10, "resample": 1.0}
     seen, original = changed([5, 6], **options), batch_of([5, 6])
     assert seen.images.shape == original.images.shape
     assert not torch.equal(seen.images, original.images)
@@ -142,11 +143,12 @@ def test_what_looks_closer_keeps_the_size_and_differs_by_image():
     assert seen.images.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("name", ["blur", "jpeg", "erase"])
+@pytest.mark.parametrize("name", ["blur", "jpeg", "erase", "resample"])
 def test_probabilities(name):
-    differ = (changed(list(range(60)), **{name: 0.4}).images != batch_of(list(range(60))).images).flatten(1).any(1)
+    change = partial(changed, rotation=5 if name == "resample" else 0)
+    differ = (change(list(range(60)), **{name: 0.4}).images != batch_of(list(range(60))).images).flatten(1).any(1)
     assert 12 <= differ.sum() <= 36
-    assert (changed(list(range(20)), **{name: 1.0}).images != batch_of(list(range(20))).images).flatten(1).any(1).all()
+    assert (change(list(range(20)), **{name: 1.0}).images != batch_of(list(range(20))).images).flatten(1).any(1).all()
 
 
 def test_mixing_stops_before_the_end():
@@ -178,7 +180,7 @@ def test_a_value_out_of_range_is_named(options, message):
         {"brightness": 0.5, "contrast": 0.5},
         {"mixup": 1.0},
         {"cutmix": 1.0},
-        {"scale": 0.3, "rotation": 10},
+        {"scale": 0.3, "rotation": 10, "resample": 1.0},
         {"blur": 1.0},
         {"noise": 9.0},
         {"jpeg": 1.0},
