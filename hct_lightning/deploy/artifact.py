@@ -42,6 +42,7 @@ class Exported(NamedTuple):
 
 
 RUNTIMES = ("torchscript", "openvino", "aoti", "onnx", "timm")
+USE_MALLOC = ("torchscript", "aoti", "timm")  # those that ask the C library for memory at every call; others keep their own
 MACHINE_CODE = ("aoti",)  # those that run what the model file says, and not only compute with it
 
 
@@ -104,14 +105,15 @@ class Artifact:
 
 
 def load_artifact(
-    folder: str | Path, *, threads: int | None = None, keep_memory: bool = False, trust: bool = False
+    folder: str | Path, *, threads: int | None = None, keep_memory: bool | None = None, trust: bool = False
 ) -> Artifact:
     """Loads an artifact to serve it.
 
     Args:
         folder: with `artifact.json` and the model file.
         threads: that a call may use; None leaves it to the runtime.
-        keep_memory: see `runtime.keep_memory`; a setting of the whole process.
+        keep_memory: see `runtime.keep_memory`; a setting of the whole process. None: where it makes calls twice as
+            fast, for the runtimes of `USE_MALLOC`. False leaves the process as it is.
         trust: run machine code (AOTInductor's) also when someone else has compiled it, or another machine.
 
     Raises:
@@ -139,7 +141,7 @@ def load_artifact(
         )
     if threads is not None:
         torch.set_num_threads(threads)
-    if keep_memory:
+    if description["runtime"] in USE_MALLOC if keep_memory is None else keep_memory:
         runtime.keep_memory()
     try:
         server = importlib.import_module(f"hct_lightning.deploy.runtimes.{description['runtime']}")

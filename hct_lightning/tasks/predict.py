@@ -26,7 +26,7 @@ from hct_lightning.data.inputs import find_images, skips_unreadable
 from hct_lightning.data.reading.decoding import padding_note, sizes_in_words
 from hct_lightning.data.reading.image import sample_sizes
 from hct_lightning.data.reading.readers import FileReader, NativeReader
-from hct_lightning.deploy.artifact import digest
+from hct_lightning.deploy.artifact import digest, load_artifact, read_description
 from hct_lightning.machine.devices import Devices, choose_devices
 from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
 from hct_lightning.machine.runtime import resolve_precision
@@ -35,6 +35,7 @@ from hct_lightning.runs import endings
 from hct_lightning.runs.console import on_terminal, results
 from hct_lightning.runs.folder import Run
 from hct_lightning.runs.predictions import Predictions, whole_rows
+from hct_lightning.training.by_artifact import decoding_of, find_artifact, predict_all
 from hct_lightning.training.checkpoints import load_network
 from hct_lightning.training.kept_map import KeptMap
 from hct_lightning.training.large_images import StreamsInMemory, Way, check_background, way_through
@@ -54,6 +55,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
     if OmegaConf.is_missing(cfg.predict, "input"):
         raise ValueError("predict.input is not set; give predict.input=<image, folder, glob or list>")
     run = Run(folder, writes=is_rank_zero())
+    if cfg.predict.artifact:
+        by_artifact(cfg, folder)
+        return
     checkpoint = run.checkpoint(cfg.ckpt or "best")
     network, spec = load_network(checkpoint, cfg.safety.allow)
     images = find_images(plain(cfg.predict)["input"], "predict.input")
@@ -124,6 +128,38 @@ def main(cfg: DictConfig, folder: Path) -> None:
     if is_rank_zero():
         file.finish()
         show(file)
+
+
+def by_artifact(cfg: DictConfig, folder: Path) -> None:
+    """The same by an artifact: one process, on the CPU, as the artifact is made."""
+    options = plain(cfg.predict)
+    place = find_artifact(folder, str(options["artifact"]))
+    size = {"resolution": options["resolution"]} if options["resolution"] else {}
+    decoding = decoding_of(read_description(place), given_options(cfg, "data") | size)
+    reader = FileReader(decoding) if decoding.size else NativeReader(decoding)
+    images = find_images(options["input"], "predict.input")
+    skipped = {} if skips_unreadable(cfg.data.on_error, images, "predict.input") else None
+    artifact = load_artifact(place, threads=cfg.runtime.threads)
+    file = Predictions(
+        Path(options["output"] or folder / "predict" / "predictions.csv").expanduser(),
+        images,
+        artifact.classes,
+        {"artifact": artifact.description["sha256"], "decoding": decoding.as_json()},
+    )
+    done = file.open()
+    todo = Images(images[done:], [0] * (len(images) - done), reader, skipped=skipped)
+    log.info("%d images %s by %s on the CPU", len(todo), sizes_in_words(decoding), place)
+    with saying_how_to_go_on(file, named=bool(cfg.run or options["output"])):
+        predict_all(
+            artifact,
+            todo,
+            file,
+            batch_size=options["batch_size"] or 1,
+            num_workers=min(len(todo), auto_workers(cfg.data.num_workers)),
+            prefetch_factor=cfg.data.prefetch_factor,
+        )
+    file.finish()
+    show(file)
 
 
 def devices_of(cfg: DictConfig, images: int) -> Devices:

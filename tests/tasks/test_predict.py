@@ -18,6 +18,7 @@ from hct_lightning.data.inputs import find_images
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.geometry import apply
 from hct_lightning.data.reading.image import read_image
+from hct_lightning.data.reading.readers import FileReader
 from hct_lightning.runs.predictions import Predictions
 from hct_lightning.tasks.predict import show
 from hct_lightning.training.checkpoints import load_network
@@ -41,6 +42,21 @@ def test_predict_gives_the_networks_probabilities(cli, trained, photos, tmp_path
     with torch.inference_mode():
         direct = network(apply(image, (128, 128), "cover")[None]).softmax(1)[0]
     assert p == pytest.approx(direct.tolist(), abs=0.03)  # trained and run in bf16 where there is
+
+
+def test_an_artifact_of_the_run_predicts_as_the_checkpoint_does(cli, trained, photos, tmp_path):
+    command = ["task=predict", f"run={trained}", f"predict.input={photos}", "predict.artifact=torchscript"]
+    done = cli(*command, f"predict.output={tmp_path}/out.csv", cwd=tmp_path)
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [row["path"] for row in rows] == find_images(str(photos))
+    network, spec = load_network(trained / "checkpoints" / "best.ckpt")
+    pixels = FileReader(spec.decoding)(rows[0]["path"])[None]
+    with torch.inference_mode():
+        direct = network(pixels).softmax(1)[0]
+    assert [float(rows[0][f"p_{name}"]) for name in spec.classes] == pytest.approx(direct.tolist(), abs=1e-4)
+    assert not list(tmp_path.glob("*.unfinished"))
+    done = cli(*command, "data.geometry=paper", cwd=tmp_path, status=1)
+    assert 'data.geometry="paper": this artifact takes' in done.stderr.splitlines()[-1]
 
 
 def test_predict_finds_the_run_of_a_checkpoint(cli, trained, photos, tmp_path):

@@ -29,7 +29,7 @@ from hct_lightning.benchmarks.inference.paper import (
     TUNED_INT8,
     paper_rows,
 )
-from hct_lightning.benchmarks.inference.side import serving
+from hct_lightning.benchmarks.inference.side import loaded, serving
 from hct_lightning.benchmarks.inference.subjects import Model, find
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.data.reading.geometry import Size, as_size
@@ -53,13 +53,13 @@ class Shape(NamedTuple):
 
     def plain(self, form: Mapping[str, Any], image: Path | None = None) -> list[str]:
         """The command of a side of plain PyTorch."""
-        return process(plain_inference.inference, **self._arguments(image), **form)
+        return process(plain_inference.inference, **self.arguments(image), **form)
 
     def ours(self, model: Model, image: Path | None = None) -> list[str]:
         """The command of a side of ours."""
-        return process(serving, model=model.where, **self._arguments(image))
+        return process(serving, model=model.where, **self.arguments(image))
 
-    def _arguments(self, image: Path | None) -> dict[str, Any]:
+    def arguments(self, image: Path | None) -> dict[str, Any]:
         height, width = self.size
         return {"height": height, "width": width, "batch_size": self.batch, "device": self.device, "image": image}
 
@@ -115,8 +115,8 @@ def benchmark(
 
     The ratios are of the CPU at the first shape; those whose sides are not measured are left out:
     `best_vs_eager`, `best_vs_tuned_eager`, `best_vs_torchscript_int8`, `best_vs_tuned_torchscript_int8`,
-    `torchscript_vs_eager` (above 1: ours is faster), `cpp_vs_python` (below 1: C++ is faster) and
-    `file_to_answer`. The options are explained in conf/benchmark/inference.yaml.
+    `torchscript_vs_eager` (above 1: ours is faster), `cpp_vs_python` (below 1: C++ is faster),
+    `loaded_vs_benchmark` (above 1: a program that only loads the artifact is slower) and `file_to_answer`. The options are explained in conf/benchmark/inference.yaml.
 
     Raises:
         ValueError: when no model takes the sizes, or an option is out of its range.
@@ -144,6 +144,8 @@ def benchmark(
     if program:
         cpp_rows, cpp_ratio = in_cpp(program, served, best, one, speeds.get(one), turns, out)
         rows, ratios = rows + cpp_rows, ratios | cpp_ratio
+    loaded_rows, loaded_ratio = as_loaded(served, best, one, turns)
+    rows, ratios = rows + loaded_rows, ratios | loaded_ratio
     more = []
     if baselines:
         table_of_files, ratios["file_to_answer"] = from_file(photo, served[best], best, one, turns, out)
@@ -224,6 +226,23 @@ def in_cpp(
         rows += table({there: measured[there]}, relative, one)
     image.unlink()
     return rows, ratio
+
+
+def as_loaded(
+    served: Mapping[str, Model], best: str, one: Shape, turns: Turns
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Artifacts in a program that does nothing but load them, beside the benchmark's own side of the same: rows, and
+    the greater of the ratios, `loaded_vs_benchmark`."""
+    rows, ratios = [], []
+    for name in dict.fromkeys(("torchscript_int8", best)):
+        if name not in served or served[name].kind != "artifact" or one.device != "cpu":
+            continue
+        there = f"{name}, loaded"
+        command = process(loaded, model=served[name].where, **one.arguments(None))
+        measured, speed = turns.measure({name: one.ours(served[name]), there: command})
+        ratios.append(1 / speed[there])
+        rows += table({there: measured[there]}, {there: None}, one)
+    return rows, {"loaded_vs_benchmark": max(ratios)} if ratios else {}
 
 
 def from_file(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hct_lightning.deploy.artifact import Exported
 from hct_lightning.deploy.extra import deploy_extra
-from hct_lightning.deploy.int8.folding import fold_batch_norm, fold_stem
+from hct_lightning.deploy.int8.folding import fold_batch_norm, fold_first_activation, fold_normalisation
 from hct_lightning.deploy.int8.layers import layers
 from hct_lightning.deploy.int8.sensitivity import float_layers
 from hct_lightning.deploy.program import MULTIPLE, program
@@ -22,7 +22,7 @@ from hct_lightning.models.pixels import FromPixels
 
 with deploy_extra():
     import nncf
-    from openvino import Model, Node, Output, opset13
+    from openvino import Model, Node, opset13
 
 
 def export(
@@ -48,7 +48,8 @@ def export(
         percent: share of the layers that become int8, the least sensitive ones.
     """
     network = fold_batch_norm(network)
-    zero_points = -cast(FromPixels, network).offset if fold_stem(network) else None
+    fold_first_activation(network)
+    zero_points = -cast(FromPixels, network).offset if fold_normalisation(network) else None
     exported = program(network, example, dynamic=dynamic).run_decompositions()
     chosen = layers(network).keys() - float_layers(network, calibration, percent)
     # An OpenVINO operation is named after the node that it comes from, and the node knows its module.
@@ -90,14 +91,14 @@ def export(
 def take_pixels(model: Model, zero_points: Tensor) -> None:
     """Lets the first convolution, where it is int8, compute on the pixels as they are.
 
-    Its weights are scaled for pixels already (`fold_stem`), so what has to be subtracted from them are whole numbers,
+    Its weights are scaled for pixels already (`fold_normalisation`), so what has to be subtracted from them are whole numbers,
     the zero points, which OpenVINO does inside of the convolution.
     """
     convolution = _first(model, "Convolution")
     if not convolution or convolution.input_value(0).get_node().get_type_name() != "FakeQuantize":
         return
     pixels = opset13.convert(model.input(), "f32")
-    low = np.float32([0])
+    low = np.zeros(1, np.float32)
     shift = zero_points.view(1, -1, 1, 1).numpy()
     quantized = opset13.fake_quantize(pixels, low, low + 255, low - shift, low + 255 - shift, 256)
     convolution.input(0).replace_source_output(quantized.output(0))
