@@ -10,14 +10,14 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from hct_lightning.deploy.artifact import Exported
-from hct_lightning.deploy.extra import deploy_extra
+from hct_lightning.deploy.extra import extra
 from hct_lightning.deploy.int8.folding import fold_batch_norm
 from hct_lightning.deploy.int8.layers import layers
 from hct_lightning.deploy.int8.sensitivity import float_layers
 from hct_lightning.deploy.program import MULTIPLE, program
 from hct_lightning.deploy.runtimes import openvino
 
-with deploy_extra():
+with extra("deploy"):
     import nncf
 
 
