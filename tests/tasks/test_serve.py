@@ -12,10 +12,18 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
 from PIL import Image
+
+from hct_lightning.cli.plain import plain
+from hct_lightning.data.reading.decoding import Decoding
+from hct_lightning.data.reading.readers import FileReader
+from hct_lightning.deploy import load_artifact
+from hct_lightning.tasks.serve import check
 
 pytest.importorskip("litserve")
 
@@ -70,6 +78,13 @@ class Served:
         request = urllib.request.Request(f"{self.url}{path}", headers={"Authorization": f"Bearer {TOKEN}"})
         with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.read().decode()
+
+    def memory_mb(self) -> float:
+        """Of all its processes."""
+        ps = subprocess.run(
+            ["ps", "-o", "rss=", "-s", str(self.process.pid)], capture_output=True, text=True, check=True
+        )
+        return sum(map(int, ps.stdout.split())) / 1000
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """As Ctrl-C on a terminal does, to all its processes; the exit status."""
@@ -202,20 +217,30 @@ def test_ctrl_c_ends_it_in_order(served):
         urllib.request.urlopen(f"{served.url}/health")
 
 
+def test_what_is_no_artifact_ends_with_a_line(cli, tmp_path):
+    done = cli("task=serve", "serve.artifact=gone", cwd=tmp_path, status=1)
+    assert "gone is no artifact: it holds no artifact.json" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    ("option", "value", "reason"),
     [
-        (("serve.artifact=gone",), "gone is no artifact: it holds no artifact.json"),
-        (("serve.artifact=gone", "serve.port=80"), "serve.port=80: give one from 1024 to 65535"),
-        (("serve.artifact=gone", "serve.host=example.org"), "serve.host=example.org: give 127.0.0.1"),
-        (("serve.artifact=gone", "serve.waiting=0"), "serve.waiting=0: give a number above 0"),
+        ("port", 80, "give one from 1024 to 65535"),
+        ("host", "example.org", "give 127.0.0.1, or"),
+        ("waiting", 0, "give a number above 0"),
+        ("max_mb", -1, "give a number above 0"),
+        ("map_tiles", 100, "give 0 to 32"),
     ],
 )
-def test_wrong_options_end_with_a_line(cli, tmp_path, options, reason):
-    done = cli("task=serve", *options, cwd=tmp_path, status=1)
-    assert reason in done.stderr.splitlines()[-1]
+def test_wrong_options_are_named(option, value, reason):
+    with initialize_config_module("hct_lightning.conf", version_base="1.3"):
+        options = plain(compose("config", ["task=serve", "serve.token=null"]).serve)
+    check(options)
+    with pytest.raises(ValueError, match=rf"serve\.{option}={value}: {reason}"):
+        check(options | {option: value})
 
 
+@pytest.mark.slow
 def test_without_litserve_the_extra_is_named(tmp_path, environment):
     code = "import sys; sys.modules['litserve'] = None\nfrom hct_lightning.app import main; main()"
     done = subprocess.run(
@@ -227,3 +252,40 @@ def test_without_litserve_the_extra_is_named(tmp_path, environment):
     )
     assert done.returncode == 1
     assert "litserve is not installed: pip install 'hct-lightning[serve]'" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_32_clients_for_a_minute(trained, scenes, environment, tmp_path):
+    """Every request is answered or refused, the answers are the artifact's own, and the memory does not grow."""
+    folder = trained / "artifacts" / "torchscript"
+    model = load_artifact(folder)
+    read = FileReader(Decoding.from_json(model.description["decoding"]))
+    exact = {scene: model(read(str(scene))[None])[0].tolist() for scene in scenes}
+    served = Served(folder, tmp_path, environment, "serve.waiting=24")
+    statuses: Counter[int] = Counter()
+    wrong, held, until = [], [], time.monotonic() + 60
+
+    def ask(i: int) -> None:
+        while time.monotonic() < until:
+            scene = scenes[i % len(scenes)]
+            status, answer = served.ask(scene.read_bytes())
+            statuses[status] += 1
+            if status == 200 and list(answer["probabilities"].values()) != pytest.approx(exact[scene], abs=1e-5):
+                wrong.append(answer)
+            if status == 503:
+                time.sleep(0.02)
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(32)]
+    for thread in threads:
+        thread.start()
+    while time.monotonic() < until:
+        time.sleep(5)
+        held.append(served.memory_mb())
+    for thread in threads:
+        thread.join()
+    print(dict(statuses), held)
+    assert not wrong
+    assert statuses.keys() == {200, 503}
+    assert statuses[200] > 500
+    assert held[-1] < 1.05 * max(held[1:4]) + 10, held
+    assert served.stop(signal.SIGTERM) == 0

@@ -178,6 +178,7 @@ viewer.addEventListener("pointermove", (event) => {
 });
 for (const name of ["pointerup", "pointercancel"]) viewer.addEventListener(name, (event) => fingers.delete(event.pointerId));
 
+$("token").onsubmit = (event) => { event.preventDefault(); take(file); };
 $("in").onclick = () => zoom(1.5);
 $("out").onclick = () => zoom(1 / 1.5);
 $("fit").onclick = fit;
