@@ -17,7 +17,7 @@ FLOORS = (
     {"machine", "models"},
     {"deploy", "runs"},
     {"cli", "data", "explain", "report"},
-    {"app", "slurm", "training"},
+    {"app", "serving", "slurm", "training"},
     {"benchmarks", "callbacks", "tasks"},
 )
 NEIGHBOURS = {

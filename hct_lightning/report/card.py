@@ -1,6 +1,5 @@
 """The card of an artifact, its README.md: figures, data, licence, how to load it; in the form that hubs of models show."""
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from hct_lightning.deploy.artifact import read_description
+from hct_lightning.machine.facts import machine_facts
 from hct_lightning.report.files import read_json
 from hct_lightning.report.page import template
+from hct_lightning.report.predictions import wilson
 from hct_lightning.runs.files import write_whole
-
-Z = 1.96  # standard deviations of the normal distribution on either side of 95 %
 
 
 def write_card(folder: Path, run: Path, *, model: Mapping[str, Any], license: str | None) -> None:
@@ -37,7 +36,7 @@ def write_card(folder: Path, run: Path, *, model: Mapping[str, Any], license: st
         classes=about["classes"],
         size=f"{height}x{width}",
         channels=about["decoding"]["channels"],
-        figures=figures(about, record.get("machine") or {}),
+        figures=figures(about),
         uncertain="accuracy" in about["metrics"],
         data=_data(record["data"], source) if record.get("data") else None,
         runtime=about["runtime"],
@@ -72,29 +71,22 @@ def metadata(about: Mapping[str, Any], network: str, source: str, title: str, li
     return card.to_yaml()
 
 
-def figures(about: Mapping[str, Any], machine: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was measured of the artifact, by name."""
+def figures(about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was measured of the artifact on this machine, which has just made it, by name."""
+    machine = machine_facts()
     metrics, found = about["metrics"], []
     if "accuracy" in metrics:
-        low, high = wilson(metrics["accuracy"], metrics["images"])
+        low, high = wilson(metrics["accuracy"] * metrics["images"], metrics["images"])
         found = [
             ("Accuracy", f"{metrics['accuracy']:.1%} of {metrics['images']} validation images"),
             ("Its 95 % interval", f"{low:.1%} to {high:.1%}"),
             ("Agreement with the network before export", f"{metrics['agreement']:.1%}"),
         ]
-    on = f" on {machine['cpu']}, {machine['cpus']} core(s)" if machine else ""
     return [
         *found,
-        ("Time of one image", f"{metrics['time_ms']:.1f} ms{on}"),
+        ("Time of one image", f"{metrics['time_ms']:.1f} ms on {machine['cpu']}, {machine['cpus']} core(s)"),
         ("Size", f"{about['size_bytes'] / 1e6:.2f} MB, {about['precision']}"),
     ]
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share that was seen among `count`, by Wilson's score."""
-    centre = share + Z**2 / (2 * count)
-    reach = Z * math.sqrt(share * (1 - share) / count + (Z / (2 * count)) ** 2)
-    return (centre - reach) / (1 + Z**2 / count), (centre + reach) / (1 + Z**2 / count)
 
 
 def without_folders(source: str) -> str:
