@@ -42,7 +42,11 @@ class Exported(NamedTuple):
 
 
 RUNTIMES = ("torchscript", "openvino", "aoti", "onnx", "timm")
-USE_MALLOC = ("torchscript", "aoti", "timm")  # those that ask the C library for memory at every call; others keep their own
+USE_MALLOC = (
+    "torchscript",
+    "aoti",
+    "timm",
+)  # those that ask the C library for memory at every call; others keep their own
 MACHINE_CODE = ("aoti",)  # those that run what the model file says, and not only compute with it
 
 

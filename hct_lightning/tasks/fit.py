@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
@@ -183,9 +184,11 @@ def build_loggers(cfg: DictConfig, run: Run) -> list[Logger]:
     builders = {name: partial(instantiate, node, _convert_="all") for name, node in cfg.logger.items()}
     loggers = []
     if "wandb" in builders:
-        from hct_lightning.callbacks.wandb_run import connected
+        from hct_lightning.callbacks.wandb_start import connected, name_and_group
 
-        loggers.append(connected(builders.pop("wandb"), run.record.get("id")))
+        mine = name_and_group(run.folder, HydraConfig.get().runtime.choices.get("experiment"))
+        asked = {key: value for key, value in mine.items() if cfg.logger.wandb.get(key) is None}
+        loggers.append(connected(builders.pop("wandb"), run.record.get("id"), run.folder, **asked))
     return loggers + [build() for build in builders.values()]
 
 

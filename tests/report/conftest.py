@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from run_folders import add_artifact, add_predictions, write_run
 
 
