@@ -217,6 +217,7 @@ SHORTER = {
     "plan.resolution=[2048,4000]": "plan.resolution=[256]",
     "trainer.max_epochs=30": "trainer.max_epochs=1",
     "trainer.max_time=00:10:00:00": "trainer.max_time=00:00:00:03",
+    "trainer.max_time=00:02:00:00": "trainer.max_time=00:00:00:03",
 }
 
 
@@ -233,6 +234,10 @@ def small(args: list[str], folder: Path) -> list[str]:
         added = (*SMALL[2:], *SMALL_FOUR) if four else SMALL
         added += () if "data.root" in given or "data=pages" in args else SMALL_SCENES
         added += (f"hydra.run.dir={folder}/run", f"hydra.sweep.dir={folder}/sweep")
+        if "+sweeps=baselines" in args:
+            added += ("model=hct,mobilenetv4_conv_small", "seed=0", "trainer.max_time=00:00:00:03")
+        if "+sweeps=search" in args:
+            added += ("search.trials=1", "~search.space.data.augment", "~search.space.callbacks")
     flags = [arg for arg in args if not is_override(arg)]
     return [*flags, *(a for a in added if key_of(a) not in given), *(a for a in args if is_override(a))]
 

@@ -47,6 +47,7 @@ from hct_lightning.training.memory_plan import Feeding, MemoryPlan, choose_memor
 from hct_lightning.training.module import ImageClassifier
 from hct_lightning.training.progress import total_steps
 from hct_lightning.training.resuming import checkpoint_to_resume, go_on_from
+from hct_lightning.training.size import network_size
 from hct_lightning.training.spec import NetworkSpec
 from hct_lightning.training.trainer import build_trainer
 
@@ -86,6 +87,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
         plan = plan_memory(cfg, data, devices, spec.build, earlier.get("memory_plan"))
         run.update(global_batch=devices.global_batch, memory_plan={"ranks": devices.world, **plan._asdict()})
+        if cfg.fit.count:
+            run.update(network=network_size(spec.build, channels=spec.decoding.channels, size=dataset.size))
         share = -(-devices.global_batch // devices.world)
         out_of_memory.advise(plan.to_take_less(share, dataset.size))
         set_up(network, data, devices, plan, synchronises=cfg.trainer.sync_batchnorm, compiles=cfg.compile)

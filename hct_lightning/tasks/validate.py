@@ -139,7 +139,7 @@ def answered(split: Split, answers: Answers, classes: Sequence[str]) -> list[Jud
     winners = answers.logits.argmax(dim=1).tolist()
     return [
         Judged(classes[split.labels[i]], classes[int(winner)], split.tags_of(i))
-        for i, winner in zip(answers.index.tolist(), winners, strict=True)
+        for i, winner in zip(map(int, answers.index.tolist()), winners, strict=True)
     ]
 
 

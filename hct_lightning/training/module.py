@@ -10,6 +10,7 @@ import lightning
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
@@ -185,7 +186,9 @@ class ImageClassifier(lightning.LightningModule):
         optimizer = self.optimizer(groups, lr=self.lr * self.scale)
         keep_options(optimizer)
         self.trainer.fit_loop.setup_data()  # else the batches of an epoch may not be known yet
-        if total_steps(self.trainer) == math.inf and self.trainer.max_time is None:
+        trainer: Any = self.trainer
+        timed = any(isinstance(callback, Timer) for callback in trainer.callbacks)
+        if total_steps(self.trainer) == math.inf and not timed:
             log.info("trainer.max_epochs and max_steps are open: the schedule holds its rate after the warm-up")
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         multiplier = partial(self.schedule, steps_per_epoch=steps_per_epoch, scale=self.scale)
