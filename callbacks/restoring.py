@@ -63,8 +63,9 @@ def _compare(saved: Any, fresh: Any, name: str) -> None:
             _compare(saved[key], fresh[key], f"{name}.{key}")
     elif fresh is None:
         return
-    elif type(fresh) is int:
-        if type(saved) is not int or saved < 0:
+    elif type(fresh) in (int, float):
+        kinds = (int,) if name.startswith("loops") else (int, float)  # a clock begins at 0, and goes on with 0.5
+        if type(saved) not in kinds or saved < min(fresh, 0):  # some are -1 before the first
             raise ValueError(f"{name} is {saved!r:.100}, not a count")
     elif isinstance(fresh, torch.Tensor):
         if not isinstance(saved, torch.Tensor) or saved.shape != fresh.shape:

@@ -42,6 +42,8 @@ _PLACE = re.compile(r"(^_args_|dir|path|cache|folder|output|uri|url|host|registr
 # Of urls those of object stores and web servers alone: fsspec knows protocols that run programs, or write.
 _REMOTE = re.compile(r"(s3a?|gs|gcs|az|abfss?|https?|hf)://[^:]*(:\d+[^:]*)?")
 _ELSEWHERE = re.compile(r"^[/~]|(^|/)\.\.(/|$)|://")
+_MANY = re.compile(r"(devices|nodes|workers|threads|prefetch_factor)$")  # options that begin processes, or fill memory
+_MOST = 256  # of those
 _CHOICE = re.compile(r"[\w\-+., \[\](){}:'\"=]*")  # no slash: a group's file is one of the group's folder
 
 
@@ -83,9 +85,13 @@ def is_believed(override: str) -> bool:
             values += value.values()
         elif isinstance(value, list):
             values += value
-        elif _ELSEWHERE.search(_text(value)):
+        elif _ELSEWHERE.search(_text(value)) or (_MANY.search(key) and _is_many(value)):
             return False
     return not any(_PLACE.search(key) or _ELSEWHERE.search(key) for key in keys)
+
+
+def _is_many(value: Any) -> bool:
+    return any(int(number[:9]) > _MOST for number in re.findall(r"\d+", _text(value)))
 
 
 def _text(value: Any) -> str:

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from torch._C import PyTorchFileReader
 
-from hct_lightning.runs.archives import refuse_inflated
-
 # Operations of TorchScript that read or write files, by whichever name an archive gives their package.
 _ON_FILES = re.compile(rb"\b(from_file|save|load|read_file|write_file|load_tensor|rpc\w*|fork)\b")
 # Operations that are not meant to be called: among them those that read and write wherever they are told to.
@@ -41,6 +39,22 @@ def is_own(digest: str) -> bool:
     """Whether this user has made the file with this digest."""
     file = _list()
     return file.is_file() and digest in file.read_text(encoding="ascii").split()
+
+
+def refuse_inflated(path: Path, *, compressed: int = 0) -> None:
+    """Refuses an archive whose parts together are larger than itself: reading it could fill the memory.
+
+    Args:
+        path: of the archive.
+        compressed: bytes that its compressed parts may have beside. Tensors are not compressed, programs are.
+
+    Raises:
+        zipfile.BadZipFile: when it is such a one, or none.
+    """
+    with zipfile.ZipFile(path) as archive:
+        inside = sum(part.file_size for part in archive.infolist())
+    if inside > path.stat().st_size + compressed:
+        raise zipfile.BadZipFile(f"its parts are said to have {inside} bytes, it has {path.stat().st_size}")
 
 
 def check_archive(file: Path) -> None:

@@ -136,11 +136,8 @@ class Judged(NamedTuple):
 
 def answered(split: Split, answers: Answers, classes: Sequence[str]) -> list[Judged]:
     """Of each image what was said of it."""
-    winners = answers.logits.argmax(dim=1).tolist()
-    return [
-        Judged(classes[split.labels[i]], classes[int(winner)], split.tags_of(i))
-        for i, winner in zip(map(int, answers.index.tolist()), winners, strict=True)
-    ]
+    pairs = zip(map(int, answers.index), map(int, answers.logits.argmax(dim=1)), strict=True)
+    return [Judged(classes[split.labels[i]], classes[winner], split.tags_of(i)) for i, winner in pairs]
 
 
 def accuracy_by(column: str, rows: Sequence[Judged]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from hct_lightning.cli.allowed import check_network
+from hct_lightning.deploy.trust import refuse_inflated
 from hct_lightning.models import HCT, FromPixels, load_original_state_dict
-from hct_lightning.runs.archives import refuse_inflated
 from hct_lightning.training.spec import NetworkSpec
 
 log = logging.getLogger(__name__)

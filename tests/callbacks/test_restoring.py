@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint, Timer
 
 from hct_lightning.callbacks.own_options import OwnOptions
 from hct_lightning.callbacks.restoring import Restoring
@@ -68,3 +68,17 @@ def test_what_was_changed_is_named_before_the_first_step(fit, tmp_path):
     first, *others = callbacks()
     with pytest.raises(KeyError, match="mine"), first.naming(file):  # once it trains, errors are what they are
         fit(first, *others, Broken(), enable_checkpointing=True, ckpt_path=file, max_epochs=2)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_callbacks_of_lightning_come_back(fit, tmp_path):
+    def callbacks() -> list[Callback]:
+        best = ModelCheckpoint(tmp_path / "checkpoints", "best", monitor="val/accuracy", mode="max", save_top_k=2)
+        return [Restoring(), OwnOptions(), best, EMAWeightAveraging(decay=0.9), Timer("00:01:00:00")]
+
+    trainer = fit(*callbacks(), enable_checkpointing=True)
+    trainer.save_checkpoint(tmp_path / "sound.ckpt")
+    first, *others = callbacks()
+    with first.naming(tmp_path / "sound.ckpt"):
+        again = fit(first, *others, enable_checkpointing=True, ckpt_path=tmp_path / "sound.ckpt", max_epochs=2)
+    assert again.global_step == 2 * trainer.global_step

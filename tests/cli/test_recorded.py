@@ -68,6 +68,10 @@ def test_what_a_run_is_made_of_is_believed(override):
         "trainer.default_root_dir=x",
         "data.cache=x",
         "model.checkpoint_path=evil.npz",
+        # Begins more processes than there is room for.
+        "trainer.devices=100000",
+        "data.num_workers='99999999999999999999'",
+        "runtime.threads=1,4000",
         # Sends something.
         "logger.wandb.entity=stranger",
         "+logger.wandb.settings.base_url=stranger",

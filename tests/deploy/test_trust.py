@@ -121,3 +121,14 @@ def test_machine_code_has_to_be_ones_own_or_trusted(folder, tmp_path, monkeypatc
     trust.remember(digest(other / "model.ts"))
     with pytest.raises(ValueError, match="can't be loaded"):
         load_artifact(other)
+
+
+def test_what_would_fill_the_memory_is_refused(tmp_path):
+    file = tmp_path / "a.ckpt"
+    torch.save({"x": torch.zeros(1000)}, file)
+    trust.refuse_inflated(file)
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data/1", bytes(10**6))
+    with pytest.raises(zipfile.BadZipFile, match=r"its parts are said to have 100\d{4} bytes, it has \d{4}$"):
+        trust.refuse_inflated(file)
+    trust.refuse_inflated(file, compressed=10**6)
