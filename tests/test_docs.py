@@ -215,6 +215,7 @@ SMALL_TASKS = {
 }
 SHORTER = {
     "plan.resolution=[2048,4000]": "plan.resolution=[256]",
+    "plan.resolution=[24000]": "plan.resolution=[256]",
     "trainer.max_epochs=30": "trainer.max_epochs=1",
     "trainer.max_time=00:10:00:00": "trainer.max_time=00:00:00:03",
     "trainer.max_time=00:02:00:00": "trainer.max_time=00:00:00:03",

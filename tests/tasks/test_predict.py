@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -75,6 +76,31 @@ def test_predict_finds_the_run_of_a_checkpoint(cli, trained, photos, tmp_path):
         cwd=tmp_path,
     )
     assert (tmp_path / "moved.csv").read_text() == (trained / "predict" / "predictions.csv").read_text()
+
+
+def test_an_image_that_does_not_fit_is_streamed(cli, trained, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4000, 4500, 3), np.uint8)
+    np.save(tmp_path / "large.npy", pixels)
+    Image.fromarray(pixels[:200, :300]).save(tmp_path / "small.png")
+    done = cli(
+        "task=predict",
+        f"run={trained}",
+        f"predict.input=[{tmp_path}/large.npy,{tmp_path}/small.png]",
+        "predict.resolution=native",
+        "predict.max_memory_gb=2",
+        f"predict.output={tmp_path}/out.csv",
+        cwd=tmp_path,
+    )
+    assert "2 images at their own sizes on cpu x 1" in done.stderr
+    assert "large.npy: 4500x4000 pixels do not fit into" in done.stderr
+    assert "small.png: " not in done.stderr
+    assert not list(tmp_path.glob("*.tiles*")), "what tiles gave is not needed any more"
+    network, spec = load_network(trained / "checkpoints" / "best.ckpt")
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    with torch.inference_mode():
+        for row, part in zip(rows, (pixels, pixels[:200, :300]), strict=True):
+            direct = network(torch.from_numpy(part).permute(2, 0, 1)[None]).softmax(1)[0]
+            assert [float(row[f"p_{name}"]) for name in spec.classes] == pytest.approx(direct.tolist(), abs=0.03)
 
 
 @pytest.fixture
