@@ -33,7 +33,8 @@ class OpenVINO : public Model {
     request_.set_input_tensor(ov::Tensor(ov::element::u8, shape, pixels.data_ptr()));
     request_.infer();
     ov::Tensor out = request_.get_output_tensor();
-    const std::vector<int64_t> sizes(out.get_shape().begin(), out.get_shape().end());
+    const ov::Shape answered = out.get_shape();  // by value: its begin and end must be of one object
+    const std::vector<int64_t> sizes(answered.begin(), answered.end());
     return at::from_blob(out.data<float>(), sizes, at::kFloat).clone();
   }
 

@@ -121,6 +121,7 @@ def test_every_ratio_on_a_fresh_network(cli, photos, tmp_path):
         "cpp_vs_python",
         "file_to_answer",
         "loaded_vs_benchmark",
+        "predict_vs_parts",
     }
     assert all(ratio > 0 for ratio in ratios.values())
     assert "C++ torchscript" in {row["side"] for row in written["rows"]}
