@@ -1,5 +1,7 @@
 """What stands before the artifact: who may ask, how much may come, how many at a time; and the figures of it."""
 
+import asyncio
+import contextlib
 import hmac
 import time
 
@@ -8,11 +10,12 @@ from hct_lightning.deploy.extra import extra
 with extra("serve"):
     from fastapi import HTTPException
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-    from starlette.responses import JSONResponse
+    from starlette.responses import JSONResponse, Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OPEN = ("/", "/health")  # for those without the token: the page holds no secret, and who watches over a server has none
 ASKING = "/predict"
+LINGER_S = 5.0  # for the body of a request that is refused
 
 
 class Figures:
@@ -51,10 +54,17 @@ class Gate:
         if scope["type"] != "http" or scope["path"] in OPEN:
             await self.app(scope, receive, send)
         elif self.token and not self._may_ask(dict(scope["headers"]).get(b"authorization", b"")):
-            refusal = {"WWW-Authenticate": "Bearer"}
-            await JSONResponse({"detail": "a token is needed"}, 401, headers=refusal)(scope, receive, send)
+            refusal = JSONResponse({"detail": "a token is needed"}, 401, headers={"WWW-Authenticate": "Bearer"})
+            await _refuse(refusal, receive, send)
         elif scope["path"] != ASKING:
             await self.app(scope, receive, send)
+        elif self._inside >= self.waiting:
+            self.figures.requests.labels(503).inc()
+            busy = JSONResponse({"detail": "too many requests at a time"}, 503, headers={"Retry-After": "1"})
+            await _refuse(busy, receive, send)
+        elif int(dict(scope["headers"]).get(b"content-length", b"0")) > self.max_bytes:
+            self.figures.requests.labels(413).inc()
+            await _refuse(JSONResponse({"detail": self._too_large()}, 413), receive, send)
         else:
             await self._ask(scope, receive, send)
 
@@ -73,14 +83,7 @@ class Gate:
         self._inside += 1
         self.figures.inside.set(self._inside)
         try:
-            length = dict(scope["headers"]).get(b"content-length", b"0")
-            if self._inside > self.waiting:
-                busy = JSONResponse({"detail": "too many requests at a time"}, 503, headers={"Retry-After": "1"})
-                await busy(scope, receive, noting)
-            elif int(length) > self.max_bytes:
-                await JSONResponse({"detail": self._too_large()}, 413)(scope, receive, noting)
-            else:
-                await self.app(scope, self._limited(receive), noting)
+            await self.app(scope, self._limited(receive), noting)
         finally:
             self._inside -= 1
             self.figures.inside.set(self._inside)
@@ -103,3 +106,14 @@ class Gate:
 
     def _too_large(self) -> str:
         return f"more than {self.max_bytes / 1e6:g} MB; serve.max_mb raises the limit"
+
+
+async def _refuse(answer: Response, receive: Receive, send: Send) -> None:
+    """Answers at once, and lets the body come for a while and forgets it: a client that is cut off sees no answer."""
+    await send({"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers})
+    await send({"type": "http.response.body", "body": answer.body, "more_body": True})
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while (await receive()).get("more_body"):
+                pass
+    await send({"type": "http.response.body", "body": b""})
