@@ -47,8 +47,10 @@ def test_says_what_it_is_in_its_first_line(group, option):
 
 @pytest.mark.parametrize("file", sorted((CONF.parent / "sweeps").glob("*.yaml")), ids=lambda f: f.stem)
 def test_sweeps_compose(cli, tmp_path, file):
-    done = cli(f"+sweeps={file.stem}", "--cfg", "hydra", cwd=tmp_path)
-    assert "data.resolution" in done.stdout
+    done = cli(f"+sweeps={file.stem}", "--cfg", "all", cwd=tmp_path)
+    assert (
+        "data.resolution: 256,512,1024" in done.stdout or "task: search" in done.stdout or "model: hct," in done.stdout
+    )
     assert file.read_text().splitlines()[1].startswith("# ")
 
 

@@ -88,6 +88,11 @@ class RunFiles:
         return read_json(self.folder / "benchmark" / "benchmark.json")
 
     @cached_property
+    def explanations(self) -> Mapping[str, Any]:
+        """`explain.json`, which names files beside it; empty where nothing was explained."""
+        return read_json(self.folder / "explain" / "explain.json")
+
+    @cached_property
     def operators(self) -> Sequence[Mapping[str, str]]:
         """The rows of the profiler's table, rank 0's."""
         texts = sorted((self.folder / "profile").glob("*summary*.txt"))

@@ -1,6 +1,7 @@
 """What a network said of labelled images, as a CSV file, and what figures say of it."""
 
 import csv
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -63,6 +64,18 @@ class Predictions:
     @property
     def _of_label(self) -> np.ndarray:
         return self.probabilities[np.arange(len(self.labels)), self.labels]
+
+
+def wilson(right: float, images: int, z: float = 1.96) -> tuple[float, float]:
+    """The interval of the accuracy `right / images`, at 95 % for z = 1.96.
+
+    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+    """
+    p = right / images
+    centre = p + z * z / (2 * images)
+    spread = z * math.sqrt(p * (1 - p) / images + z * z / (4 * images * images))
+    scale = 1 + z * z / images
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 class Curves(NamedTuple):

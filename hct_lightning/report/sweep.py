@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from hct_lightning.report import peers
 from hct_lightning.runs.console import results
 from hct_lightning.runs.files import write_whole
 from hct_lightning.runs.record import read_record
@@ -20,6 +21,8 @@ MEASURED = {
 
 def report(folder: Path) -> bool:
     """Shows the points of a sweep; writes `sweep.json` and, where there is something to draw, `sweep.png`.
+
+    Over several seeds likewise `seeds.json` and `seeds.png`, see `hct_lightning.report.peers`.
 
     Returns:
         Whether all points have been completed.
@@ -47,6 +50,11 @@ def report(folder: Path) -> bool:
             console.print(f"{point['name']} {point['status']}: {point['reason']}", soft_wrap=True)
     if draw(points, folder / "sweep.png"):
         console.print(str(folder / "sweep.png"), soft_wrap=True)
+    if rows := peers.over_seeds(points, folder):
+        write_whole(folder / "seeds.json", json.dumps(rows, indent=2) + "\n")
+        peers.show(rows)
+        if peers.draw(rows, folder / "seeds.png"):
+            console.print(str(folder / "seeds.png"), soft_wrap=True)
     return all(point["status"] == "completed" for point in points)
 
 
@@ -71,6 +79,7 @@ def read_points(folder: Path) -> list[dict[str, Any]]:
                 "accuracy": metrics.get("best", metrics.get("val/accuracy")),
                 "images_s": sum(t["images_s"] for t in steady) / len(steady) if steady else None,
                 "peak_gib": metrics.get("memory/peak_gib"),
+                **{key: (record.get("network") or {}).get(key) for key in ("parameters", "gmac")},
             }
         )
     return points

@@ -10,6 +10,7 @@ from hct_lightning.report.page import Page, Section
 from hct_lightning.report.sections.against_paper import against_paper
 from hct_lightning.report.sections.answers import answers
 from hct_lightning.report.sections.deployment import artifacts, benchmarks, operators, quantization
+from hct_lightning.report.sections.explanations import explanations
 from hct_lightning.report.sections.overview import commands, key_figures, overview
 from hct_lightning.report.sections.sweep import sweep
 from hct_lightning.report.sections.training import curves, times
@@ -80,7 +81,7 @@ def report_at_end(folders: Sequence[Path]) -> Path | None:
 def _sections(runs: Sequence[RunFiles], against: str | None) -> list[Section]:
     """What a report says of runs; with the paper its figures come first. What there is nothing of comes last."""
     theirs = against_paper(runs) if against else []
-    parts = (overview, curves, times, answers, artifacts, quantization, benchmarks, operators)
+    parts = (overview, curves, times, answers, explanations, artifacts, quantization, benchmarks, operators)
     made = [*theirs, *(part(runs) for part in parts)]
     there = [section for section in made if not section.is_missing]
     notes = [block for section in made if section.is_missing for block in section.blocks]

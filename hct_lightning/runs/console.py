@@ -64,6 +64,29 @@ def _with_lines(what: str, items: Iterable[T], total: int, workers: int) -> Iter
             next_line = now + EVERY_S
 
 
+class Lines:
+    """Says in the log how far something is, at most every half minute: called with what is done, and with all.
+
+    Args:
+        what: is done, for people.
+        of: what is counted.
+    """
+
+    def __init__(self, what: str, of: str) -> None:
+        self.what, self.of = what, of
+        self._begun = time.monotonic()
+        self._next = self._begun + FIRST_S
+        self._before: int | None = None  # of them that were done before
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        self._before = done - 1 if self._before is None else self._before
+        if now >= self._next and done < total:
+            left_s = (total - done) * (now - self._begun) / (done - self._before)
+            log.info("%s: %d of %d %s, about %s left", self.what, done, total, self.of, duration(left_s))
+            self._next = now + EVERY_S
+
+
 def duration(seconds: float) -> str:
     """A time for people: `40 s`, `12 min`, `3.5 h`, `2.1 days`."""
     if seconds < 90:

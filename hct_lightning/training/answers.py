@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+from torch import Tensor
 
 from hct_lightning.data.catalogue import Split
+from hct_lightning.data.reading.channels import as_rgb
 from hct_lightning.data.reading.geometry import resize
 from hct_lightning.data.reading.image import UnreadableImageError
-from hct_lightning.data.reading.readers import Reader
+from hct_lightning.data.reading.readers import NativeReader, Reader
 from hct_lightning.report.predictions import prediction_rows, read_predictions
 from hct_lightning.runs.files import csv_text, open_whole
 from hct_lightning.training.module import Answers
@@ -62,9 +64,11 @@ def write_thumbnails(file: Path, reader: Reader) -> None:
         old.unlink()
     for row in {*found.worst(), *found.best()}:
         with contextlib.suppress(UnreadableImageError):
-            image = reader(found.paths[row])
+            image = reader.open(found.paths[row]) if isinstance(reader, NativeReader) else reader(found.paths[row])
+            if not isinstance(image, Tensor):
+                continue  # too large to be read for that
             scale = min(1.0, THUMBNAIL / max(image.shape[-2:]))
             height, width = (max(1, round(side * scale)) for side in image.shape[-2:])
-            small = resize(image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1), (height, width))
+            small = resize(as_rgb(image), (height, width))
             with open_whole(found.thumbnail(row)) as out:
                 Image.fromarray(small.permute(1, 2, 0).numpy()).save(out, "JPEG", quality=85)

@@ -78,12 +78,16 @@ class StepSchedule(LambdaLR):
             raise ValueError(f"lr_schedulers[0].last_epoch is {step!r:.100}, not a count")
         super().load_state_dict(state_dict | {"base_lrs": self.base_lrs})
         before = self._last_lr[0]
+        self.apply()
+        if (now := self._last_lr[0]) != before:
+            log.info("the learning rate is %.4g from here on; the checkpoint's was %.4g", now, before)
+
+    def apply(self) -> None:
+        """Sets the rates of this step by what the policy says now."""
         rates = [base * policy(self.last_epoch) for base, policy in zip(self.base_lrs, self.lr_lambdas, strict=True)]
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self._last_lr = rates
-        if rates[0] != before:
-            log.info("the learning rate is %.4g from here on; the checkpoint's was %.4g", rates[0], before)
 
 
 def keep_options(optimizer: Optimizer) -> None:

@@ -11,6 +11,7 @@ import torch
 from hydra.utils import instantiate
 
 from hct_lightning.data.reading.decoding import MAX_PIXELS_BEFORE, Decoding
+from hct_lightning.data.reading.geometry import NATIVE
 from hct_lightning.models import FromPixels
 from hct_lightning.training.hub import offline_without_internet
 
@@ -59,9 +60,22 @@ class NetworkSpec:
         What is not done to its images (srgb, breast) is null: a store may have it done, which `check_decoding` sees.
         """
         decoding = {name: None if value is False else value for name, value in vars(self.decoding).items()}
-        return {"resolution": decoding["size"], "mean": self.mean, "std": self.std} | {
+        return {"resolution": decoding["size"] or NATIVE, "mean": self.mean, "std": self.std} | {
             name: value for name, value in decoding.items() if name not in ("size", "max_pixels")
         }
+
+    def reading(self, given: dict[str, Any], resolution: int | Sequence[int] | None = None) -> Decoding:
+        """How new images are read: as those of the training, with what is asked for on top.
+
+        Args:
+            given: options of the group `data` that the command line names.
+            resolution: another one, where it is not None.
+
+        Raises:
+            ValueError: where another mean or deviation is asked for.
+        """
+        self.check_normalisation(given)
+        return self.decoding.with_options(given | ({"resolution": resolution} if resolution else {}))
 
     def check_classes(self, found: Sequence[str]) -> None:
         """Raises ValueError when data has other classes than the network was trained on."""

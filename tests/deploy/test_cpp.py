@@ -71,7 +71,9 @@ def export(tmp_path_factory):
     def make(name: str) -> Path:
         if (place / name).exists():
             return place / name
-        return export_artifact(name, EXPORTERS[name], network, place, classes=CLASSES, decoding=decoding().as_json())
+        return export_artifact(
+            name, EXPORTERS[name], network, place, spec={"classes": CLASSES, "decoding": decoding().as_json()}
+        )
 
     return make
 
@@ -86,7 +88,9 @@ class Pixels(torch.nn.Module):
 def pixels_artifact(place: Path, size: tuple[int, int], **other: object) -> Path:
     how = decoding(size, **other)
     classes = [f"{i:05d}" for i in range(how.channels * size[0] * size[1])]
-    return export_artifact("pixels", torchscript.export, Pixels(), place, classes=classes, decoding=how.as_json())
+    return export_artifact(
+        "pixels", torchscript.export, Pixels(), place, spec={"classes": classes, "decoding": how.as_json()}
+    )
 
 
 def run(program: Path, *args: object, **options: object) -> subprocess.CompletedProcess:

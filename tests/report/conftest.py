@@ -5,7 +5,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from run_folders import add_artifact, add_predictions, write_run
+
+
+def add_explanations(folder: Path) -> None:
+    """Of one image, by one method, beside one that could not be read; and a receptive field."""
+    about = {"jpg": "a/gradient.jpg", "png": "a/gradient.png", "correlation_with_random": 0.125}
+    image = {
+        "path": "/photos/<i>.jpg",
+        "class": "cat",
+        "probability": 0.9,
+        "target": "cat",
+        "maps": {"gradient": about},
+    }
+    field = {"network": "HCT", "weights": "trained", "half_side_50": 0.25, "half_side_95": 0.5}
+    (folder / "explain" / "a").mkdir(parents=True)
+    for name in ("a/gradient.jpg", "receptive_field.jpg"):
+        Image.new("RGB", (64, 48), "orange").save(folder / "explain" / name)
+    record = {"images": [image, {"path": "broken.jpg", "error": "why"}], "receptive_field": [field]}
+    (folder / "explain" / "explain.json").write_text(json.dumps(record))
 
 
 @pytest.fixture
@@ -33,6 +52,7 @@ def full_run(make_run) -> Path:
     folder = make_run()
     add_predictions(folder)
     add_artifact(folder, "openvino_int8")
+    add_explanations(folder)
     (folder / "export").mkdir()
     rows = [
         {

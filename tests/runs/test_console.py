@@ -1,14 +1,16 @@
 """Tables are whole wherever they go; progress is for terminals."""
 
+import itertools
 import logging
 import re
 import time
+from types import SimpleNamespace
 
 import pytest
 from rich.table import Table
 
 from hct_lightning.runs import console
-from hct_lightning.runs.console import duration, results, track
+from hct_lightning.runs.console import Lines, duration, results, track
 
 
 def test_a_wide_table_is_not_cut_in_a_pipe(monkeypatch, capsys):
@@ -77,3 +79,17 @@ def test_what_workers_load_before_they_are_fast_does_not_count(monkeypatch, capl
 )
 def test_durations_are_for_people(seconds, text):
     assert duration(seconds) == text
+
+
+def test_lines_say_how_far_it_is(monkeypatch, caplog):
+    """Of twelve parts two were done before; each takes 20 seconds."""
+    now = itertools.count(0, 20)
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    lines = Lines("a.tif", "tiles")
+    with caplog.at_level(logging.INFO, "hct_lightning"):
+        for done in range(3, 13):
+            lines(done, 12)
+    said = [record.message for record in caplog.records]
+    assert said[0] == "a.tif: 3 of 12 tiles, about 3 min left"
+    assert said[1] == "a.tif: 5 of 12 tiles, about 2 min left"
+    assert len(said) == 5

@@ -70,7 +70,10 @@ def _data(data: Mapping[str, Any]) -> list[Row]:
         ("images", f"{data['images']['train']} to train, {data['images']['valid']} to validate"),
         ("classes", f"{len(classes)}: {few}"),
         ("files, px", small if small == large else f"{small} to {large}"),
-        ("network sees, px", f"{'x'.join(map(str, decoding['size']))}, {decoding['channels']} channel(s)"),
+        (
+            "network sees, px",
+            f"{'x'.join(map(str, decoding['size'] or ['images as they are']))}, {decoding['channels']} channel(s)",
+        ),
         ("notes", "; ".join(data["notes"])),
     ]
 

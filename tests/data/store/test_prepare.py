@@ -309,11 +309,12 @@ def test_a_worker_takes_less_than_three_decoded_images(photos, tmp_path):
             "from hct_lightning.data.store.prepare import _convert\n"
             "from hct_lightning.data.reading.decoding import Decoding\n"
             "from hct_lightning.data.store.format import Recipe\n"
-            "recipe = Recipe(Decoding(channels=3, size=(3000, 3000), geometry='cover', max_pixels=10**7), 'raw', None)\n"
+            "recipe = Recipe(Decoding(channels=3, size=(3000, 3000), geometry='cover', max_pixels=10**8), 'raw', None)\n"
             "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
             "before = peak()\n"
             "job = ('train', 'a', sys.argv[1], 'train/a/0.npy', Path(sys.argv[2]), recipe)\n"
-            "assert not isinstance(_convert(job), str)\n"
+            "made = _convert(job)\n"
+            "assert not isinstance(made, str), made\n"
             "print(peak() - before)"
         )
         done = subprocess.run(
