@@ -16,8 +16,8 @@ BESIDE = ("callbacks", "conf", "slurm", "sweeps")  # at the top of the checkout,
 FLOORS = (
     {"machine", "models"},
     {"deploy", "runs"},
-    {"cli", "data", "report"},
-    {"app", "slurm", "training"},
+    {"cli", "data", "explain", "report"},
+    {"app", "serving", "slurm", "training"},
     {"benchmarks", "callbacks", "tasks"},
 )
 NEIGHBOURS = {
@@ -44,6 +44,8 @@ ELSEWHERE = {
     "benchmarks.data.sides",
     "benchmarks.fit_step",
     "benchmarks.inference.fresh",
+    "benchmarks.inference.one_image",
+    "benchmarks.inference.shapes",
     "benchmarks.inference.side",
     "benchmarks.memory",
     "benchmarks.scaling",

@@ -10,7 +10,7 @@ from rich.table import Table
 from hct_lightning.report import peers
 from hct_lightning.runs.console import results
 from hct_lightning.runs.files import write_whole
-from hct_lightning.runs.folder import Run
+from hct_lightning.runs.record import read_record
 
 MEASURED = {
     "accuracy": "validation accuracy",
@@ -60,12 +60,9 @@ def report(folder: Path) -> bool:
 
 def read_points(folder: Path) -> list[dict[str, Any]]:
     """A dict per point, in the sweep's order, with the options that differ between points."""
-    records = {
-        path.parent: Run(path.parent).record
-        for path in folder.glob("*/run.json")
-        if "overrides" in Run(path.parent).record
-    }
-    options = {path: dict(o.lstrip("+").split("=", 1) for o in record["overrides"]) for path, record in records.items()}
+    records = {path.parent: read_record(path) for path in folder.glob("*/run.json")}
+    records = {path: record for path, record in records.items() if record.get("overrides") is not None}
+    options = {path: dict(map(_pair, record["overrides"])) for path, record in records.items()}
     names = {name: None for each in options.values() for name in each}
     differ = [n for n in names if len({each.get(n) for each in options.values()}) > 1]
     points = []
@@ -86,6 +83,12 @@ def read_points(folder: Path) -> list[dict[str, Any]]:
             }
         )
     return points
+
+
+def _pair(override: str) -> tuple[str, str]:
+    """An option and its value; `~option` has none."""
+    name, _, value = override.lstrip("+").partition("=")
+    return name, value
 
 
 def _number(text: str | None) -> Any:

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -152,7 +152,14 @@ def steps(
     network = build_network(NETWORKS[name], channels=3, classes=4, mean=(0.5,) * 3, std=(0.2,) * 3)
     if memory == "low":
         network.set_grad_checkpointing()
-    module = Module(network, classes="abcd", optimizer=torch.optim.SGD, schedule=lambda step, **_: 1.0)
+    module = Module(
+        network,
+        classes="abcd",
+        optimizer=torch.optim.SGD,
+        schedule=lambda step, **_: 1.0,
+        class_weights=(0.5, 1.0, 1.5, 1.0),
+        label_smoothing=0.1,
+    )
     trainer = lightning.Trainer(
         strategy=Strategy("cpu", accelerator=CPUAccelerator()),
         plugins=[] if precision == "32-true" else [MixedPrecision(precision, "cuda")],
@@ -197,9 +204,23 @@ def test_no_tensor_is_on_the_wrong_device(tmp_path, name, precision, memory):
     assert steps(name, tmp_path, precision=precision, memory=memory).global_step == STEPS
 
 
-def test_a_buffer_that_is_left_on_the_cpu_is_found(tmp_path):
-    with pytest.raises(RuntimeError, match="at least two devices, cuda:0 and cpu"):
-        steps("HCT", tmp_path, but="scale")
+@pytest.mark.parametrize("name", ["scale", "class_weights"])
+def test_a_buffer_that_is_left_on_the_cpu_is_found(tmp_path, name):
+    with pytest.raises(RuntimeError, match=r"cuda:0.* and .*cpu"):
+        steps("HCT", tmp_path, but=name)
+
+
+def test_a_value_that_is_read_is_found(tmp_path, monkeypatch):
+    step = Module.training_step
+
+    def looking(self: Module, *args: Any) -> Tensor:
+        loss = step(self, *args)
+        loss.detach().item()
+        return loss
+
+    monkeypatch.setattr(Module, "training_step", looking)
+    with pytest.raises(DataDependentOutputException):
+        steps("HCT", tmp_path)
 
 
 def test_a_copy_that_waits_is_found(tmp_path, monkeypatch):

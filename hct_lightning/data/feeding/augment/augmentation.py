@@ -16,6 +16,7 @@ from hct_lightning.data.feeding.augment.mixing import mix
 from hct_lightning.data.feeding.augment.tones import change_tones
 from hct_lightning.data.feeding.loader import Batch
 from hct_lightning.data.reading.geometry import Size
+from hct_lightning.data.reading.regions import Regions, Turned
 
 STEP = 32  # pixels by which sides of crops grow
 SMALLEST = 128  # that HCT takes
@@ -107,7 +108,8 @@ class Augmentation:
         self.cutmix = cutmix
         self.mix_until = mix_until
         off = {"crop": 1.0} | {name: options[name] for name in ("crop_until", "resample", "mix_until")}
-        self.active = any(value != off.get(name, 0) for name, value in options.items())
+        self._used = {name: value for name, value in options.items() if value != off.get(name, 0)}
+        self.active = bool(self._used)
 
     def extra_bytes(self, images: int, *, image_bytes: int) -> int:
         """The most that a call takes beside a batch of so many images: copies, as floats where it calculates."""
@@ -144,6 +146,9 @@ class Augmentation:
         """
         if not self.active:
             return batch
+        if not isinstance(batch.images, Tensor):
+            rng = np.random.default_rng((seed, epoch, int(batch.index[0])))
+            return batch._replace(images=self._turn(batch.images, rng))
         count, size = self.crops((batch.images.shape[2], batch.images.shape[3]), progress)
         whole = size == tuple(batch.images.shape[2:])
         keys = [(seed, epoch, i, *([n] if n else [])) for n in range(count) for i in batch.index.tolist()]
@@ -156,6 +161,22 @@ class Augmentation:
         if (self.mixup or self.cutmix) and progress < self.mix_until:
             return mix(batch, rngs, classes, mixup=self.mixup, cutmix=self.cutmix)
         return batch
+
+    def check_regions(self) -> None:
+        """Raises ValueError for what can't be done to an image that is read by region."""
+        for name in self._used.keys() - {"flip", "vertical_flip", "quarter_turns"}:
+            raise ValueError(
+                f"data.augment.{name}={self._used[name]} changes whole images, and with memory=stream "
+                "data.resolution=native reads large ones by region; leave it out (flips and quarter turns work)"
+            )
+
+    def _turn(self, image: Regions, rng: np.random.Generator) -> Turned:
+        """What `_change` does to an image in memory, as far as `check_regions` lets it."""
+        flip, vertical_flip, turn = rng.random(3)
+        turns = rng.integers(1, 4)
+        height, width, _ = image.shape
+        quarters = 0 if turn >= self.quarter_turns else int(turns) if height == width else 2
+        return Turned(image, flip=flip < self.flip, vertical_flip=vertical_flip < self.vertical_flip, quarters=quarters)
 
     def _change(self, image: Tensor, place: Tensor, rng: np.random.Generator) -> None:
         """h w c -> h w c, to `place`, which may be the image. All is drawn whatever is used, so that options don't

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from hct_lightning.data.feeding.augment.augmentation import Augmentation
 from hct_lightning.data.feeding.loader import Batch
+from hct_lightning.data.reading.regions import Regions
 
 EVERYTHING = {
     "flip": 0.5,
@@ -214,3 +215,20 @@ def test_what_it_takes_beside_the_batch_is_known(options, images):
     expected = augmentation.extra_bytes(images, image_bytes=image_bytes)
     assert peak.most <= 1.05 * expected + 4096
     assert expected <= 1.5 * peak.most + 2 * image_bytes
+
+
+@pytest.mark.parametrize("width", [24, 30])
+def test_an_image_that_is_read_by_region_is_turned_as_the_whole_is(width):
+    augment = Augmentation(flip=0.5, vertical_flip=0.5, quarter_turns=0.7)
+    augment.check_regions()
+    for i in range(12):
+        batch = batch_of([i], 24, width)
+        large = batch._replace(images=Regions(batch.images[0].permute(1, 2, 0).numpy().copy(), 3, None))
+        options = {"seed": 0, "epoch": 1, "classes": 3}
+        whole, turned = augment(batch, **options).images[0], augment(large, **options).images
+        assert torch.equal(torch.from_numpy(turned.read(2, 20, 3, 21)).permute(2, 0, 1), whole[:, 2:20, 3:21])
+
+
+def test_what_needs_the_whole_image_is_refused():
+    with pytest.raises(ValueError, match=r"data\.augment\.contrast=0\.2 changes whole images"):
+        Augmentation(flip=0.5, contrast=0.2).check_regions()
