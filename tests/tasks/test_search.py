@@ -1,6 +1,7 @@
 """A search with real runs: two processes share it, a killed one goes on."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -21,9 +22,13 @@ SEARCH = (
 )
 
 
-def trials_of(folder: Path) -> list:
+def study_of(folder: Path) -> optuna.Study:
     backend = optuna.storages.journal.JournalFileBackend(str(folder / "search.journal"))
-    return optuna.load_study(study_name="search", storage=optuna.storages.JournalStorage(backend)).trials
+    return optuna.load_study(study_name="search", storage=optuna.storages.JournalStorage(backend))
+
+
+def trials_of(folder: Path) -> list:
+    return study_of(folder).trials
 
 
 def test_a_search_runs_its_trials_and_says_which_is_best(cli, tiny, tmp_path):
@@ -37,6 +42,14 @@ def test_a_search_runs_its_trials_and_says_which_is_best(cli, tiny, tmp_path):
     assert "best: trial 0, val/accuracy" in done.stdout
     assert f"optim.lr={trial.params['optim.lr']}" in done.stdout
     assert (folder / "sweep.json").exists()
+    # Killed when a run was completed, and before it could say so.
+    study_of(folder).ask().suggest_float("optim.lr", 1e-4, 1e-2, log=True)
+    (folder / "1").mkdir()
+    for name in ("run.json", "metrics.csv"):
+        shutil.copy(folder / "0" / name, folder / "1" / name)
+    done = cli(*tiny, *SEARCH, "trainer.max_epochs=1", *options, "search.trials=2", cwd=tmp_path)
+    assert [again.value for again in trials_of(folder)] == [trial.value] * 2
+    assert "epoch 1/1" not in done.stderr
 
 
 def test_without_a_space_it_says_so(cli, tmp_path):
