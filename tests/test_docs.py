@@ -179,6 +179,14 @@ SMALL = ("data.resolution=128", "data.batch_size=4", "trainer.max_epochs=1", "da
 SMALL_SCENES = ("data.scene_size=128", "data.train=24", "data.valid=10")
 SMALL_FOUR = ("trainer.devices=2", "data.batch_size=1", "data.resolution=256")
 SMALL_TASKS = {
+    "benchmark=augment": (
+        "benchmark.resolution=256",
+        "benchmark.batch_size=2",
+        "benchmark.rounds=1",
+        "benchmark.warmup=1",
+        "~benchmark.kinds",
+        "+benchmark.kinds={tones: {contrast: 0.2}, mixup: {mixup: 0.2}}",
+    ),
     "benchmark=data": ("benchmark.source_size=512", "benchmark.resolution=256", "benchmark.rounds=1"),
     "benchmark=step": ("benchmark.resolution=256", "benchmark.rounds=1", "benchmark.warmup=1"),
     "benchmark=memory": (
