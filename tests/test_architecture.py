@@ -17,7 +17,7 @@ FLOORS = (
     {"machine", "models"},
     {"deploy", "runs"},
     {"cli", "data", "explain", "report"},
-    {"app", "slurm", "training"},
+    {"app", "serving", "slurm", "training"},
     {"benchmarks", "callbacks", "tasks"},
 )
 NEIGHBOURS = {
@@ -44,6 +44,8 @@ ELSEWHERE = {
     "benchmarks.data.sides",
     "benchmarks.fit_step",
     "benchmarks.inference.fresh",
+    "benchmarks.inference.one_image",
+    "benchmarks.inference.shapes",
     "benchmarks.inference.side",
     "benchmarks.memory",
     "benchmarks.scaling",

@@ -135,13 +135,18 @@ def test_options_that_are_named_exist():
     files = {group: sorted((ROOT / "conf" / group).glob("[a-z]*.yaml")) for group in ("task", "data", "benchmark")}
     every = [f"{group}=[{','.join(file.stem for file in found)}]" for group, found in files.items()]
     every += ["model=[hct,timm]", "logger=[wandb,tensorboard]", "export=[torchscript_int8,openvino_int8]"]
+    every += ["callbacks=averaged"]
     config = OmegaConf.to_container(composed([*every, "+slurm=nodes"]))
 
     def has(options: object, path: list[str]) -> bool:
         return not path or (isinstance(options, dict) and path[0] in options and has(options[path[0]], path[1:]))
 
     named = {m[1] for span in spans() if (m := re.fullmatch(r"([a-z]\w*(?:\.\w+)+)(=.*)?", span))}
-    named = {name for name in named if isinstance(config.get(name.split(".")[0]), dict) and not name.endswith(".json")}
+    named = {
+        name
+        for name in named
+        if isinstance(config.get(name.split(".")[0]), dict) and not name.endswith((".json", ".safetensors"))
+    }
     assert len(named) > 20
     assert not [name for name in sorted(named) if not has(config, name.split("."))]
 
@@ -212,8 +217,10 @@ SMALL_TASKS = {
 SHORTER = {
     "explain.resolution=2048": "explain.resolution=256",
     "plan.resolution=[2048,4000]": "plan.resolution=[256]",
+    "plan.resolution=[24000]": "plan.resolution=[256]",
     "trainer.max_epochs=30": "trainer.max_epochs=1",
     "trainer.max_time=00:10:00:00": "trainer.max_time=00:00:00:03",
+    "trainer.max_time=00:02:00:00": "trainer.max_time=00:00:00:03",
 }
 
 
@@ -230,6 +237,10 @@ def small(args: list[str], folder: Path) -> list[str]:
         added = (*SMALL[2:], *SMALL_FOUR) if four else SMALL
         added += () if "data.root" in given or "data=pages" in args else SMALL_SCENES
         added += (f"hydra.run.dir={folder}/run", f"hydra.sweep.dir={folder}/sweep")
+        if "+sweeps=baselines" in args:
+            added += ("model=hct,mobilenetv4_conv_small", "seed=0", "trainer.max_time=00:00:00:03")
+        if "+sweeps=search" in args:
+            added += ("search.trials=1", "~search.space.data.augment", "~search.space.callbacks")
     flags = [arg for arg in args if not is_override(arg)]
     return [*flags, *(a for a in added if key_of(a) not in given), *(a for a in args if is_override(a))]
 
@@ -445,7 +456,9 @@ def test_the_cpp_program_is_built_and_runs(home, trained, cli, environment):
 
 
 @pytest.mark.parametrize("snippet", dict.fromkeys(blocks("python")))
-def test_python_snippet(snippet, trained, tmp_path):
+def test_python_snippet(snippet, trained, cli, tmp_path):
+    if "artifacts/timm" in snippet:
+        cli("task=export", f"run={trained}", "export=[timm]", "export.evaluation=0", cwd=tmp_path)
     names = {"images": torch.zeros(2, 3, 128, 128, dtype=torch.uint8)}
     Image.new("RGB", (200, 150)).save(tmp_path / "slide.tif")
     exec(snippet.replace("RUN/", f"{trained}/").replace("slide.tif", f"{tmp_path}/slide.tif"), names)
@@ -454,6 +467,8 @@ def test_python_snippet(snippet, trained, tmp_path):
     elif "probabilities" in names:
         assert names["probabilities"].shape == (2, 4)
         assert "# uint8, n c h w" in snippet
+    elif "network" in names:
+        assert names["network"](torch.zeros(2, 3, 128, 128)).shape == (2, 4)
     else:
         assert len(names["backbone"](torch.zeros(2, 3, 128, 128))) == 5
 

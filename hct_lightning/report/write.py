@@ -16,6 +16,7 @@ from hct_lightning.report.sections.sweep import sweep
 from hct_lightning.report.sections.training import curves, times
 from hct_lightning.report.sweep import mark_pareto, read_points
 from hct_lightning.runs.files import write_whole
+from hct_lightning.runs.links import check_links
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +33,14 @@ def write_report(folders: Sequence[Path], home: Path, *, against: str | None = N
         The page.
 
     Raises:
-        ValueError: for a folder that is neither, a damaged file, or another `against`.
+        ValueError: for a folder that is neither, a damaged file, a link that leads out of it, or another `against`.
     """
     if against not in (None, "paper"):
         raise ValueError(f"report.against={against}: choose paper, or null; runs are laid side by side by report.runs")
     folders = [folder.expanduser().resolve() for folder in folders]
     points, runs = [], []
     for folder in folders:
+        check_links(folder)  # what a picture or a table shows is of the run, and nothing else of this machine
         if (folder / "run.json").exists() or not (found := read_points(folder)):
             runs.append(folder)
         else:

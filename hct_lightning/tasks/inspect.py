@@ -64,9 +64,6 @@ def contact_sheet(data: Dataset, samples: int, side: int) -> Image.Image:
     paths, labels = data.catalogue.train.paths, data.catalogue.train.labels
     count = min(max(1, samples), len(paths))
     chosen = [round(i * (len(paths) - 1) / max(1, count - 1)) for i in range(count)]
-    height, width = data.size
-    scale = side / max(height, width)
-    size = max(1, round(height * scale)), max(1, round(width * scale))
     columns = math.ceil(math.sqrt(count * 1.5))
     rows = math.ceil(count / columns)
     line = 14  # pixels of text
@@ -76,7 +73,10 @@ def contact_sheet(data: Dataset, samples: int, side: int) -> Image.Image:
         left, top = n % columns * (side + 4), n // columns * (side + line + 4)
         draw.text((left, top), data.classes[labels[i]], "black")
         try:
-            small = as_rgb(resize(data.reader(paths[i]), size))
+            image = data.reader(paths[i])
+            scale = side / max(image.shape[-2:])
+            height, width = (max(1, round(length * scale)) for length in image.shape[-2:])
+            small = as_rgb(resize(image, (height, width)))
         except UnreadableImageError:
             draw.text((left, top + line), "can't be read", "red")
             continue
@@ -96,6 +96,8 @@ def suggest(cfg: DictConfig, data: Dataset, found: Survey) -> dict[str, Any]:
     shorter = sorted(min(size) for size in found.sizes)
     median = max(32, shorter[len(shorter) // 2] // 32 * 32)
     height, width = data.size if prepared or "data.resolution" in given else (median, median)
+    if data.reader.varies:
+        height = width = round(math.sqrt(sum(h * w for h, w in found.sizes) / len(found.sizes)))
     fitting: dict[str, Any] = {"batch_size": max(1, min(8, len(data.catalogue.train) // 4))}
     if not prepared:
         fitting |= {"resolution": median, "geometry": data.decoding.geometry, "channels": data.decoding.channels}

@@ -1,5 +1,6 @@
 """An artifact gives the network's answers, in a fresh process, or says why it does not."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -33,6 +34,22 @@ def test_serves_in_a_fresh_process(network, folder, tmp_path):
     with torch.inference_mode():
         expected = network(x).softmax(dim=1)[0].tolist()
     assert json.loads(done.stdout) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "runtime", "kept"),
+    [(None, "torchscript", True), (None, "openvino", False), (False, "torchscript", False), (True, "openvino", True)],
+)
+def test_memory_is_kept_where_it_helps_unless_told(folder, monkeypatch, tmp_path, option, runtime, kept):
+    """Most of a call of TorchScript's is page faults otherwise; OpenVINO has memory of its own."""
+    asked = []
+    monkeypatch.setattr("hct_lightning.deploy.artifact.runtime.keep_memory", lambda: asked.append(True))
+    other = shutil.copytree(folder, tmp_path / "other")
+    description = json.loads((other / "artifact.json").read_text())
+    (other / "artifact.json").write_text(json.dumps(description | {"runtime": runtime}))
+    with contextlib.suppress(ValueError, ImportError):  # the model file is TorchScript's
+        load_artifact(other, keep_memory=option)
+    assert bool(asked) == kept
 
 
 @pytest.mark.parametrize(

@@ -84,3 +84,11 @@ def test_biases_do_not_decay():
 def test_a_rate_that_is_not_positive_is_named():
     with pytest.raises(ValueError, match=r"optim\.lr=0: give a positive learning rate"):
         classifier(lr=0)
+
+
+def test_loss_options_are_the_configurations_and_no_state_of_a_checkpoint():
+    before = classifier(class_weights=[1.0, 1.0, 5.0], label_smoothing=0.3)
+    now = classifier(class_weights=[3.0, 1.0, 1.0], label_smoothing=0.1)
+    now.load_state_dict(before.state_dict())
+    assert now.class_weights.tolist() == [3.0, 1.0, 1.0]
+    assert set(before.hparams) == {"spec"}

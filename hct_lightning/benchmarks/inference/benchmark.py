@@ -9,17 +9,13 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
-from hct_lightning.benchmarks.baselines import plain_inference
-from hct_lightning.benchmarks.harness.interleave import Measured, interleave, paired_ratio
-from hct_lightning.benchmarks.harness.side import process
 from hct_lightning.benchmarks.inference.accuracy import judge
 from hct_lightning.benchmarks.inference.fresh import make_run
+from hct_lightning.benchmarks.inference.one_image import as_loaded, from_file, in_cpp
 from hct_lightning.benchmarks.inference.paper import (
     EAGER,
     INT8,
@@ -29,68 +25,17 @@ from hct_lightning.benchmarks.inference.paper import (
     TUNED_INT8,
     paper_rows,
 )
-from hct_lightning.benchmarks.inference.side import serving
+from hct_lightning.benchmarks.inference.shapes import Shape, Turns, table
 from hct_lightning.benchmarks.inference.subjects import Model, find
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.data.reading.geometry import Size, as_size
-from hct_lightning.data.sources import drawing
 from hct_lightning.deploy import build_cpp
 from hct_lightning.report.inference import draw
 
 log = logging.getLogger(__name__)
 
 FRESH = (4000, 4000)  # pixels, of a fresh HCT
-CPP_RUNTIMES = ("torchscript", "aoti", "openvino")
 PACKAGES = ("torch", "torchvision", "torchao", "openvino", "nncf", "onnxruntime", "pillow", "timm")
-
-
-class Shape(NamedTuple):
-    """What a call is given, and where it is answered."""
-
-    device: str
-    size: Size
-    batch: int
-
-    def plain(self, form: Mapping[str, Any], image: Path | None = None) -> list[str]:
-        """The command of a side of plain PyTorch."""
-        return process(plain_inference.inference, **self._arguments(image), **form)
-
-    def ours(self, model: Model, image: Path | None = None) -> list[str]:
-        """The command of a side of ours."""
-        return process(serving, model=model.where, **self._arguments(image))
-
-    def _arguments(self, image: Path | None) -> dict[str, Any]:
-        height, width = self.size
-        return {"height": height, "width": width, "batch_size": self.batch, "device": self.device, "image": image}
-
-    def sides(self, models: Mapping[str, Model], plain: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-        """The commands of all that can be measured at this shape, by name."""
-        gpu = self.device != "cpu"  # artifacts and torch.ao's int8 are the CPU's
-        sides = {}
-        for name, form in plain.items():
-            if form["form"] == "static" and max(self.size) <= 128:
-                log.warning("%s: torch's own int8 fails at 128 px: left out", name)
-            elif form["form"] == "eager" or not gpu:
-                sides[name] = self.plain(form)
-        for name, model in models.items():
-            if gpu and model.kind == "artifact":
-                continue
-            if model.takes(self.size):
-                sides[name] = self.ours(model)
-            else:
-                log.warning("%s does not take images of %dx%d: left out", name, *self.size)
-        return sides
-
-
-class Turns(NamedTuple):
-    """How often each side is called, and how many are there at a time."""
-
-    warmup: int
-    rounds: int
-    together: int
-
-    def measure(self, sides: Mapping[str, Sequence[str]]) -> tuple[dict[str, Measured], dict[str, float]]:
-        return in_groups(sides, warmup=self.warmup, rounds=self.rounds, together=self.together)
 
 
 def benchmark(
@@ -115,8 +60,9 @@ def benchmark(
 
     The ratios are of the CPU at the first shape; those whose sides are not measured are left out:
     `best_vs_eager`, `best_vs_tuned_eager`, `best_vs_torchscript_int8`, `best_vs_tuned_torchscript_int8`,
-    `torchscript_vs_eager` (above 1: ours is faster), `cpp_vs_python` (below 1: C++ is faster) and
-    `file_to_answer`. The options are explained in conf/benchmark/inference.yaml.
+    `torchscript_vs_eager` (above 1: ours is faster), `cpp_vs_python` (below 1: C++ is faster),
+    `loaded_vs_benchmark` (above 1: a program that only loads the artifact is slower), `file_to_answer`
+    and `predict_vs_parts` (a folder of files, against the longer of reading and computing alone). The options are explained in conf/benchmark/inference.yaml.
 
     Raises:
         ValueError: when no model takes the sizes, or an option is out of its range.
@@ -144,10 +90,12 @@ def benchmark(
     if program:
         cpp_rows, cpp_ratio = in_cpp(program, served, best, one, speeds.get(one), turns, out)
         rows, ratios = rows + cpp_rows, ratios | cpp_ratio
+    loaded_rows, loaded_ratio = as_loaded(served, best, one, turns)
+    rows, ratios = rows + loaded_rows, ratios | loaded_ratio
     more = []
     if baselines:
-        table_of_files, ratios["file_to_answer"] = from_file(photo, served[best], best, one, turns, out)
-        more.append(table_of_files)
+        tables, of_files = from_file(photo, served[best], best, one, turns, out)
+        more, ratios = more + tables, ratios | of_files
     judged = judge(served, data, accuracy) if accuracy else None
     if judged:
         more.append(judged)
@@ -197,47 +145,6 @@ def at_each(
     return rows, speeds
 
 
-def in_cpp(
-    program: Path,
-    served: Mapping[str, Model],
-    best: str,
-    one: Shape,
-    speeds: Mapping[str, float] | None,
-    turns: Turns,
-    out: Path,
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """The TorchScript artifact and the best one in C++, where it serves them: rows, and `cpp_vs_python` of the last.
-
-    `speeds` are those of the Python sides at the same shape, where it was measured.
-    """
-    rows, ratio = [], {}
-    image = random_png(one.size, out / "random.png")
-    for name in dict.fromkeys(("torchscript", best)):
-        if name not in served or served[name].about.get("runtime") not in CPP_RUNTIMES:
-            continue
-        there = f"C++ {name}"
-        command = [str(program), "--wait", served[name].where, str(image)]
-        measured, speed = turns.measure({name: one.ours(served[name]), there: command})
-        ratio["cpp_vs_python"] = 1 / speed[there]
-        measured[there].facts.update({key: served[name].about[key] for key in ("precision", "size_bytes")})
-        relative = {there: speeds[name] * speed[there] if speeds else None}
-        rows += table({there: measured[there]}, relative, one)
-    image.unlink()
-    return rows, ratio
-
-
-def from_file(
-    photo: str | None, model: Model, name: str, one: Shape, turns: Turns, out: Path
-) -> tuple[dict[str, Any], float]:
-    """From a file of twice the size to the answer: a table, and how many times as fast as plain eager a model is."""
-    file = enlarged(photo, one.size, out / "enlarged.jpg")
-    sides = {side: one.plain(PLAIN[side], file) for side in (EAGER, TUNED_EAGER)}
-    measured, speed = turns.measure(sides | {name: one.ours(model, file)})
-    file.unlink()
-    title = f"From a JPEG of {2 * one.size[1]}x{2 * one.size[0]} pixels to the answer"
-    return {"title": title, "rows": table(measured, speed, one)}, speed[name]
-
-
 def named(models: Sequence[Model]) -> dict[str, Model]:
     """By short names: an artifact's own, `checkpoint`, timm's; numbered where they meet."""
     names = {}
@@ -246,25 +153,6 @@ def named(models: Sequence[Model]) -> dict[str, Model]:
         taken = sum(other.split("#")[0] == name for other in names)
         names[f"{name}#{taken + 1}" if taken else name] = model
     return names
-
-
-def in_groups(
-    sides: Mapping[str, Sequence[str]], *, warmup: int, rounds: int, together: int
-) -> tuple[dict[str, Measured], dict[str, float]]:
-    """Measures in groups of at most `together` processes, the first side in all of them.
-
-    Returns:
-        What each side took, and how many times as fast as the first side it is, in the same rounds.
-    """
-    reference, *others = sides
-    results, speeds = {}, {}
-    for start in range(0, max(1, len(others)), together - 1):
-        group = [reference, *others[start : start + together - 1]]
-        measured = interleave({name: sides[name] for name in group}, warmup=warmup, rounds=rounds)
-        for name, side in measured.items():
-            results.setdefault(name, side)
-            speeds.setdefault(name, paired_ratio(measured[reference], side))
-    return results, speeds
 
 
 def compare_speeds(speed: Mapping[str, float], best: str) -> dict[str, float]:
@@ -277,51 +165,6 @@ def compare_speeds(speed: Mapping[str, float], best: str) -> dict[str, float]:
         "torchscript_vs_eager": ("torchscript", EAGER),
     }
     return {n: speed[a] / speed[b] for n, (a, b) in wanted.items() if a in speed and b in speed}
-
-
-def table(measured: Mapping[str, Measured], speed: Mapping[str, float | None], shape: Shape) -> list[dict[str, Any]]:
-    """A row per side."""
-    rows = []
-    for name, side in measured.items():
-        p50, p90, p99 = np.percentile(side.seconds, (50, 90, 99)).tolist()
-        rows.append(
-            {
-                "side": name,
-                "size": f"{shape.size[0]}x{shape.size[1]}",
-                "batch": shape.batch,
-                "device": shape.device,
-                "precision": side.facts["precision"],
-                "p50_s": p50,
-                "p90_s": p90,
-                "p99_s": p99,
-                "images_per_s": shape.batch / p50,
-                "speed": speed[name],
-                "first_s": side.facts.get("first_s", side.first_s),
-                "load_s": side.facts["load_s"],
-                "peak_gib": side.peak_gib,
-                "mb": side.facts["size_bytes"] / 1e6,
-                "threads": side.facts["threads"],
-            }
-        )
-    return rows
-
-
-def random_png(size: Size, path: Path) -> Path:
-    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path, compress_level=0)
-    return path
-
-
-def enlarged(photo: str | None, size: Size, path: Path) -> Path:
-    """A JPEG of twice `size`, of a photograph, or drawn where none is given."""
-    height, width = (2 * side for side in size)
-    if photo:
-        with Image.open(photo) as file:
-            image = file.convert("RGB")
-    else:
-        image = Image.fromarray(drawing.draw(0, 0, max(height, width)))
-    image.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=95)
-    return path
 
 
 def installed(package: str) -> bool:

@@ -1,14 +1,69 @@
 """A side of the inference benchmark that is ours: an artifact, a checkpoint or a network of timm."""
 
+import tempfile
 import time
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import torch
 
 from hct_lightning.benchmarks.harness.side import serve
 from hct_lightning.benchmarks.inference.subjects import find, load
+from hct_lightning.data.feeding.loader import Images, Loader, auto_workers
+from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.readers import FileReader
+from hct_lightning.deploy.artifact import load_artifact
 from hct_lightning.machine import runtime
+from hct_lightning.machine.devices import peak_memory_gib
+from hct_lightning.runs.predictions import Predictions
+from hct_lightning.training.by_artifact import predict_all
+
+
+def loaded(model: str, height: int, width: int, batch_size: int, device: str, image: None = None) -> None:
+    """An artifact as a program of three lines has it: nothing of ours is set but by loading it."""
+    started = time.perf_counter()
+    artifact = load_artifact(model)
+    load_s = time.perf_counter() - started
+    shape = (batch_size, height, width, artifact.description["input"]["channels"])
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8).permute(0, 3, 1, 2)  # as read
+    facts = {key: artifact.description[key] for key in ("precision", "size_bytes")}
+    serve(lambda: artifact(pixels).sum().item(), load_s=load_s, threads=torch.get_num_threads(), **facts)
+
+
+def predicting(part: str, model: str, height: int, width: int, image: str, count: int) -> None:
+    """A folder of `count` images, all the same file: predicted with an artifact, or a part of that alone.
+
+    Args:
+        part: `read`, `compute`, or `predict`, which does both and writes the CSV.
+        model: the artifact's folder.
+        height: of the network's input.
+        width: likewise.
+        image: the file.
+        count: how many of it.
+    """
+    runtime.keep_memory()
+    artifact = load_artifact(model)
+    reader = FileReader(replace(Decoding.from_json(artifact.description["decoding"]), size=(height, width)))
+    images = Images([image] * count, [0] * count, reader)
+    workers = auto_workers("auto")
+    pixels = reader(image)[None]
+
+    def work() -> None:
+        if part == "read":
+            for _ in Loader(images, [[i] for i in range(count)], num_workers=workers):
+                pass
+        elif part == "compute":
+            for _ in range(count):
+                artifact(pixels)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                file = Predictions(Path(folder) / "out.csv", images.paths, artifact.classes, {})
+                file.open()
+                predict_all(artifact, images, file, batch_size=1, num_workers=workers, prefetch_factor=2)
+                file.finish()
+
+    serve(work)
 
 
 def serving(model: str, height: int, width: int, batch_size: int, device: str, image: str | None = None) -> None:
@@ -20,11 +75,13 @@ def serving(model: str, height: int, width: int, batch_size: int, device: str, i
     load_s = time.perf_counter() - started
     size = (height, width)
     shape = (batch_size, *size, found.decoding.channels)
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8).permute(0, 3, 1, 2)  # as read
+    on_gpu = device == "cuda"
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, pin_memory=on_gpu).permute(0, 3, 1, 2)  # as read
     if image:
         read = FileReader(replace(found.decoding, size=size))
 
     def work() -> None:
         probabilities(read(image)[None] if image else pixels)
 
-    serve(work, load_s=load_s, threads=torch.get_num_threads(), **facts)
+    peak = partial(peak_memory_gib, torch.device(device))
+    serve(work, peak=peak, load_s=load_s, threads=torch.get_num_threads(), **facts)

@@ -10,6 +10,7 @@
 #include <climits>
 #include <cstring>
 #include <fstream>
+#include <future>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -109,6 +110,11 @@ std::unique_ptr<Model> load(const Artifact& artifact, int threads, bool trust) {
                              " is unknown to this program; it serves torchscript, aoti and openvino");
 }
 
+struct Read {
+  at::Tensor pixels;  // 1 c h w
+  double seconds;
+};
+
 void run(int argc, char** argv) {
   const Options options = parse(argc, argv);
   keep_memory();
@@ -118,11 +124,19 @@ void run(int argc, char** argv) {
   std::unique_ptr<Model> model;
   const double load_s = seconds([&] { model = load(artifact, options.threads, options.trust); });
 
+  const auto read = [&](size_t i) {
+    c10::InferenceMode guard;  // it is a thread's own
+    Read image;
+    image.seconds = seconds([&] { image.pixels = read_image(options.paths[i], artifact.decoding).unsqueeze(0); });
+    return image;
+  };
+  // An image is read while the one before is computed, but where that is measured.
+  const auto ahead = options.repeat || options.wait ? std::launch::deferred : std::launch::async;
+  std::future<Read> next = std::async(ahead, read, 1);
   for (size_t i = 1; i < options.paths.size(); ++i) {
-    at::Tensor images, probabilities;
-    const double read_s = seconds([&] {
-      images = read_image(options.paths[i], artifact.decoding).unsqueeze(0);
-    });
+    const auto [images, read_s] = next.get();
+    if (i + 1 < options.paths.size()) next = std::async(ahead, read, i + 1);
+    at::Tensor probabilities;
     const auto answer = [&] { probabilities = model->logits(images).to(at::kFloat).softmax(1); };
     const double first_s = seconds(answer);
     nlohmann::ordered_json line = {{"image", options.paths[i]}};

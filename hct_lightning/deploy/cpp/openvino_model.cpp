@@ -1,5 +1,7 @@
 #include <ATen/ops/from_blob.h>
 
+#include <algorithm>
+
 #include <openvino/core/preprocess/pre_post_process.hpp>
 #include <openvino/openvino.hpp>
 
@@ -16,9 +18,11 @@ class OpenVINO : public Model {
     ov::preprocess::PrePostProcessor steps(core.read_model(artifact.file.string()));
     steps.input().tensor().set_layout("NHWC");
     steps.input().model().set_layout("NCHW");
-    ov::AnyMap options{
-        ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
-        ov::hint::inference_precision(artifact.precision == "fp32" ? ov::element::f32 : ov::element::bf16)};
+    // Where the CPU does not compute in bf16, fp32 takes its place, which is faster there.
+    const auto can = core.get_property("CPU", ov::device::capabilities);
+    const bool bf16 = artifact.precision != "fp32" && std::find(can.begin(), can.end(), "BF16") != can.end();
+    ov::AnyMap options{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
+                       ov::hint::inference_precision(bf16 ? ov::element::bf16 : ov::element::f32)};
     if (threads) options.insert(ov::inference_num_threads(threads));
     request_ = core.compile_model(steps.build(), "CPU", options).create_infer_request();
   }
@@ -29,7 +33,8 @@ class OpenVINO : public Model {
     request_.set_input_tensor(ov::Tensor(ov::element::u8, shape, pixels.data_ptr()));
     request_.infer();
     ov::Tensor out = request_.get_output_tensor();
-    const std::vector<int64_t> sizes(out.get_shape().begin(), out.get_shape().end());
+    const ov::Shape answered = out.get_shape();  // by value: its begin and end must be of one object
+    const std::vector<int64_t> sizes(answered.begin(), answered.end());
     return at::from_blob(out.data<float>(), sizes, at::kFloat).clone();
   }
 

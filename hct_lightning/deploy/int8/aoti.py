@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hct_lightning.deploy.artifact import Exported
-from hct_lightning.deploy.extra import deploy_extra
-from hct_lightning.deploy.int8.folding import fold_batch_norm
+from hct_lightning.deploy.extra import extra
+from hct_lightning.deploy.int8.folding import fold_batch_norm, fold_first_activation, fold_normalisation
 from hct_lightning.deploy.int8.layers import has_vnni
 from hct_lightning.deploy.int8.sensitivity import float_layers
 from hct_lightning.deploy.program import MULTIPLE, program
 from hct_lightning.deploy.quiet import quiet
 from hct_lightning.deploy.runtimes import aoti
 
-with deploy_extra(), quiet():
+with extra("deploy"), quiet():
     from torchao.quantization.pt2e import (
         FakeQuantize,
         HistogramObserver,
@@ -78,7 +78,11 @@ def export(
     quantizer.set_global(_configuration(qat=qat_steps > 0))
     for name in float_layers(network, calibration, percent):
         quantizer.set_module_name_qconfig(name, None)
-    graph = program(fold_batch_norm(network), example, dynamic=dynamic).module()
+    folded = fold_batch_norm(network)
+    fold_first_activation(folded)
+    if not qat_steps:  # whose learning rate is for weights that see normalised pixels
+        fold_normalisation(folded)
+    graph = program(folded, example, dynamic=dynamic).module()
     prepared = (prepare_qat_pt2e if qat_steps else prepare_pt2e)(graph, quantizer)
     prepared.apply(disable_fake_quant)  # measure the ranges of the fp32 network
     with torch.no_grad():

@@ -6,19 +6,23 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sized
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 from torch import Tensor, nn
 
 from hct_lightning.deploy.artifact import Exported
-from hct_lightning.deploy.extra import deploy_extra
-from hct_lightning.deploy.int8.folding import fold_batch_norm
+from hct_lightning.deploy.extra import extra
+from hct_lightning.deploy.int8.folding import fold_batch_norm, fold_first_activation, fold_normalisation
 from hct_lightning.deploy.int8.layers import layers
 from hct_lightning.deploy.int8.sensitivity import float_layers
 from hct_lightning.deploy.program import MULTIPLE, program
 from hct_lightning.deploy.runtimes import openvino
+from hct_lightning.models.pixels import FromPixels
 
-with deploy_extra():
+with extra("deploy"):
     import nncf
+    from openvino import Model, Node, opset13
 
 
 def export(
@@ -44,6 +48,8 @@ def export(
         percent: share of the layers that become int8, the least sensitive ones.
     """
     network = fold_batch_norm(network)
+    fold_first_activation(network)
+    zero_points = -cast(FromPixels, network).offset if fold_normalisation(network) else None
     exported = program(network, example, dynamic=dynamic).run_decompositions()
     chosen = layers(network).keys() - float_layers(network, calibration, percent)
     # An OpenVINO operation is named after the node that it comes from, and the node knows its module.
@@ -69,6 +75,9 @@ def export(
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
         )
+    if zero_points is not None:
+        take_pixels(model, zero_points)
+    pool_in_int8(model)
     openvino.save(model, folder)
     return Exported(
         "openvino",
@@ -77,6 +86,40 @@ def export(
         multiple=MULTIPLE,
         int8=count_int8(folder / openvino.FILE),
     )
+
+
+def take_pixels(model: Model, zero_points: Tensor) -> None:
+    """Lets the first convolution, where it is int8, compute on the pixels as they are.
+
+    Its weights are scaled for pixels already (`fold_normalisation`), so what has to be subtracted from them are whole numbers,
+    the zero points, which OpenVINO does inside of the convolution.
+    """
+    convolution = _first(model, "Convolution")
+    if not convolution or convolution.input_value(0).get_node().get_type_name() != "FakeQuantize":
+        return
+    pixels = opset13.convert(model.input(), "f32")
+    low = np.zeros(1, np.float32)
+    shift = zero_points.view(1, -1, 1, 1).numpy()
+    quantized = opset13.fake_quantize(pixels, low, low + 255, low - shift, low + 255 - shift, 256)
+    convolution.input(0).replace_source_output(quantized.output(0))
+
+
+def pool_in_int8(model: Model) -> None:
+    """Rounds before the max-pool and not after it, where nothing is between: the two commute."""
+    pool = _first(model, "MaxPool")
+    users = [user.get_node() for user in pool.output(0).get_target_inputs()] if pool else []
+    if not pool or [user.get_type_name() for user in users] != ["FakeQuantize"]:
+        return
+    quantize = users[0]
+    following = list(quantize.output(0).get_target_inputs())
+    quantize.input(0).replace_source_output(pool.input_value(0))
+    pool.input(0).replace_source_output(quantize.output(0))
+    for user in following:
+        user.replace_source_output(pool.output(0))
+
+
+def _first(model: Model, kind: str) -> Node | None:
+    return next((node for node in model.get_ordered_ops() if node.get_type_name() == kind), None)
 
 
 def count_int8(file: Path) -> dict[str, int]:

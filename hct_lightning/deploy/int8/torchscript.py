@@ -4,18 +4,75 @@ import copy
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.ao.quantization as ao
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.ao.nn.intrinsic import ConvReLU2d
 
 from hct_lightning.deploy.artifact import Exported
-from hct_lightning.deploy.int8.folding import fold_batch_norm
-from hct_lightning.deploy.int8.layers import engine, layers
+from hct_lightning.deploy.int8.folding import fold_batch_norm, fold_first_activation, fold_normalisation
+from hct_lightning.deploy.int8.layers import engine, has_vnni, layers
 from hct_lightning.deploy.int8.sensitivity import float_layers
 from hct_lightning.deploy.runtimes import torchscript
-from hct_lightning.models.hct import ConvBlock
+from hct_lightning.models.hct import HCT, ConvBlock
+from hct_lightning.models.pixels import FromPixels
+
+STEM = "network.stem.conv"
+
+
+class _RawPixels(nn.Module):
+    """HCT whose stem is int8 and computes on the pixels as they are: b c h w uint8 -> b classes logits.
+
+    torch has one zero point for all channels, so each channel is padded with its own first; then 0 is the zero point.
+
+    Args:
+        network: folded by `fold_normalisation`; taken apart.
+    """
+
+    border: Tensor
+
+    def __init__(self, network: FromPixels) -> None:
+        super().__init__()
+        self.network = cast(HCT, network.network)
+        self.register_buffer("border", (-network.offset).to(torch.uint8))
+        stem = self.network.stem
+        assert stem.conv.bias is not None, "the fold made one"
+        stem.conv.bias.data += torch.einsum("oihw,i->o", stem.conv.weight.data, network.offset)
+        self.pad, stem.conv.padding = 3, (0, 0)
+        if isinstance(stem.pool, nn.Sequential):  # the activation that the fold put there
+            stem.set_submodule("conv", ConvReLU2d(stem.conv, stem.pool[0]))
+        stem.pool = nn.Sequential(_Pool(), ao.DeQuantStub())
+        self.quantizes = False
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        b, c, h, w = pixels.shape
+        height, width = h + 2 * self.pad, w + 2 * self.pad
+        # A row at a time, for filling pixel by pixel can't be vectorised.
+        padded = self.border.repeat(width).expand(b, height, -1).contiguous().view(b, height, width, c)
+        padded[:, self.pad : -self.pad, self.pad : -self.pad] = pixels.permute(0, 2, 3, 1)
+        padded = padded.permute(0, 3, 1, 2)
+        if self.quantizes:
+            return self.network(torch._make_per_tensor_quantized_tensor(padded, 1.0, 0))
+        return self.network(padded.float())
+
+
+class _Pool(nn.Module):
+    """3x3 max-pool with stride 2: of int8 as maxima of rows, then of columns.
+
+    torch's own takes more than twice as long on int8, and longer than on floats.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.is_quantized:
+            return F.max_pool2d(x, 3, stride=2)
+        rows, columns = ((side - 1) // 2 * 2 for side in x.shape[2:])
+        y = x.int_repr()
+        y = torch.maximum(torch.maximum(y[:, :, :rows:2], y[:, :, 1 : rows + 1 : 2]), y[:, :, 2 : rows + 1 : 2])
+        y = torch.maximum(torch.maximum(y[..., :columns:2], y[..., 1 : columns + 1 : 2]), y[..., 2 : columns + 1 : 2])
+        return torch._make_per_tensor_quantized_tensor(y, x.q_scale(), x.q_zero_point())
 
 
 def export_static(
@@ -30,7 +87,7 @@ def export_static(
     """Convolutions and linears in int8, ranges of activations seen in `calibration`.
 
     Activations are affine per tensor, weights symmetric per output channel; everything between
-    the layers stays fp32, and so does the attention.
+    the layers stays fp32, and so does the attention. From the pixels to the first block all is int8.
 
     Args:
         network: takes uint8 images.
@@ -45,17 +102,26 @@ def export_static(
     for name, block in network.named_modules():
         if isinstance(block, ConvBlock) and f"{name}.conv1" in chosen:
             block.conv1, block.act2 = ConvReLU2d(block.conv1, block.act2), nn.Identity()
+    # Without VNNI sums of products with pixels of 8 bits overflow: there the stem's input is quantized to 7.
+    if STEM in chosen and has_vnni() and fold_normalisation(network):
+        fold_first_activation(network)
+        network = _RawPixels(cast(FromPixels, network))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # deprecated
         qconfig = ao.get_default_qconfig(engine(torch.backends.quantized.supported_engines))
         for name in chosen:
-            wrapped = ao.QuantWrapper(network.get_submodule(name))
+            raw = name == STEM and isinstance(network, _RawPixels)
+            name = "network.stem" if raw else name
+            layer = network.get_submodule(name)
+            wrapped = layer if raw else ao.QuantWrapper(layer)
             setattr(wrapped, "qconfig", qconfig)  # noqa: B010 -- a module knows no attribute of that type
             network.set_submodule(name, wrapped)
         ao.prepare(network, inplace=True)
         for images in calibration:
             network(images)
         ao.convert(network, inplace=True)
+        if isinstance(network, _RawPixels):
+            network.quantizes = True
     torchscript.save(network, example, folder)
     return _exported(folder)
 

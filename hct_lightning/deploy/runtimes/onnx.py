@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from hct_lightning.deploy.artifact import Exported
-from hct_lightning.deploy.extra import deploy_extra
+from hct_lightning.deploy.extra import extra
 from hct_lightning.deploy.program import MULTIPLE, program
 
-with deploy_extra():
+with extra("deploy"):
     import onnxruntime
 
 FILE = "model.onnx"

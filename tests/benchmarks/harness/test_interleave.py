@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from hct_lightning.benchmarks.harness.interleave import interleave, paired_ratio
-from hct_lightning.benchmarks.inference.benchmark import in_groups
+from hct_lightning.benchmarks.inference.shapes import in_groups
 
 SIDE = """
 import sys, time

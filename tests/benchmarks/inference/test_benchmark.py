@@ -40,8 +40,8 @@ def test_a_run_is_measured_and_judged(trained, tiny, cli, tmp_path):
         cwd=tmp_path,
     )
     ratios, written = result(done, tmp_path / "run")
-    assert ratios == {}  # nothing plain to compare with
-    assert [row["side"] for row in written["rows"]] == ["checkpoint", "torchscript"]
+    assert ratios.keys() <= {"loaded_vs_benchmark"}  # nothing plain to compare with
+    assert [row["side"] for row in written["rows"]][:2] == ["checkpoint", "torchscript"]
     for row in written["rows"]:
         assert row["size"] == "128x128"
         assert 0 < row["p50_s"] <= row["p90_s"] <= row["p99_s"]
@@ -87,7 +87,7 @@ def test_shapes_batches_and_timm(trained, cli, tmp_path):
         cwd=tmp_path,
     )
     _, written = result(done, tmp_path / "run")
-    sides = {(row["side"], row["size"], row["batch"]) for row in written["rows"]}
+    sides = {(row["side"], row["size"], row["batch"]) for row in written["rows"] if "loaded" not in row["side"]}
     assert sides == {
         ("torchscript", "128x128", 1),
         ("torchscript", "128x128", 2),  # not 128x192, which it isn't for
@@ -120,6 +120,8 @@ def test_every_ratio_on_a_fresh_network(cli, photos, tmp_path):
         "torchscript_vs_eager",
         "cpp_vs_python",
         "file_to_answer",
+        "loaded_vs_benchmark",
+        "predict_vs_parts",
     }
     assert all(ratio > 0 for ratio in ratios.values())
     assert "C++ torchscript" in {row["side"] for row in written["rows"]}

@@ -1,8 +1,11 @@
 """Folding BatchNorm changes no answer."""
 
+import pytest
 import torch
+from torch import nn
 
-from hct_lightning.deploy.int8.folding import fold_batch_norm
+from hct_lightning.deploy.int8.folding import fold_batch_norm, fold_first_activation, fold_normalisation
+from hct_lightning.models import FromPixels
 
 
 def test_folding_keeps_the_answers(network, images):
@@ -13,3 +16,43 @@ def test_folding_keeps_the_answers(network, images):
     with torch.inference_mode():
         for x in images:
             torch.testing.assert_close(folded(x), network(x), rtol=1e-4, atol=1e-4)
+
+
+def stem_map(network: FromPixels, pixels: torch.Tensor) -> torch.Tensor:
+    """What the first block's convolutions take."""
+    hct = network.network
+    block = hct.stages[0][0]
+    with torch.inference_mode():
+        return block.act1(block.bn1(hct.stem(network.normalise(pixels, torch.float32))))
+
+
+@pytest.mark.parametrize("negative", [False, True], ids=["", "negative"])
+@pytest.mark.parametrize("size", [(128, 128), (131, 161), (130, 159)])
+def test_the_stem_takes_pixels_and_the_border_is_the_mean(network, size, negative):
+    """Where the mean is a whole number the border is the network's own, else off by half a grey level at most."""
+    pixels = torch.randint(200, 256, (2, 3, *size), dtype=torch.uint8)  # far from the mean, as the border is not
+    for mean, tolerance in (([100 / 255, 128 / 255, 130 / 255], 1e-4), ([0.485, 0.456, 0.406], None)):
+        wanted = fold_batch_norm(FromPixels(network.network, mean, [0.25, 0.2, 0.3]))
+        if negative:
+            wanted.network.stages[0][0].bn1.weight.data[3] *= -1
+        folded = fold_batch_norm(wanted)
+        fold_first_activation(folded)
+        assert fold_normalisation(folded)
+        assert isinstance(folded.network.stem.pool, nn.MaxPool2d) == negative
+        assert folded.scale.tolist() == [1, 1, 1]
+        assert folded.offset.equal(folded.offset.round())
+        error = (stem_map(folded, pixels) - stem_map(wanted, pixels)).abs()
+        assert error[..., 2:-2, 2:-2].max() < 1e-4
+        half = 0.5 * folded.network.stem.conv.weight.abs().sum(dim=(1, 2, 3))
+        if negative:
+            half *= 10  # the BatchNorm comes after it
+        assert (error.amax(dim=(0, 2, 3)) <= (half if tolerance is None else tolerance)).all()
+
+
+def test_only_hcts_stem_is_folded(network, small):
+    for other in (small, FromPixels(small, [0.5] * 3, [0.25] * 3)):
+        fold_first_activation(other)
+        assert not fold_normalisation(other)
+    far = FromPixels(network.network, [-0.5, 0.5, 0.5], [0.25] * 3)
+    assert not fold_normalisation(far)
+    assert far.scale[0] < 1, "and left as it is"

@@ -36,3 +36,32 @@ def test_images_are_streamed_and_the_model_is_the_same(small, streamed, tmp_path
     assert weights[0] == weights[1]
     assert answers[0].equal(answers[1])
     assert streamed.most <= (2 if percent == 100 else 5), "the ranking of layers looks at four"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(131, 161), (128, 130)])
+def test_the_border_of_the_int8_stem_is_that_of_the_network(network, size, tmp_path):
+    """Computed on pixels, with zero points, and pooled in int8: no worse at the border than within."""
+    import openvino
+
+    from hct_lightning.deploy.int8 import openvino as exporter
+
+    images = [torch.randint(150, 256, (1, 3, *size), dtype=torch.uint8) for _ in range(3)]
+    made = exporter.export(network, images[0], tmp_path, dynamic=False, calibration=images, percent=100)
+    core = openvino.Core()
+    model = core.read_model(tmp_path / made.file)
+    pool = next(node for node in model.get_ordered_ops() if node.get_type_name() == "MaxPool")
+    stem = core.compile_model(openvino.Model([pool.output(0)], model.get_parameters()), "CPU")
+    kernels = [node.get_rt_info() for node in stem.get_runtime_model().get_ops()]
+    precision = {about["layerType"].astype(str): about["runtimePrecision"].astype(str) for about in kernels}
+    assert precision["Convolution"] == precision["Pooling"] == "u8"
+    assert "Transpose" not in precision
+    found = torch.from_numpy(stem(images[1].numpy())[0])
+    block = network.network.stages[0][0]
+    with torch.inference_mode():
+        exact = block.act1(block.bn1(network.network.stem(network.normalise(images[1], torch.float32))))
+    error = (found - exact).abs()
+    within = error[..., 2:-2, 2:-2].mean()
+    assert within < exact.max() / 100
+    for border in (error[..., 0, :], error[..., -1, :], error[..., 0], error[..., -1]):
+        assert border.mean() < 2 * within

@@ -38,3 +38,26 @@ def test_images_are_streamed_and_the_answers_are_the_same(small, streamed, tmp_p
         answers[name] = torchscript.read(tmp_path / name / torchscript.FILE)(streamed.images[1])
     assert answers["streamed"].equal(answers["listed"])
     assert streamed.most <= 2
+
+
+def test_any_size_and_batch_and_order_in_memory(network, images, tmp_path):
+    """The border is made, and the maxima are taken, by the size of what comes."""
+    export_static(network, images[0], tmp_path, dynamic=True, calibration=images, percent=100)
+    served = torchscript.read(tmp_path / torchscript.FILE)
+    x = torch.cat([images[0].repeat(1, 1, 2, 1)[..., :201, :133], images[1].repeat(1, 1, 2, 1)[..., :201, :133]])
+    with torch.inference_mode():
+        answers = served(x)
+        assert sqnr_db(network(x), answers) > 10
+        assert served(x.contiguous(memory_format=torch.channels_last)).equal(answers)
+        torch.testing.assert_close(served(x[1:]), answers[1:])
+
+
+def test_a_stem_that_stays_float(network, images, tmp_path):
+    from hct_lightning.deploy.int8.sensitivity import sensitivity
+
+    assert "network.stem.conv" in sensitivity(network, images)
+    made = export_static(network, images[0], tmp_path, dynamic=False, calibration=images, percent=0)
+    assert made.int8 == {"convolutions": 0, "linears": 0}
+    with torch.inference_mode():
+        answer = torchscript.read(tmp_path / made.file)(images[0])
+        torch.testing.assert_close(answer, network(images[0]), rtol=1e-3, atol=1e-3)

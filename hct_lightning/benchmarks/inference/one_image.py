@@ -1,0 +1,110 @@
+"""One image at a time: in C++, in a program of three lines, from a file, from a folder of files."""
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hct_lightning.benchmarks.harness.interleave import interleave
+from hct_lightning.benchmarks.harness.side import process
+from hct_lightning.benchmarks.inference.paper import EAGER, PLAIN, TUNED_EAGER
+from hct_lightning.benchmarks.inference.shapes import Shape, Turns, table
+from hct_lightning.benchmarks.inference.side import loaded, predicting
+from hct_lightning.benchmarks.inference.subjects import Model
+from hct_lightning.data.reading.geometry import Size
+from hct_lightning.data.sources import drawing
+
+FILES = 8  # of a folder that is predicted
+CPP_RUNTIMES = ("torchscript", "aoti", "openvino")
+
+
+def in_cpp(
+    program: Path,
+    served: Mapping[str, Model],
+    best: str,
+    one: Shape,
+    speeds: Mapping[str, float] | None,
+    turns: Turns,
+    out: Path,
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """The TorchScript artifact and the best one in C++, where it serves them: rows, and `cpp_vs_python` of the last.
+
+    `speeds` are those of the Python sides at the same shape, where it was measured.
+    """
+    rows, ratio = [], {}
+    image = random_png(one.size, out / "random.png")
+    for name in dict.fromkeys(("torchscript", best)):
+        if name not in served or served[name].about.get("runtime") not in CPP_RUNTIMES:
+            continue
+        there = f"C++ {name}"
+        command = [str(program), "--wait", served[name].where, str(image)]
+        measured, speed = turns.measure({name: one.ours(served[name]), there: command})
+        ratio["cpp_vs_python"] = 1 / speed[there]
+        measured[there].facts.update({key: served[name].about[key] for key in ("precision", "size_bytes")})
+        relative = {there: speeds[name] * speed[there] if speeds else None}
+        rows += table({there: measured[there]}, relative, one)
+    image.unlink()
+    return rows, ratio
+
+
+def as_loaded(
+    served: Mapping[str, Model], best: str, one: Shape, turns: Turns
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Artifacts in a program that does nothing but load them, beside the benchmark's own side of the same: rows, and
+    the greater of the ratios, `loaded_vs_benchmark`."""
+    rows, ratios = [], []
+    for name in dict.fromkeys(("torchscript_int8", best)):
+        if name not in served or served[name].kind != "artifact" or one.device != "cpu":
+            continue
+        there = f"{name}, loaded"
+        command = process(loaded, model=served[name].where, **one.arguments(None))
+        measured, speed = turns.measure({name: one.ours(served[name]), there: command})
+        ratios.append(1 / speed[there])
+        rows += table({there: measured[there]}, {there: None}, one)
+    return rows, {"loaded_vs_benchmark": max(ratios)} if ratios else {}
+
+
+def from_file(
+    photo: str | None, model: Model, name: str, one: Shape, turns: Turns, out: Path
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """From a file of twice the size to the answer: tables, and how many times as fast as plain eager a model is.
+
+    With an artifact also from a folder of them, beside reading and computing alone.
+    """
+    file = enlarged(photo, one.size, out / "enlarged.jpg")
+    sides = {side: one.plain(PLAIN[side], file) for side in (EAGER, TUNED_EAGER)}
+    measured, speed = turns.measure(sides | {name: one.ours(model, file)})
+    title = f"From a JPEG of {2 * one.size[1]}x{2 * one.size[0]} pixels to the answer"
+    tables, ratios = [{"title": title, "rows": table(measured, speed, one)}], {"file_to_answer": speed[name]}
+    if model.kind == "artifact" and one.device == "cpu":
+        height, width = one.size
+        about = {"model": model.where, "height": height, "width": width, "image": file, "count": FILES}
+        parts = {part: process(predicting, part=part, **about) for part in ("read", "compute", "predict")}
+        measured = interleave(parts, warmup=1, rounds=turns.rounds)
+        times = zip(*(measured[part].seconds for part in parts), strict=True)
+        ratios["predict_vs_parts"] = statistics.median(whole / max(read, run) for read, run, whole in times)
+        rows = [{"part": part, "p50_s": side.median / FILES} for part, side in measured.items()]
+        tables.append({"title": f"A folder of {FILES} of them by {name}, seconds an image", "rows": rows})
+    file.unlink()
+    return tables, ratios
+
+
+def random_png(size: Size, path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, compress_level=0)
+    return path
+
+
+def enlarged(photo: str | None, size: Size, path: Path) -> Path:
+    """A JPEG of twice `size`, of a photograph, or drawn where none is given."""
+    height, width = (2 * side for side in size)
+    if photo:
+        with Image.open(photo) as file:
+            image = file.convert("RGB")
+    else:
+        image = Image.fromarray(drawing.draw(0, 0, max(height, width)))
+    image.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=95)
+    return path
