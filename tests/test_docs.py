@@ -219,9 +219,11 @@ SMALL_TASKS = {
         "benchmark.rounds=1",
         "benchmark.warmup=1",
     ),
+    "task=explain": ("explain.tile=64",),
     "task=plan": ("plan.resolution=[256]", "plan.timed_at=[128,192]"),
 }
 SHORTER = {
+    "explain.resolution=2048": "explain.resolution=256",
     "plan.resolution=[2048,4000]": "plan.resolution=[256]",
     "plan.resolution=[24000]": "plan.resolution=[256]",
     "trainer.max_epochs=30": "trainer.max_epochs=1",
@@ -381,6 +383,13 @@ def check_module(words: list[str], environment: dict[str, str], folder: Path) ->
     assert len(words[3:]) <= len(re.findall(r"^  folder", usage, re.MULTILINE))
 
 
+def check_workspace(words: list[str], environment: dict[str, str], folder: Path) -> None:
+    """Its help names as many arguments, in this order."""
+    usage = run([sys.executable, *words[1:3], "--help"], environment, folder)
+    assert re.search(r"usage: python -m (\S+) \[-h\] (.*)", usage).groups() == (words[2], "entity project")
+    assert len(words[3:]) == 2
+
+
 def check_predict(words: list[str], environment: dict[str, str], folder: Path) -> None:
     """Its help has the options."""
     program = (ROOT / "hct_lightning" / "deploy" / "cpp" / "main.cpp").read_text()
@@ -415,6 +424,7 @@ CHECKS = {
     "python -m hct_lightning.slurm": check_module,
     "python -m hct_lightning.data.sources.pages": check_module,
     "python -m hct_lightning.deploy.build_cpp": check_module,
+    "python -m hct_lightning.report.wandb_workspace": check_workspace,
     "build/cpp/hct_predict": check_predict,
     "source": check_activate,
     "eval": check_completion,
