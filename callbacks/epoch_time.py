@@ -87,7 +87,7 @@ class EpochTime(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._images += len(batch.labels)
+        self._images += len(batch.index)  # of which there may be several crops
         if trainer.is_last_batch:
             synchronise(module.device)
         self._end = time.perf_counter()  # validation and saving come after the last batch

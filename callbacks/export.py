@@ -24,6 +24,7 @@ from lightning.pytorch.callbacks import Callback
 from hct_lightning.deploy.artifact import read_descriptions
 from hct_lightning.deploy.export import Exporter, Reference, export_artifact
 from hct_lightning.machine.runtime import cpu_count
+from hct_lightning.report.card import write_card
 from hct_lightning.training.checkpoints import load_network
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class ExportAtEnd(Callback):
         dynamic: leave height and width open.
         calibration: training images that int8 ranges are measured on.
         evaluation: validation images that accuracy is measured on, before and after; 0 for none.
+        license: of the weights, for the artifacts' cards; None: none is chosen.
         allow: packages beside the built-in ones that the model may come from.
     """
 
@@ -49,12 +51,14 @@ class ExportAtEnd(Callback):
         dynamic: bool,
         calibration: int,
         evaluation: int,
+        license: str | None,
         allow: tuple[str, ...] = (),
     ) -> None:
         self.exporters = exporters
         self.dynamic = dynamic
         self.calibration = calibration
         self.evaluation = evaluation
+        self.license = license
         self.allow = allow
         self._group: Any = None  # of the ranks that wait; None for one alone
 
@@ -84,20 +88,20 @@ class ExportAtEnd(Callback):
         if self.evaluation:
             reference = Reference(network, data.evaluation(self.evaluation))
         for name, exporter in self.exporters.items():
-            export_artifact(
+            made = export_artifact(
                 name,
                 exporter,
                 network,
                 run / "artifacts",
-                classes=spec.classes,
-                decoding=spec.decoding.as_json(),
+                spec=spec.as_json(),
                 dynamic=self.dynamic,
                 calibration=calibration,
                 reference=reference,
             )
-        made = read_descriptions(run / "artifacts")
+            write_card(made, run, model=spec.model, license=self.license)
+        described = read_descriptions(run / "artifacts")
         for name in self.exporters:
-            about = made[name]["metrics"] | {"size_mb": made[name]["size_bytes"] / 1e6}
+            about = described[name]["metrics"] | {"size_mb": described[name]["size_bytes"] / 1e6}
             keys = ("size_mb", *(key for key in LOGGED if key in about))
             for logger in trainer.loggers:
                 logger.log_metrics({f"export/{name}/{key}": about[key] for key in keys}, trainer.global_step)

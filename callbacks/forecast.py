@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback, Timer
 
 from hct_lightning.machine.devices import synchronise
@@ -60,9 +61,9 @@ class Forecast(Callback):
             self.epoch_s = batch_s * trainer.num_training_batches
             self.left_s = batch_s * steps * trainer.accumulate_grad_batches
             if min(self.left_s, _allowed_s(trainer)) > 60 * self.over_minutes:
-                self._say(trainer, batch_s, waited_s / elapsed_s, batch.images.shape)
+                self._say(trainer, batch_s, waited_s / elapsed_s, _size_of(batch.images))
 
-    def _say(self, trainer: lightning.Trainer, batch_s: float, waiting: float, shape: Any) -> None:
+    def _say(self, trainer: lightning.Trainer, batch_s: float, waiting: float, size: tuple[int, int, int]) -> None:
         of_ranks = f" on each of {trainer.world_size} ranks" if trainer.world_size > 1 else ""
         log.info(
             "training takes about %s an epoch here, %s in all, and validation comes on top: "
@@ -70,13 +71,19 @@ class Forecast(Callback):
             duration(self.epoch_s),
             duration(self.left_s) if self.left_s < float("inf") else "without an end",
             batch_s,
-            shape[0],
-            *shape[-2:],
+            *size,
             of_ranks,
             self._batches - 1,
             100 * waiting,
         )
-        log.info("shorter: %s", "; ".join(advice(max(shape[-2:]), waiting, trainer.strategy.root_device.type)))
+        log.info("shorter: %s", "; ".join(advice(max(size[1:]), waiting, trainer.strategy.root_device.type)))
+
+
+def _size_of(images: Any) -> tuple[int, int, int]:
+    """Their number, height and width."""
+    if isinstance(images, torch.Tensor):
+        return images.shape[0], images.shape[2], images.shape[3]
+    return 1, *images.shape[:2]  # one that is read by region
 
 
 def _allowed_s(trainer: Any) -> float:

@@ -1,124 +1,81 @@
 """What W&B shows beside the curves.
 
-| key                 | what                                                               |
-|---------------------|--------------------------------------------------------------------|
-| config              | the resolved configuration without secrets, with the global batch  |
-| val/confusion       | the confusion matrix as a chart, each validation                   |
-| val/samples         | a table of validation images with labels and predictions, at the end |
+| key                  | what                                                                   |
+|----------------------|------------------------------------------------------------------------|
+| config               | the resolved configuration without secrets, with the global batch      |
+| val/confusion        | the confusion matrix as a chart, each validation                       |
+| val/predictions      | a table of the worst and the surest predictions of the best checkpoint, with their images |
+| val/roc              | ROC of each class, of the same                                         |
+| val/precision_recall | precision and recall of each class, of the same                        |
+| export/artifacts     | a table of the artifacts: runtime, size in 10^6 bytes, time in ms, accuracy |
+| summary              | the best of `val/accuracy` and `val/loss`; parameters, images, expected calibration error |
 """
 
-import logging
-import sys
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
-import torch
 import wandb
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 
-from hct_lightning.data.reading.geometry import resize
-from hct_lightning.runs.secrets import hide, hide_in
+from hct_lightning.deploy.artifact import read_descriptions
+from hct_lightning.report.predictions import Predictions, curves, read_predictions, reliability
+from hct_lightning.runs.secrets import hide_in
 
-log = logging.getLogger(__name__)
-
-
-def connected(build: Callable[..., WandbLogger], run_id: str | None) -> WandbLogger:
-    """W&B's logger; offline where W&B can't be reached, for training does not need it.
-
-    Args:
-        build: gives it, taking W&B's own options.
-        run_id: of the W&B run; the same one goes on when a run is resumed.
-    """
-    options = {"id": run_id, "resume": "allow"}
-    logger = build(**options)
-    command = sys.argv[:]
-    try:
-        sys.argv[1:] = map(hide, command[1:])  # W&B keeps the command line
-        _ = logger.experiment  # connects, on rank 0
-    except wandb.Error as error:
-        log.warning("W&B can't be reached (%s); logging offline, see `wandb sync`", error)
-        wandb.teardown()  # its service holds the run's id otherwise
-        logger = build(**options, mode="offline")
-        _ = logger.experiment
-    finally:
-        sys.argv[:] = command
-    return logger
+POINTS = 10_000  # of a chart that W&B draws
+BEST_IS = {"val/accuracy": "max", "val/balanced_accuracy": "max", "val/auroc": "max", "val/loss": "min"}
+OF_ARTIFACTS = ("time_ms", "accuracy", "accuracy_fp32", "agreement", "sqnr_db")
 
 
 class WandbRun(Callback):
-    """Logs configuration, confusion matrix and sample predictions, and ends the W&B run.
+    """Logs configuration, charts and tables, and ends the W&B run.
+
+    What it says of predictions is read from `validate/best.csv`, so it stands behind the callbacks that write there.
 
     Args:
         config: plain containers.
-        samples: rows of the table of predictions.
-        sample_px: the longer side of the images in it.
     """
 
-    def __init__(self, config: dict[str, Any], *, samples: int = 16, sample_px: int = 512) -> None:
+    def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
-        self.samples = samples
-        self.sample_px = sample_px
-        self._rows: list[list[Any]] = []
 
     def _experiment(self, trainer: lightning.Trainer) -> Any:
         return next(lg.experiment for lg in trainer.loggers if isinstance(lg, WandbLogger))
 
     def on_fit_start(self, trainer: lightning.Trainer, module: Any) -> None:
         if trainer.is_global_zero:
-            self._experiment(trainer).config.update(hide_in(self.config), allow_val_change=True)
-
-    def on_validation_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        self._rows = []
-
-    def on_validation_batch_end(
-        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        if not trainer.is_global_zero or len(self._rows) >= self.samples:
-            return
-        keep = min(len(batch.images), self.samples - len(self._rows))
-        with torch.autocast(module.device.type, enabled=False):
-            probabilities = module(batch.images[:keep]).float().softmax(dim=1).cpu()
-        for image, label, p in zip(batch.images, batch.labels[:keep].tolist(), probabilities, strict=False):
-            predicted = p.argmax().item()
-            self._rows.append(
-                [
-                    self._small(image),
-                    module.classes[label],
-                    module.classes[predicted],
-                    p.max().item(),
-                ]
-            )
-
-    def _small(self, image: torch.Tensor) -> wandb.Image:
-        scale = min(1.0, self.sample_px / max(image.shape[-2:]))
-        height, width = (max(1, round(side * scale)) for side in image.shape[-2:])
-        pixels = resize(image.cpu(), (height, width)).permute(1, 2, 0).numpy()
-        return wandb.Image(pixels if pixels.shape[-1] == 3 else np.ascontiguousarray(pixels[..., 0]))
+            experiment = self._experiment(trainer)
+            experiment.config.update(hide_in(self.config), allow_val_change=True)
+            for metric, best in BEST_IS.items():
+                experiment.define_metric(metric, step_metric="trainer/global_step", summary=best)
+            experiment.summary["parameters"] = sum(p.numel() for p in module.network.parameters())
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
-        rows = [
-            [true, predicted, int(module.confusion[i, j])]
-            for i, true in enumerate(module.classes)
-            for j, predicted in enumerate(module.classes)
-        ]
-        table = wandb.Table(columns=["Actual", "Predicted", "nPredictions"], data=rows)
-        chart = wandb.plot_table(
-            "wandb/confusion_matrix/v1",
-            table,
-            {"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"},
-            {"title": f"Validation, epoch {trainer.current_epoch + 1}"},
+        chart = confusion_chart(
+            module.classes, module.confusion.tolist(), f"Validation, epoch {trainer.current_epoch + 1}"
         )
         self._experiment(trainer).log({"val/confusion": chart}, commit=False)
 
     def on_fit_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        if trainer.is_global_zero:
-            table = wandb.Table(columns=["image", "label", "predicted", "probability"], data=self._rows)
-            self._experiment(trainer).log({"val/samples": table})
+        if not trainer.is_global_zero:
+            return
+        experiment, folder = self._experiment(trainer), Path(trainer.default_root_dir)
+        answers = folder / "validate" / "best.csv"
+        shown: dict[str, Any] = {}
+        if found := read_predictions(answers) if answers.exists() else None:
+            shown |= {"val/predictions": prediction_table(found), **dict(curve_charts(found))}
+            experiment.summary.update(
+                {"validation_images": len(found.labels), "calibration_error": reliability(found).ece}
+            )
+        if made := read_descriptions(folder / "artifacts"):
+            shown["export/artifacts"] = artifact_table(made)
+        if shown:
+            experiment.log(shown)
 
     def teardown(self, trainer: lightning.Trainer, module: Any, stage: str) -> None:
         # In one process a second run would otherwise go on in the first one.
@@ -126,3 +83,70 @@ class WandbRun(Callback):
 
     def on_exception(self, trainer: lightning.Trainer, module: Any, exception: BaseException) -> None:
         wandb.finish(exit_code=1)
+
+
+def confusion_chart(classes: Sequence[str], counts: Sequence[Sequence[float]], title: str) -> Any:
+    """A matrix of counts, true by predicted."""
+    rows = [
+        [true, predicted, int(counts[i][j])] for i, true in enumerate(classes) for j, predicted in enumerate(classes)
+    ]
+    names = ("Actual", "Predicted", "nPredictions")
+    table = wandb.Table(columns=[*names], data=rows)
+    return wandb.plot_table("wandb/confusion_matrix/v1", table, dict(zip(names, names, strict=True)), {"title": title})
+
+
+def prediction_table(found: Predictions) -> wandb.Table:
+    """The rows that a report shows too: the least probability for the true class first, then the surest right answers."""
+    table = wandb.Table(["image", "label", "predicted", "probability", "probability of the label", "kind", "file"])
+    for kind, rows in (("worst", found.worst()), ("surest", found.best())):
+        for i in rows:
+            label, answer = int(found.labels[i]), int(found.answers[i])
+            small = found.thumbnail(i)
+            table.add_data(
+                wandb.Image(str(small)) if small.exists() else None,
+                found.classes[label],
+                found.classes[answer],
+                float(found.probabilities[i, answer]),
+                float(found.probabilities[i, label]),
+                kind,
+                found.paths[i].encode(errors="replace").decode(),  # a path may be any bytes
+            )
+    return table
+
+
+def curve_charts(found: Predictions) -> Iterator[tuple[str, Any]]:
+    """ROC, and precision and recall, of each class against the rest."""
+    roc, precision = [], []
+    for i, name in enumerate(found.classes):
+        curve = curves(found.probabilities[:, i], found.labels == i)
+        kept = thinned(len(curve.recall), POINTS // len(found.classes))
+        roc += [[name, *map(float, pair)] for pair in zip(curve.false_positives[kept], curve.recall[kept], strict=True)]
+        precision += [[name, *map(float, pair)] for pair in zip(curve.recall[kept], curve.precision[kept], strict=True)]
+    yield "val/roc", _area_chart("ROC", ["false positive rate", "true positive rate"], roc)
+    yield "val/precision_recall", _area_chart("Precision and recall", ["recall", "precision"], precision)
+
+
+def thinned(count: int, most: int) -> np.ndarray:
+    """At most about `most` of `count` indices, evenly spaced, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, max(2, most))).round().astype(int))
+
+
+def _area_chart(title: str, axes: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
+    x, y = axes
+    data = [row for row in rows if np.isfinite(row[1:]).all()]
+    return wandb.plot_table(
+        "wandb/area-under-curve/v0",
+        wandb.Table(columns=["class", x, y], data=data),
+        {"x": x, "y": y, "class": "class"},
+        {"title": title, "x-axis-title": x, "y-axis-title": y},
+    )
+
+
+def artifact_table(made: Mapping[str, Mapping[str, Any]]) -> wandb.Table:
+    """A row an artifact, with what was measured of it."""
+    rows = [
+        [name, about["runtime"], about["precision"], about["size_bytes"] / 1e6]
+        + [about["metrics"].get(key) for key in OF_ARTIFACTS]
+        for name, about in made.items()
+    ]
+    return wandb.Table(columns=["artifact", "runtime", "precision", "size_mb", *OF_ARTIFACTS], data=rows)

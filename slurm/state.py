@@ -14,6 +14,7 @@ from rich.table import Table
 from hct_lightning.runs.console import results
 from hct_lightning.runs.files import write_whole
 from hct_lightning.runs.folder import Run
+from hct_lightning.runs.record import read_record
 from hct_lightning.runs.secrets import hide_in
 
 POINTS = "slurm.json"
@@ -93,7 +94,7 @@ def read(folder: Path) -> list[Point]:
     submitted = _remembered(folder)
     runs = {}
     for path in sorted(path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}run.json")):
-        record = json.loads(path.read_text())
+        record = read_record(path)
         if record.get("slurm"):
             runs[record["slurm"]["job"]] = (path.parent, record)
     jobs = [point["job"] for point in submitted]

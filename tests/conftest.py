@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,3 +129,18 @@ def data_options() -> Callable[..., dict[str, Any]]:
 def photos() -> Path:
     """Real photographs, a folder a class."""
     return Path(__file__).parent / "photos"
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Debian's or another one that is installed; Playwright drives it and brings none."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    playwright = None
+    if program or os.environ.get("HCT_BROWSER") == "required":
+        playwright = pytest.importorskip("playwright.sync_api")
+    if not playwright:
+        pytest.skip("there is no Chromium; apt-get install chromium")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -16,8 +16,8 @@ BESIDE = ("callbacks", "conf", "slurm", "sweeps")  # at the top of the checkout,
 FLOORS = (
     {"machine", "models"},
     {"deploy", "runs"},
-    {"cli", "data", "report"},
-    {"app", "slurm", "training"},
+    {"cli", "data", "explain", "report"},
+    {"app", "serving", "slurm", "training"},
     {"benchmarks", "callbacks", "tasks"},
 )
 NEIGHBOURS = {
@@ -35,6 +35,7 @@ ELSEWHERE = {
     "slurm.__main__",
     "benchmarks.harness.__main__",
     # Benchmarks and their sides, which tests/test_docs.py runs as documented, but small.
+    "benchmarks.augment",
     "benchmarks.baselines.litdata_loading",
     "benchmarks.baselines.plain_inference",
     "benchmarks.baselines.plain_reading",

@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from hct_lightning.cli.allowed import check_targets
+from hct_lightning.data.reading.geometry import padding
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = [p.name for p in CONF.iterdir() if p.is_dir() and p.name not in ("hydra", "local")]
@@ -46,6 +47,17 @@ def test_says_what_it_is_in_its_first_line(group, option):
 
 @pytest.mark.parametrize("file", sorted((CONF.parent / "sweeps").glob("*.yaml")), ids=lambda f: f.stem)
 def test_sweeps_compose(cli, tmp_path, file):
-    done = cli(f"+sweeps={file.stem}", "--cfg", "hydra", cwd=tmp_path)
-    assert "data.resolution" in done.stdout
+    done = cli(f"+sweeps={file.stem}", "--cfg", "all", cwd=tmp_path)
+    assert (
+        "data.resolution: 256,512,1024" in done.stdout or "task: search" in done.stdout or "model: hct," in done.stdout
+    )
     assert file.read_text().splitlines()[1].startswith("# ")
+
+
+def test_ddp4_without_data_of_ones_own_sees_scenes_that_fill_its_images():
+    with initialize_config_module("hct_lightning.conf", version_base="1.3"):
+        scenes = compose("config", overrides=["+experiment=ddp4"]).data
+        own = compose("config", overrides=["+experiment=ddp4", "data=folder"]).data
+    assert scenes.scene_size == scenes.resolution == own.resolution == 4000
+    size = (scenes.scene_size,) * 2
+    assert padding(size, (scenes.resolution,) * 2, scenes.geometry) == 0

@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from run_folders import add_artifact, add_predictions, write_run
 
 from hct_lightning.cli.recompose import recompose
 from hct_lightning.data.reading.decoding import Decoding
@@ -26,6 +27,7 @@ from hct_lightning.data.reading.image import read_image
 from hct_lightning.data.store.store import Store
 from hct_lightning.deploy import load_artifact
 from hct_lightning.deploy.artifact import digest
+from hct_lightning.report.write import write_report
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import check_resumable, load_network
 from hct_lightning.training.spec import NetworkSpec
@@ -37,7 +39,7 @@ CANARY = "hct-fuzz-canary"
 EVIL: tuple[Any, ...] = (
     None, True, -1, 0, 3, 2**31, 2**63, 1e308, float("nan"), "", "x", "../../x", "/etc/passwd", "/dev/zero", "a\nb",
     [], [[]], {}, {"_target_": "os.system"}, {"_target_": "builtins.open", "file": CANARY, "mode": "w"},
-    "${oc.env:HOME}", "!!python/object/apply:os.system [x]", "safety.allow=[os]", "hydra/launcher=x", "-m",
+    "${oc.env:HOME}", "!!python/object/apply:os.system [x]", "safety.allow=[os]", "hydra/launcher=x", "-m", "<script>x</script>",
     f"+callbacks.x={{_target_: os.system, command: touch {CANARY}}}", [0] * 1000, "x" * 10_000,
 )  # fmt: skip
 
@@ -90,7 +92,7 @@ def checkpoint(folder: Path, chance: random.Random) -> Callable[[], Any]:
     spec = NetworkSpec(model=model, classes=("a", "b"), decoding=DECODING, mean=(0.5,) * 3, std=(0.5,) * 3)
     weights = {f"network.{key}": value for key, value in spec.build().state_dict().items()}
     saved = {"hyper_parameters": {"spec": spec.as_json()}, "epoch": 1, "global_step": 3, "loops": {"fit_loop": {}}}
-    saved |= {"callbacks": {}, "optimizer_states": [], "lr_schedulers": []}
+    saved |= {"callbacks": {}, "optimizer_states": [{}], "lr_schedulers": [{}]}
     if chance.random() < 0.6:
         saved = mutate(saved, chance)
     torch.save(saved | {"state_dict": weights}, file)
@@ -180,7 +182,30 @@ def image(folder: Path, chance: random.Random) -> Callable[[], Any]:
     return read
 
 
-KINDS = (checkpoint, store, artifact, run, image)
+def report(folder: Path, chance: random.Random) -> Callable[[], Any]:
+    root = write_run(folder / "run", ranks=chance.choice((1, 2)))
+    add_predictions(root)
+    add_artifact(root, "openvino_int8")
+    file = chance.choice([*sorted(path for path in root.rglob("*") if path.is_file()), *root.glob("*.[cj]*")])
+    if file.suffix == ".json" and chance.random() < 0.8:
+        file.write_text(json.dumps(mutate(json.loads(file.read_text()), chance)))
+    elif file.suffix == ".csv" and chance.random() < 0.7:
+        lines = file.read_text(errors="surrogateescape").splitlines()
+        cells = [line.split(",") for line in lines]
+        row = chance.choice(cells)
+        row[chance.randrange(len(row))] = str(chance.choice(EVIL))
+        file.write_text("\n".join(map(",".join, cells)), errors="surrogateescape")
+    else:
+        spoil(file, chance)
+
+    def read() -> None:
+        page = write_report([root], root, against=chance.choice((None, "paper"))).read_text()
+        assert "<script" not in page
+
+    return read
+
+
+KINDS = (checkpoint, store, artifact, run, image, report)
 
 
 def attempt(number: int, folder: Path) -> str:
@@ -192,6 +217,7 @@ def attempt(number: int, folder: Path) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            warnings.simplefilter("error", RuntimeWarning)  # NumPy's, of what it can't compute
             read()
     except (ValueError, FileNotFoundError, OSError) as error:
         said = str(error)

@@ -23,6 +23,7 @@ from hct_lightning.data.reading.vips import libvips
 from hct_lightning.machine import runtime
 from hct_lightning.models import HCT, FromPixels
 from hct_lightning.models.streaming import Source, StreamedHCT
+from hct_lightning.training.memory import STREAM_TILE
 from hct_lightning.training.step import AUTOCAST, TrainingStep
 
 
@@ -134,7 +135,10 @@ def streamed(path: str | None, resolution: int, tile: int) -> None:
     if path:
         how = Decoding(channels=3, size=None, geometry="cover", max_pixels=resolution**2)
         source = open_regions(path, how)
-    serve(partial(_inferred, StreamedHCT(made.eval(), tile=tile), source, precision), precision=precision)
+    serve(
+        partial(_inferred, StreamedHCT(made.eval(), tile=tile, workers=torch.get_num_threads()), source, precision),
+        precision=precision,
+    )
 
 
 def _inferred(run: Any, image: Any, precision: str) -> None:
@@ -146,6 +150,6 @@ def _inferred(run: Any, image: Any, precision: str) -> None:
 def trained(resolution: int, tile: int) -> None:
     made, precision = network()
     made.set_grad_checkpointing()
-    made.set_streaming(min(tile, 2048))
-    pixels = torch.from_numpy(Repeated(resolution).read(0, resolution, 0, resolution)).permute(2, 0, 1)[None]
-    serve(partial(TrainingStep(made, precision=precision), pixels, torch.tensor([0])), precision=precision)
+    made.set_streaming(min(tile, STREAM_TILE), workers=torch.get_num_threads())
+    step = TrainingStep(made, precision=precision)
+    serve(partial(step, Repeated(resolution), torch.tensor([0])), precision=precision)

@@ -26,7 +26,7 @@ from hct_lightning.benchmarks.fit_step import random_batch
 from hct_lightning.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from hct_lightning.machine import runtime
 from hct_lightning.models import HCT, FromPixels
-from hct_lightning.training.memory import Memory, step_memory
+from hct_lightning.training.memory import Memory, StepMemory, step_memory
 from hct_lightning.training.step import TrainingStep
 
 log = logging.getLogger(__name__)
@@ -52,12 +52,15 @@ class Point(NamedTuple):
             network = timm.create_model(self.network, num_classes=4)
         return FromPixels(network, IMAGENET_MEAN, IMAGENET_STD)
 
-    def predicted_bytes(self, device_type: str) -> int:
+    def predicted(self) -> StepMemory:
         size = (self.px, self.px)
-        step = step_memory(
+        return step_memory(
             self.build, channels=3, size=size, batch=self.batch, precision=self.precision, memory=self.memory
         )
-        return step.resident if device_type == "cpu" else step.tensors
+
+    def predicted_bytes(self, device_type: str) -> int:
+        """Of what `measured_bytes` measures."""
+        return self.predicted().resident if device_type == "cpu" else self.predicted().tensors
 
 
 def benchmark(
@@ -79,7 +82,7 @@ def benchmark(
         batch_sizes: images of a step.
         precisions: Lightning's names.
         memories: `speed`, `low`.
-        points: how many of all combinations are taken, at random.
+        points: how many of all combinations are taken, at random; those that can't be trained on are left out.
         largest_gib: combinations that are predicted to take more are left out.
         seed: of what is taken.
 
@@ -95,7 +98,11 @@ def benchmark(
     for point in every:
         if len(rows) == points:
             break
-        predicted = point.predicted_bytes(device)
+        try:
+            predicted = point.predicted_bytes(device)
+        except ValueError as error:  # BatchNorm needs more than one value; not every network can recompute
+            log.info("left out: %s %d px, batch %d, %s: %s", *point[:3], point.memory, error)
+            continue
         if predicted <= largest_gib * 2**30:
             measured = in_a_fresh_process(measured_bytes, point, device)
             sizes = {"predicted_mib": predicted / MIB, "measured_mib": measured / MIB}

@@ -13,9 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hct_lightning.cli.plain import plain
-from hct_lightning.cli.recorded import began_in, check_links, is_believed, read_overrides
+from hct_lightning.cli.recorded import began_in, is_believed
 from hct_lightning.machine import ranks
-from hct_lightning.runs.folder import Run
+from hct_lightning.runs.links import check_links
+from hct_lightning.runs.overrides import read_overrides
+from hct_lightning.runs.record import read_record
+from hct_lightning.runs.secrets import hide
 
 MULTIRUN = {"-m", "--multirun"}
 BEGUN = Path(".hydra", "overrides.yaml")  # of a run's folder: the options it began with
@@ -24,6 +27,17 @@ DATA = "hydra.job.env_set.HCT_DATA"  # where the points of a sweep find data
 RENAMED = {"trainer.accumulate_grad_batches": "micro_batches"}
 # Options that are paths, and mean what they meant in the folder where the run began.
 PATHS = ("data.root", "fit.against")
+
+
+def quoted(path: Path | str) -> str:
+    """A path as the value of an override.
+
+    Raises:
+        ValueError: for one that Hydra would take for something else: what stands in the environment, say.
+    """
+    if re.search(r'["\\]|\$\{', str(path)):
+        raise ValueError(f"{str(path)!r}: Hydra takes no path with a double quote, a backslash or ${{; rename it")
+    return f'"{path}"'
 
 
 def is_override(arg: str) -> bool:
@@ -63,18 +77,15 @@ def _recorded(folder: Path) -> list[str]:
     overrides = [override for override in overrides if _still_meant(key_of(override), since)] + [*since.values()]
     mine = {key_of(override) for override in overrides}
     # What the environment or a default said is left to them where it is gone: the folder may have been moved here.
-    known = Run.record_in(folder).get("paths", {})
-    paths = {key: str(known[key]) for key in PATHS if key in known and (key in mine or Path(known[key]).exists())}
+    known = read_record(folder / "run.json").get("paths") or {}
+    paths = {key: known[key] for key in PATHS if key in known and (key in mine or Path(known[key]).exists())}
     overrides = [override for override in overrides if key_of(override) not in paths]
-    return overrides + [f'{key}="{path}"' for key, path in paths.items()]
+    return overrides + [f"{key}={quoted(path)}" for key, path in paths.items()]
 
 
 def _since(folder: Path) -> list[str]:
     """The overrides by which the run in a folder went on differently."""
-    since = Run.record_in(folder).get("since", [])
-    if not isinstance(since, list) or not all(isinstance(override, str) for override in since):
-        raise ValueError(f"{folder / 'run.json'} is damaged: `since` is no list of overrides")
-    return since
+    return read_record(folder / "run.json").get("since") or []
 
 
 def _as_list(arg: str) -> str:
@@ -87,7 +98,7 @@ def _environment(argv: list[str]) -> list[str]:
     """Writes $HCT_DATA down, for points of a sweep that begin later, and elsewhere."""
     data = os.environ.get("HCT_DATA")
     given = any(key_of(arg) == DATA for arg in argv)
-    return [f'+{DATA}="{Path(data).expanduser().absolute()}"'] if data and not given else []
+    return [f"+{DATA}={quoted(Path(data).expanduser().absolute())}"] if data and not given else []
 
 
 def recompose(argv: list[str]) -> list[str]:
@@ -122,7 +133,7 @@ def recompose(argv: list[str]) -> list[str]:
         begun = _of_sweep(folder, given)
         with suppress(OSError):  # paths mean what they meant where the sweep began
             os.chdir(began_in(folder / "multirun.yaml"))
-        return [*flags, "-m", *begun, *given.values(), f'hydra.sweep.dir="{folder}"']
+        return [*flags, "-m", *begun, *given.values(), f"hydra.sweep.dir={quoted(folder)}"]
     if not sweep and not (folder / BEGUN).exists():
         raise ValueError(
             f"run={run} is not the folder of an earlier run: there is no {folder / BEGUN}; "
@@ -136,17 +147,17 @@ def recompose(argv: list[str]) -> list[str]:
     if left and ranks.is_rank_zero():
         # In quotes, for it may hold anything.
         print(
-            f"{folder} says {' '.join(left)!r:.500}, which is not taken from there; give it again if you trust it",
+            f"{folder} says {hide(' '.join(left))!r:.500}, which is not taken from there; give it again if you trust it",
             file=sys.stderr,
         )
     # Ranks expand again what has been expanded.
     given = {key: override for key, override in given.items() if override not in earlier}
     given["task"] = f"task={verb}"
-    given["run"] = f'run="{folder}"'
+    given["run"] = f"run={quoted(folder)}"
     home = [
         "hydra.output_subdir=null",
-        f'hydra.run.dir="{folder}"',
-        f'hydra.sweep.dir="{folder}/slurm"',
+        f"hydra.run.dir={quoted(folder)}",
+        f"hydra.sweep.dir={quoted(folder / 'slurm')}",
         'hydra.sweep.subdir=".."',
     ]
     first = given.pop("run"), given.pop("task")  # behind them stands what is given now
@@ -178,7 +189,7 @@ def _of_sweep(folder: Path, given: dict[str, str]) -> list[str]:
     left = [override for override in meant if not _is_believed_of_sweep(override)]
     if left:
         raise ValueError(
-            f"{file} says {' '.join(left)!r:.500}, which is not taken from a sweep's folder; if you trust it, give it "
+            f"{file} says {hide(' '.join(left))!r:.500}, which is not taken from a sweep's folder; if you trust it, give it "
             f"again, after run={folder}"
         )
     return meant

@@ -4,15 +4,15 @@ The folder may be a stranger's. What it says of data, network and training is ta
 program, send something somewhere or write outside of the folder is not.
 """
 
-import os
 import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, QuotedString
 from hydra.errors import HydraException
+
+from hct_lightning.runs.overrides import read_yaml
 
 # The first part of a key. Not here: hydra, safety, slurm, and the options of other verbs than fit.
 _GROUPS = {
@@ -39,21 +39,12 @@ _OF_LOGGERS = {"group", "log_model", "mode", "name", "notes", "project", "tags",
 _READ_ONLY = {"data.root", "fit.against"}  # they may name any place: nothing but what belongs there is written
 # Options that name a place, an account or a server, and Hydra's arguments without a name.
 _PLACE = re.compile(r"(^_args_|dir|path|cache|folder|output|uri|url|host|registry|workspace|entity|settings)$")
+# Of urls those of object stores and web servers alone: fsspec knows protocols that run programs, or write.
+_REMOTE = re.compile(r"(s3a?|gs|gcs|az|abfss?|https?|hf)://[^:]*(:\d+[^:]*)?")
 _ELSEWHERE = re.compile(r"^[/~]|(^|/)\.\.(/|$)|://")
+_MANY = re.compile(r"(devices|nodes|workers|threads|prefetch_factor)$")  # options that begin processes, or fill memory
+_MOST = 256  # of those
 _CHOICE = re.compile(r"[\w\-+., \[\](){}:'\"=]*")  # no slash: a group's file is one of the group's folder
-
-
-def read_overrides(file: Path, *path: str) -> list[str]:
-    """The overrides that a YAML file lists, under the keys of `path`.
-
-    Raises:
-        ValueError: when the file is damaged.
-    """
-    found = _read(file, *path)
-    found = [] if found is None else found
-    if not isinstance(found, list) or not all(isinstance(override, str) for override in found):
-        raise ValueError(f"{file} is damaged: it is no list of overrides")
-    return found
 
 
 def began_in(multirun: Path) -> str:
@@ -62,18 +53,7 @@ def began_in(multirun: Path) -> str:
     Raises:
         ValueError: when the file is damaged.
     """
-    return str(_read(multirun, "hydra", "runtime", "cwd"))
-
-
-def _read(file: Path, *path: str) -> Any:
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-        for key in path:
-            found = found[key]
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{file} is damaged: {reason}") from error
-    return found
+    return str(read_yaml(multirun, "hydra", "runtime", "cwd"))
 
 
 def is_believed(override: str) -> bool:
@@ -93,7 +73,8 @@ def is_believed(override: str) -> bool:
     if names[0] == "logger" and len(names) > 1 and (len(names) != 3 or names[2] not in _OF_LOGGERS):
         return False
     if key in _READ_ONLY:
-        return True
+        place = _text(parsed.value()) if not parsed.is_sweep_override() else override
+        return "::" not in place and ("://" not in place or _REMOTE.fullmatch(place) is not None)
     keys, values = [*names], [] if parsed.is_delete() else [parsed._value]
     while values:
         value = values.pop()
@@ -104,28 +85,14 @@ def is_believed(override: str) -> bool:
             values += value.values()
         elif isinstance(value, list):
             values += value
-        elif _ELSEWHERE.search(_text(value)):
+        elif _ELSEWHERE.search(_text(value)) or (_MANY.search(key) and _is_many(value)):
             return False
     return not any(_PLACE.search(key) or _ELSEWHERE.search(key) for key in keys)
 
 
+def _is_many(value: Any) -> bool:
+    return any(int(number[:9]) > _MOST for number in re.findall(r"\d+", _text(value)))
+
+
 def _text(value: Any) -> str:
     return value.text if isinstance(value, QuotedString) else str(value)
-
-
-def check_links(folder: Path) -> None:
-    """Refuses a folder with a link that leads out of it: what is written would land there.
-
-    Raises:
-        ValueError: naming the link.
-    """
-    folder = folder.resolve()
-    for parent, folders, names in os.walk(folder):
-        if Path(parent) == folder / "wandb":
-            folders.clear()  # W&B keeps links to its own cache in there, and makes a new folder each time
-        for name in (*folders, *names):
-            path = Path(parent, name)
-            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder):
-                raise ValueError(
-                    f"{path} leads to {os.path.realpath(path)}, outside of the run's folder; put the file itself there"
-                )

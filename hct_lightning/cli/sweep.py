@@ -57,12 +57,7 @@ def run_point(cfg: DictConfig, folder: Path) -> float | None:
     else:
         run.update(overrides=overrides, status=None, metrics=None)
         command = [*overrides, *([f'hydra.run.dir="{folder}"'] if new_run else [])]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "hct_lightning", *command],
-        env={name: value for name, value in os.environ.items() if not name.startswith(_OF_RANKS)},
-        stdout=sys.stderr,  # standard output is for the sweep's own results
-        preexec_fn=signals.end_with_parent,
-    )
+    child = start_run(command)
     try:
         child.wait()
     except signals.Terminated:
@@ -81,6 +76,21 @@ def run_point(cfg: DictConfig, folder: Path) -> float | None:
     elif not new_run:
         run.end("completed", None)
     return _accuracy(run.record)
+
+
+def start_run(overrides: list[str], *, but: tuple[str, ...] = ()) -> subprocess.Popen:
+    """`python -m hct_lightning` in a process that ends with this one and is no rank of its.
+
+    Args:
+        overrides: of the run.
+        but: beginnings of further variables of the environment that it does not see.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "hct_lightning", *overrides],
+        env={name: value for name, value in os.environ.items() if not name.startswith((*_OF_RANKS, *but))},
+        stdout=sys.stderr,  # standard output is for the sweep's own results
+        preexec_fn=signals.end_with_parent,
+    )
 
 
 def _accuracy(record: dict[str, Any]) -> float | None:

@@ -11,11 +11,12 @@ from torch.utils.data import BatchSampler
 
 from hct_lightning.data.catalogue import Catalogue, Split
 from hct_lightning.data.dataset import Dataset, open_dataset
-from hct_lightning.data.feeding.augment import Augmentation
-from hct_lightning.data.feeding.loader import Batch, Images, Loader, Pixels, auto_workers
+from hct_lightning.data.feeding.augment.augmentation import Augmentation
+from hct_lightning.data.feeding.loader import Batch, Images, Loader, Pixels, auto_workers, batches_ahead
 from hct_lightning.data.feeding.samplers import EveryImageOnce, GlobalBatches
 from hct_lightning.data.reading.decoding import Decoding
-from hct_lightning.data.reading.geometry import Geometry, as_size
+from hct_lightning.data.reading.geometry import NATIVE, Geometry, as_size
+from hct_lightning.data.reading.readers import WHOLE_BYTES
 from hct_lightning.data.reading.window import Window
 
 
@@ -24,7 +25,8 @@ class ImageData(lightning.LightningDataModule):
 
     Args:
         source: a function of `hct_lightning.data.sources`, gives the catalogue of images and labels.
-        resolution: pixels a side, or [height, width]; None: the store's.
+        resolution: pixels a side, or [height, width]; `native`: each image as it is, alone in its micro-batch; None:
+            the store's.
         geometry: see `Decoding`, like `max_pixels`, `window`, `srgb`, `breast` and `reduce_to`; None: the store's.
         batch_size: images per device and optimiser step.
         channels: 1 or 3, or the number of bands; None: what the images looked at have.
@@ -48,7 +50,7 @@ class ImageData(lightning.LightningDataModule):
         self,
         source: Callable[..., Catalogue],
         *,
-        resolution: int | Sequence[int] | None,
+        resolution: int | Sequence[int] | str | None,
         geometry: Geometry | None,
         batch_size: int,
         channels: int | None,
@@ -81,7 +83,7 @@ class ImageData(lightning.LightningDataModule):
         self.source = partial(source, **source_options)
         self.decoding = {
             "channels": channels,
-            "size": None if resolution is None else as_size(resolution),
+            "size": resolution if resolution in (None, NATIVE) else as_size(resolution),
             "geometry": geometry,
             "max_pixels": max_pixels,
             "window": window,
@@ -103,6 +105,7 @@ class ImageData(lightning.LightningDataModule):
         self._training: Loader | None = None  # reads ahead until it is closed
         self.global_batch: int | None = None  # over all ranks; by default batch_size on each
         self.micro_batches = 1
+        self.total_steps: Callable[[], float] = lambda: self._running.estimated_stepping_batches
         self.measured = "valid"  # the split that validation goes through
 
     @property
@@ -117,10 +120,21 @@ class ImageData(lightning.LightningDataModule):
                 skips=self.on_error == "skip",
                 workers=auto_workers(self.num_workers),
             )
-            changes = self.augment.brightness or self.augment.contrast
-            if changes and self._dataset.decoding.channels not in (1, 3):
-                raise ValueError("data.augment.brightness and contrast are for 1 or 3 channels; set both 0")
         return self._dataset
+
+    def read_by_region(self, most_pixels: int) -> None:
+        """Opens images of their own sizes and more pixels instead of reading them whole: for a network that streams."""
+        self._dataset = self.dataset.read_by_region(most_pixels)
+
+    def augment_by_region(self) -> None:
+        """Lets training read large images of their own sizes by region.
+
+        Raises:
+            ValueError: when they are to be changed in a way that needs the whole.
+        """
+        if self.dataset.reader.varies:
+            self.augment.check_regions()
+            self.read_by_region(WHOLE_BYTES // self.dataset.decoding.channels)
 
     @property
     def _running(self) -> lightning.Trainer:
@@ -131,7 +145,7 @@ class ImageData(lightning.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         _ = self.dataset
 
-    def loader(self, images: Images, batches: GlobalBatches | BatchSampler) -> Loader:
+    def loader(self, images: Images, batches: GlobalBatches | BatchSampler | list[list[int]]) -> Loader:
         """A loader over a dataset's batches, for this rank's device."""
         local = self.trainer.num_devices if self.trainer else 1
         return Loader(
@@ -145,7 +159,7 @@ class ImageData(lightning.LightningDataModule):
     def batches_ahead(self, images: int, *, ranks_here: int) -> int:
         """How many batches of so many images the loader holds on the host beside the one that is trained on."""
         workers = auto_workers(self.num_workers, ranks_here=ranks_here)
-        return 1 + (self.prefetch_factor + workers // images if workers else 0)
+        return 1 + batches_ahead(self.dataset.reader, images, workers, self.prefetch_factor)
 
     def train_dataloader(self) -> Loader:
         trainer, train = self._running, self.dataset.catalogue.train
@@ -172,8 +186,20 @@ class ImageData(lightning.LightningDataModule):
     def val_dataloader(self) -> Loader:
         split = self.dataset.catalogue.splits[self.measured]
         shard = EveryImageOnce(len(split), rank=self._running.global_rank, world=self._running.world_size)
-        size = max(1, self.batch_size // self.micro_batches)
+        size = 1 if self.dataset.reader.varies else max(1, self.batch_size // self.micro_batches)
         return self.loader(self.dataset.images(split), BatchSampler(shard, size, drop_last=False))
+
+    def without_augmentation(self, count: int) -> Loader:
+        """This rank's batches of training images as they are, on its device; about `count` images over all ranks.
+
+        They are as large as in training. Every rank has as many, and which they are depends on their size alone.
+        """
+        world, train = self._running.world_size, self.dataset.catalogue.train
+        size = max(1, (self.global_batch or self.batch_size * world) // (world * self.micro_batches))
+        batches = max(1, min(count, len(train)) // (size * world)) * world
+        order = np.random.default_rng(self.seed).permutation(len(train))[: batches * size]
+        mine = order.reshape(batches, size)[self._running.global_rank :: world]
+        return self.loader(self.dataset.images(train, replace=True), mine.tolist())
 
     def calibration(self, count: int) -> Pixels:
         """Batches, b c h w uint8, of training images as they are, the classes mixed in proportion."""
@@ -196,11 +222,18 @@ class ImageData(lightning.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Images and labels, unless the loader has sent them ahead. The host reads the index, which stays there."""
-        return batch._replace(images=batch.images.to(device), labels=batch.labels.to(device))
+        images = batch.images.to(device) if isinstance(batch.images, torch.Tensor) else batch.images
+        return batch._replace(images=images, labels=batch.labels.to(device))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training batches on the device, seeded by (seed, epoch, index)."""
-        if self._running.training:
-            epoch = self.order.epoch(self._running.global_step)
-            return self.augment(batch, seed=self.seed, epoch=epoch, classes=len(self.dataset.classes))
-        return batch
+        if not self._running.training:
+            return batch
+        step = self._running.global_step
+        return self.augment(
+            batch,
+            seed=self.seed,
+            epoch=self.order.epoch(step),
+            classes=len(self.dataset.classes),
+            progress=step / self.total_steps(),
+        )

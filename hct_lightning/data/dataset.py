@@ -1,6 +1,7 @@
 """What there is to train on: a source's images, how they are read, and what their pixels are like."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,9 +10,9 @@ from typing import Any
 from hct_lightning.data.catalogue import Catalogue, Split
 from hct_lightning.data.feeding.loader import Images
 from hct_lightning.data.reading.decoding import Decoding, padding_note
-from hct_lightning.data.reading.geometry import Size, as_size
+from hct_lightning.data.reading.geometry import NATIVE, Size
 from hct_lightning.data.reading.image import UnreadableImageError, probe
-from hct_lightning.data.reading.readers import FileReader, Reader
+from hct_lightning.data.reading.readers import FileReader, NativeReader, Reader
 from hct_lightning.data.statistics import channel_statistics
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class Dataset:
 
     @property
     def size(self) -> Size:
-        """(height, width) of every image."""
+        """(height, width) of every image; of the largest where each has its own."""
         height, width, _ = self.reader.shape
         return height, width
 
@@ -70,7 +71,13 @@ class Dataset:
         Raises:
             ValueError: when they lie prepared, and it can't be derived from that.
         """
-        return replace(self, decoding=decoding, reader=reader_of(self.catalogue, decoding))
+        return replace(self, decoding=decoding, reader=reader_of(self.catalogue, decoding, self.source_sizes[-1]))
+
+    def read_by_region(self, most_pixels: int) -> "Dataset":
+        """The same, where images of their own sizes and more pixels are opened, to be read by region."""
+        if not isinstance(self.reader, NativeReader):
+            return self
+        return replace(self, reader=self.reader.opening(most_pixels))
 
     def summary(self) -> dict[str, Any]:
         """What is known of the data, for the log and for run.json."""
@@ -131,14 +138,14 @@ def open_dataset(
     else:
         if decoding["size"] is None or decoding["geometry"] is None:
             raise ValueError("data.resolution and data.geometry are null; only data=store knows them")
-        shapes = _look(found, decoding["max_pixels"], skipped if skips else None)
+        shapes = _look(found, decoding, skipped if skips else None)
         channels = decoding["channels"] or _commonest([bands for bands, _, _ in shapes], notes)
         said = {name: value for name, value in decoding.items() if value is not None}
-        how = Decoding(**{**said, "channels": channels, "size": as_size(decoding["size"])})
+        how = Decoding(**{**said, "channels": channels})
         sizes = [(height, width) for _, height, width in shapes]
     if padded := padding_note(how, sizes):
         notes.append(padded)
-    reader = reader_of(found, how)
+    reader = reader_of(found, how, max(sizes, key=math.prod))
     if (mean is None or std is None) and (statistics == "data" or how.channels not in (1, 3)):
         log.info("measuring mean and deviation of the training images")
         sample = found.train.at_most(MEASURED)
@@ -153,9 +160,11 @@ def open_dataset(
     return Dataset(found, how, reader, mean, std, sorted(sizes), tuple(notes), skips, skipped)
 
 
-def reader_of(found: Catalogue, decoding: Decoding) -> Reader:
-    """What gives the images of a catalogue."""
-    return found.prepared.reader(decoding) if found.prepared else FileReader(decoding)
+def reader_of(found: Catalogue, decoding: Decoding, largest: Size) -> Reader:
+    """What gives the images of a catalogue, the largest of which is known."""
+    if found.prepared:
+        return found.prepared.reader(decoding)
+    return FileReader(decoding) if decoding.size else NativeReader(decoding, largest)
 
 
 def _commonest(channels: list[int], notes: list[str]) -> int:
@@ -171,13 +180,16 @@ def _commonest(channels: list[int], notes: list[str]) -> int:
     return chosen
 
 
-def _look(found: Catalogue, max_pixels: int, skipped: dict[str, str] | None) -> list[tuple[int, int, int]]:
-    """Channels, height and width of some images; those that can't be read go to `skipped`."""
-    shapes = []
-    paths = [path for name, most in LOOKED_AT.items() for path in getattr(found, name).at_most(most).paths]
+def _look(found: Catalogue, decoding: Mapping[str, Any], skipped: dict[str, str] | None) -> list[tuple[int, int, int]]:
+    """Channels, height and width of some images, of all where each keeps its size; the unreadable go to `skipped`."""
+    shapes, native = [], decoding["size"] == NATIVE
+    chosen = [
+        getattr(found, name) if native else getattr(found, name).at_most(most) for name, most in LOOKED_AT.items()
+    ]
+    paths = [path for split in chosen for path in split.paths]
     for path in paths:
         try:
-            shapes.append(probe(path, max_pixels=max_pixels))
+            shapes.append(probe(path, max_pixels=decoding["max_pixels"]))
         except UnreadableImageError as error:
             if skipped is None:
                 raise
@@ -192,9 +204,7 @@ def _look(found: Catalogue, max_pixels: int, skipped: dict[str, str] | None) -> 
 
 def _as_prepared(made: Decoding, asked: Mapping[str, Any]) -> Decoding:
     """What a store was read with, where nothing else is asked for; the limit on pixels is the store's own."""
-    chosen = {name: value for name, value in asked.items() if value is not None and name != "max_pixels"}
-    if "size" in chosen:
-        chosen["size"] = as_size(chosen["size"])
+    chosen = {name: value for name, value in asked.items() if value not in (None, NATIVE) and name != "max_pixels"}
     return Decoding(**vars(made) | chosen)
 
 

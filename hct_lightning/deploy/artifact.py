@@ -25,7 +25,7 @@ MAX_PIXELS_OF_FORMAT_1 = 2**30  # it was the default, and not written down
 class Exported(NamedTuple):
     """What an exporter made.
 
-    runtime: the module that loads it: `torchscript`, `openvino`, `aoti` or `onnx`.
+    runtime: the module that loads it: `torchscript`, `openvino`, `aoti`, `onnx` or `timm`.
     precision: `fp32`, `bf16` or `int8`.
     file: the model file's name inside the artifact's folder.
     batch: images that one call takes; None for any number. `Artifact` calls as often as it needs.
@@ -41,8 +41,12 @@ class Exported(NamedTuple):
     int8: Mapping[str, int] | None = None
 
 
-RUNTIMES = ("torchscript", "openvino", "aoti", "onnx")
-USE_MALLOC = ("torchscript", "aoti")  # those that ask the C library for memory at every call; others keep their own
+RUNTIMES = ("torchscript", "openvino", "aoti", "onnx", "timm")
+USE_MALLOC = (
+    "torchscript",
+    "aoti",
+    "timm",
+)  # those that ask the C library for memory at every call; others keep their own
 MACHINE_CODE = ("aoti",)  # those that run what the model file says, and not only compute with it
 
 
@@ -149,9 +153,9 @@ def load_artifact(
         raise ImportError(f"{folder}: {error}") from error
     try:
         return Artifact(description, server.load(file, description, threads))
-    except ValueError:
-        raise
     except Exception as error:  # each runtime has its own for a file that it can't read
+        if isinstance(error, ValueError) and str(file) in str(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{file} can't be loaded: {reason}; export it again") from error
 
@@ -196,6 +200,9 @@ def _check(description: Mapping[str, Any]) -> None:
         raise TypeError("a text, or the list of classes, is of another kind")
     if len(sides) != 4 or not all(type(number) is int and number > 0 for number in numbers):
         raise TypeError("the sizes of its input are no positive numbers")
+    measured = [description["size_bytes"], *dict(description["metrics"]).values()]
+    if not all(type(number) in (int, float) for number in measured):
+        raise TypeError("its size or a metric is no number")
 
 
 def _decoding_of_format_1(description: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import logging
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from hct_lightning.deploy.int8.layers import layers, sqnr_db
 log = logging.getLogger(__name__)
 
 Exporter = Callable[..., Exported]
+EXAMPLE = (512, 512)  # px, of a network whose images keep their sizes
 
 
 def choose_exporters(export: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,6 +38,16 @@ def choose_exporters(export: Mapping[str, Any]) -> dict[str, Any]:
 def options_of(exporter: Exporter) -> Collection[str]:
     """The names of what an exporter can be told, such as `calibration` (to int8) and `percent` (of the layers)."""
     return inspect.signature(exporter).parameters
+
+
+def check_open_sizes(exporters: Mapping[str, Any]) -> None:
+    """Raises ValueError for exporters whose artifacts can't take an image of any size: all but those to TorchScript."""
+    for name, exporter in exporters.items():
+        if not inspect.unwrap(getattr(exporter, "func", exporter)).__module__.endswith(".torchscript"):
+            raise ValueError(
+                f"export={name} takes one size, or multiples of 32 pixels, and data.resolution=native has any; choose "
+                "among export=[torchscript,torchscript_int8,torchscript_int8_dynamic], or export=[]"
+            )
 
 
 class Reference:
@@ -73,8 +84,7 @@ def export_artifact(
     network: nn.Module,
     folder: Path,
     *,
-    classes: Sequence[str],
-    decoding: Mapping[str, Any],
+    spec: Mapping[str, Any],
     dynamic: bool = False,
     calibration: Iterable[Tensor] | None = None,
     reference: Reference | None = None,
@@ -86,9 +96,8 @@ def export_artifact(
         exporter: called with the network, an example batch and the folder to write to.
         network: takes uint8 images, in eval mode, on the CPU.
         folder: where artifacts lie.
-        classes: names in the order of the logits.
-        decoding: how a file becomes the image that it takes, as `Decoding.as_json` says it; the artifact carries it
-            whole, and takes its `channels` and `size`.
+        spec: what the network is, as `NetworkSpec.as_json` says it. The artifact carries its `classes` and `decoding`
+            whole, and takes the decoding's `channels` and `size`; exporters that have an option `spec` get all of it.
         dynamic: leave height and width open instead of fixing the size.
         calibration: batches of uint8 training images; exporters to int8 need them.
         reference: to compare the artifact with; its figures are kept beside the model.
@@ -102,14 +111,19 @@ def export_artifact(
     making.mkdir()
     started = time.perf_counter()
     try:
-        shape = (1, decoding["channels"], *decoding["size"])
+        decoding = spec["decoding"]
+        if not decoding["size"]:
+            check_open_sizes({name: exporter})
+            dynamic = True
+        shape = (1, decoding["channels"], *(decoding["size"] or EXAMPLE))
         generator = torch.Generator().manual_seed(0)
         example = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         options: dict[str, Any] = {"dynamic": dynamic}
-        if "calibration" in options_of(exporter):
-            options["calibration"] = calibration
+        for option, value in (("calibration", calibration), ("spec", spec)):
+            if option in options_of(exporter):
+                options[option] = value
         made = exporter(network, example, making, **options)
-        description = describe(name, made, making, classes=classes, decoding=decoding, dynamic=dynamic)
+        description = describe(name, made, making, spec=spec, dynamic=dynamic)
         write(description, making)
         served = load_artifact(making)
         with torch.inference_mode():
@@ -133,10 +147,9 @@ def export_artifact(
     return target
 
 
-def describe(
-    name: str, made: Exported, folder: Path, *, classes: Sequence[str], decoding: Mapping[str, Any], dynamic: bool
-) -> dict[str, Any]:
+def describe(name: str, made: Exported, folder: Path, *, spec: Mapping[str, Any], dynamic: bool) -> dict[str, Any]:
     """What `artifact.json` says of the files in `folder`, its metrics still empty."""
+    decoding = spec["decoding"]
     files = sorted(folder.iterdir())
     return {
         "format": FORMAT,
@@ -152,7 +165,7 @@ def describe(
             "multiple": made.multiple if dynamic else 1,
             "layout": "NCHW uint8",
         },
-        "classes": list(classes),
+        "classes": list(spec["classes"]),
         "decoding": dict(decoding),
         "size_bytes": sum(file.stat().st_size for file in files),
         "sha256": {file.name: digest(file) for file in files},

@@ -1,12 +1,12 @@
-"""Runtimes are optional: which extra brings a missing one."""
+"""Packages that one purpose needs are optional: which extra brings a missing one."""
 
 import contextlib
 from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def deploy_extra() -> Iterator[None]:
-    """Around imports of what the extra `deploy` installs.
+def extra(name: str) -> Iterator[None]:
+    """Around imports of what the extra `name` installs.
 
     Raises:
         ImportError: saying how to install it.
@@ -15,5 +15,5 @@ def deploy_extra() -> Iterator[None]:
         yield
     except ImportError as error:
         raise ImportError(
-            f"{error.name} is not installed: pip install 'hct-lightning[deploy]'", name=error.name
+            f"{error.name} is not installed: pip install 'hct-lightning[{name}]'", name=error.name
         ) from error

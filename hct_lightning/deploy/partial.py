@@ -20,8 +20,7 @@ def sweep(
     folder: Path,
     percentages: Sequence[float],
     *,
-    classes: Sequence[str],
-    decoding: Mapping[str, Any],
+    spec: Mapping[str, Any],
     dynamic: bool,
     calibration: Iterable[Tensor],
     reference: Reference,
@@ -34,7 +33,7 @@ def sweep(
         network: takes uint8 images, in eval mode, on the CPU.
         folder: where the results go.
         percentages: of int8 layers, 0 to 100.
-        classes, decoding, dynamic, calibration, reference: see `export_artifact`.
+        spec, dynamic, calibration, reference: see `export_artifact`.
 
     Returns:
         `rows`, one a percentage, and `sensitivity`, the SQNR in dB of the logits when one layer
@@ -47,8 +46,7 @@ def sweep(
             partial(exporter, percent=percent),
             network,
             folder / name,
-            classes=classes,
-            decoding=decoding,
+            spec=spec,
             dynamic=dynamic,
             calibration=calibration,
             reference=reference,

@@ -6,12 +6,17 @@ remembered when they are made, by their digests, and any other has to be trusted
 
 import os
 import re
+import zipfile
 from pathlib import Path
 
 from torch._C import PyTorchFileReader
 
 # Operations of TorchScript that read or write files, by whichever name an archive gives their package.
 _ON_FILES = re.compile(rb"\b(from_file|save|load|read_file|write_file|load_tensor|rpc\w*|fork)\b")
+# Operations that are not meant to be called: among them those that read and write wherever they are told to.
+_INTERNAL = re.compile(rb"\b(?!_convolution\b|_weight_norm\b|_is_full_backward_hook\b)_[a-z]\w*|\w*unsafe\w*")
+_PACKAGE = re.compile(rb"\bops\s*\.\s*(?!(prim|quantized)\b)\w*")
+_PROGRAM = 2**26  # bytes of source
 # Classes of C++ have this name; those of quantized weights alone are needed.
 _CLASS = re.compile(rb"torch[.\n]classes")
 _QUANTIZED = b"__torch__.torch.classes.quantized"
@@ -36,6 +41,22 @@ def is_own(digest: str) -> bool:
     return file.is_file() and digest in file.read_text(encoding="ascii").split()
 
 
+def refuse_inflated(path: Path, *, compressed: int = 0) -> None:
+    """Refuses an archive whose parts together are larger than itself: reading it could fill the memory.
+
+    Args:
+        path: of the archive.
+        compressed: bytes that its compressed parts may have beside. Tensors are not compressed, programs are.
+
+    Raises:
+        zipfile.BadZipFile: when it is such a one, or none.
+    """
+    with zipfile.ZipFile(path) as archive:
+        inside = sum(part.file_size for part in archive.infolist())
+    if inside > path.stat().st_size + compressed:
+        raise zipfile.BadZipFile(f"its parts are said to have {inside} bytes, it has {path.stat().st_size}")
+
+
 def check_archive(file: Path) -> None:
     """Refuses a TorchScript archive that could do more than compute; nothing of it has run yet.
 
@@ -43,15 +64,25 @@ def check_archive(file: Path) -> None:
         ValueError: when it is no such archive, or names an operation on files or a class that is none of weights.
     """
     try:
+        refuse_inflated(file, compressed=_PROGRAM)
         archive = PyTorchFileReader(str(file))  # what reads it later, so that both see the same
-        parts = {name: archive.get_record(name) for name in archive.get_all_records() if "constants/" not in name}
-    except RuntimeError as error:
+        names = archive.get_all_records()
+        # Of tensors alone there can be no program. Names count whatever their case is, as they do for that reader.
+        parts = {
+            name.lower(): archive.get_record(name) for name in names if not name.startswith(("constants/", "data/"))
+        }
+    except (RuntimeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{file} is no TorchScript archive: {str(error).splitlines()[0]}") from error
+    if len({name.lower() for name in names}) < len(names):
+        raise ValueError(f"{file} is refused: two of its parts have the same name")
     if "model.json" in parts:
         raise ValueError(f"{file} is a TorchScript archive of an old form; export it again")
     for name, part in parts.items():
-        if name.endswith(".py") and (found := _ON_FILES.search(part)):
-            raise ValueError(f"{file} is refused: its program names {found[0].decode()}, which no network needs")
+        for forbidden in (_ON_FILES, _INTERNAL, _PACKAGE):
+            if name.endswith(".py") and (found := forbidden.search(part)):
+                raise ValueError(
+                    f"{file} is refused: its program names {found[0].decode():.100}, which no network needs"
+                )
         # A trace of where the program came from may quote any source.
         foreign = _CLASS.search(part) if name.endswith(".debug_pkl") else _classes(part) != part.count(_QUANTIZED)
         if foreign:

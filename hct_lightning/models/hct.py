@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from timm.layers import DropPath
-from timm.models import build_model_with_cfg, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -20,9 +20,16 @@ from hct_lightning.models.performer import Kernel, PerformerAttention
 from hct_lightning.models.recompute import count_batches_once
 
 WIDTHS = (16, 32, 64, 128, 256)
+SMALLEST = 128  # pixels a side that the network takes
 # Of the convolution stages, those that an image passes through at once where it goes tile by tile (tiles.py).
 # A fourth would triple the margin that a tile needs.
 MOST_LOCAL_STAGES = 3
+
+
+def check_size(height: int, width: int) -> None:
+    """Raises ValueError for an image that HCT can't take."""
+    if min(height, width) < SMALLEST:
+        raise ValueError(f"an image of {height}x{width} is too small: HCT needs {SMALLEST}")
 
 
 def conv3x3(in_chans: int, out_chans: int, stride: int = 1) -> nn.Conv2d:
@@ -190,10 +197,10 @@ class HCT(nn.Module):
         """b in_chans h w -> b 256 h/128 w/128, normalised and activated.
 
         `stem` replaces the network's own stem, and its first stages where `stages_in_stem` says so: by one that
-        takes uint8 pixels, say.
+        takes uint8 pixels, say, or the map that these have given.
         """
-        if not torch.jit.is_tracing() and min(x.shape[-2:]) < 128:
-            raise ValueError(f"an image of {x.shape[-2]}x{x.shape[-1]} is too small: HCT needs 128")
+        if not torch.jit.is_tracing() and not stages_in_stem:
+            check_size(x.shape[-2], x.shape[-1])
         x = (stem or self.stem)(x)
         for stage in list(self.stages)[stages_in_stem:]:  # a slice is another module: exports would lose names
             if self.grad_checkpointing and torch.is_grad_enabled():
@@ -231,6 +238,12 @@ class HCT(nn.Module):
             "stem": r"^stem",
             "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)",
         }
+
+
+# What timm has to know to change the classifier or the channels of the input of weights that it loads.
+default_cfgs = generate_default_cfgs(
+    {"hct": {"input_size": (3, 1024, 1024), "crop_pct": 1.0, "first_conv": "stem.conv", "classifier": "head"}}
+)
 
 
 @register_model

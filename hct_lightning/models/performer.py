@@ -115,6 +115,26 @@ class PerformerAttention(nn.Module):
             out = out.transpose(1, 2).to(dtype, memory_format=torch.contiguous_format).flatten(2)
         return self.drop(self.proj(out))
 
+    def received(self, x: Tensor, weights: Tensor) -> Tensor:
+        """How much each token is attended to: a weighted mean of the rows of the attention matrix, and of the heads.
+
+        The matrix itself, n x n, is not formed.
+
+        Args:
+            x: b n c.
+            weights: of the tokens that attend, b n; they sum to 1.
+
+        Returns:
+            b n, which sum to 1.
+        """
+        q, k = self.q(x), self.k(x)
+        with _without_autocast(x):
+            q = self._features(self._split_heads(q), is_query=True)  # b h n m
+            k = self._features(self._split_heads(k), is_query=False)
+            of_row = q @ k.sum(dim=-2)[..., None]  # what a row is divided by, b h n 1
+            asked = (q * (weights[:, None, :, None] / of_row)).sum(dim=-2)  # b h m
+            return (k @ asked[..., None])[..., 0].mean(dim=1)
+
     def _split_heads(self, x: Tensor) -> Tensor:
         """b n (h d) -> b h n d in fp32: one copy casts and moves the heads to the front.
 

@@ -8,15 +8,15 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from hct_lightning.models.hct import HCT
+from hct_lightning.models.hct import HCT, check_size
 from hct_lightning.models.recompute import count_batches_once, stem_in_strips
-from hct_lightning.models.tiles import Tiled, reach_of
+from hct_lightning.models.tiles import Source, Tiled, reach_of
 
 
 class FromPixels(nn.Module):
     """Puts the normalisation of pixels in front of a network.
 
-    b c h w uint8 -> whatever `network` gives for (pixels / 255 - mean) / std. Images stay uint8 until they are on
+    b c h w uint8, or where it streams one image that is read by region -> whatever `network` gives for (pixels / 255 - mean) / std. Images stay uint8 until they are on
     the device; the statistics are buffers and travel with the weights.
 
     Args:
@@ -37,6 +37,7 @@ class FromPixels(nn.Module):
         self.network = network
         self.grad_checkpointing = False
         self.tile: int | None = None
+        self.tile_workers = 1
         # Normalising is one multiply-add on pixels of 0..255. Its factors are computed in double and rounded once.
         std64 = torch.tensor(std, dtype=torch.float64)
         scale = (1 / (255 * std64)).float()
@@ -62,7 +63,7 @@ class FromPixels(nn.Module):
         count_batches_once(self.network)
         self.grad_checkpointing = enable
 
-    def set_streaming(self, tile: int | None = 2048) -> None:
+    def set_streaming(self, tile: int | None = 2048, workers: int = 1) -> None:
         """Trains HCT's stem and first stages tile by tile, so that no image needs to pass through them as a whole.
 
         The gradients are exact: BatchNorm of these stages keeps its running statistics, which are frozen, and their
@@ -70,13 +71,14 @@ class FromPixels(nn.Module):
 
         Args:
             tile: height and width, in pixels, of what a tile stands for; None: the image as a whole again.
+            workers: tiles that are computed at once.
 
         Raises:
             ValueError: when the network is no HCT.
         """
         if not isinstance(self.network, HCT):
             raise ValueError(f"{type(self.network).__name__} can't be streamed; HCT can. Use memory=low")
-        self.tile = tile
+        self.tile, self.tile_workers = tile, workers
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "FromPixels":
@@ -113,13 +115,22 @@ class FromPixels(nn.Module):
         scale, offset = self.scale.to(dtype).repeat(w), self.offset.to(dtype).repeat(w)
         return torch.addcmul(offset, rows, scale).view(b, h, w, c).permute(0, 3, 1, 2)
 
-    def first_stages(self, read: Callable[[slice, slice], Tensor], size: tuple[int, int], tile: int) -> Tiled:
+    def first_stages(
+        self,
+        read: Callable[[slice, slice], Tensor],
+        size: tuple[int, int],
+        tile: int,
+        *,
+        workers: int = 1,
+        background: int | None = None,
+    ) -> Tiled:
         """HCT's stem and first stages for an image that is read tile by tile, in the caller's precision.
 
         Args:
             read: gives rows and columns of the image, 1 c h w uint8.
             size: height and width of the image.
             tile: height and width, in pixels, of what a tile stands for.
+            workers: as `Tiled` has them, like `background`.
         """
         stem, stages = cast(HCT, self.network).stem, self._local_stages()
         kind = self.scale.device.type
@@ -135,22 +146,34 @@ class FromPixels(nn.Module):
 
         reach = reach_of(stem, *stages)
         side = max(1, tile // reach.stride)
-        return Tiled(run, reach, read, size, (side, side))
+        return Tiled(run, reach, read, size, (side, side), workers, background)
 
-    def _streamed(self, pixels: Tensor) -> Tensor:
-        """b c h w uint8 -> the map after the first stages."""
+    def _streamed(self, pixels: Tensor | Source) -> Tensor:
+        """b c h w uint8, or one image that is read by region -> the map after the first stages."""
         assert self.tile, "set_streaming was called"
-        hct = cast(HCT, self.network)
+        hct, device = cast(HCT, self.network), self.scale.device
+        if any(module.training for stage in self._local_stages() for module in stage.modules()):
+            raise ValueError(
+                "memory=stream takes the statistics of the first stages as they are, and they can't be measured tile by "
+                "tile; leave callbacks=averaged out, or give callbacks.batch_norm.images=0"
+            )
         parameters = [p for part in (hct.stem, *self._local_stages()) for p in part.parameters() if p.requires_grad]
+        if isinstance(pixels, Tensor):
+            images = [(partial(_region, image), (image.shape[2], image.shape[3])) for image in pixels.split(1)]
+        else:
+            images = [(partial(read_region, pixels, device), pixels.shape[:2])]
         maps = []
-        for image in pixels.split(1):
-            tiled = self.first_stages(partial(_region, image), (image.shape[2], image.shape[3]), self.tile)
-            maps.append(tiled.trained(parameters))
+        for read, size in images:
+            check_size(*size)
+            maps.append(self.first_stages(read, size, self.tile, workers=self.tile_workers).trained(parameters))
         return torch.cat(maps)
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor | Source) -> Tensor:
         if self.tile:
-            return self.network(pixels, stem=self._streamed, stages_in_stem=cast(HCT, self.network).local_stages)
+            done = cast(HCT, self.network).local_stages
+            return self.network(self._streamed(pixels), stem=nn.Identity(), stages_in_stem=done)
+        if not isinstance(pixels, Tensor):
+            raise ValueError("an image that is read by region takes memory=stream")
         normalise = partial(self.normalise, dtype=self.precision(pixels.device.type))
         if self.grad_checkpointing and isinstance(self.network, HCT):
             weight = self.network.stem.conv.weight
@@ -161,3 +184,9 @@ class FromPixels(nn.Module):
 
 def _region(image: Tensor, rows: slice, columns: slice) -> Tensor:
     return image[:, :, rows, columns]
+
+
+def read_region(source: Source, device: torch.device, rows: slice, columns: slice) -> Tensor:
+    """A region of an image, 1 c h w uint8, on the device."""
+    region = torch.from_numpy(source.read(rows.start, rows.stop, columns.start, columns.stop))
+    return region.permute(2, 0, 1)[None].to(device)

@@ -9,30 +9,17 @@ Legend: b batch (1 here), c channels, h height, w width.
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Protocol, cast
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hct_lightning.models.hct import HCT, AttentionConvBlock, as_tokens
-from hct_lightning.models.pixels import FromPixels
-from hct_lightning.models.tiles import Progress, Tiled, reach_of
+from hct_lightning.models.hct import HCT, AttentionConvBlock, as_tokens, check_size
+from hct_lightning.models.pixels import FromPixels, read_region
+from hct_lightning.models.tiles import Kept, Progress, Source, Tiled, reach_of
 
 POSITIONS_AT_ONCE = 2**17  # of a map that is held
-
-
-class Source(Protocol):
-    """An image that is read by region."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels."""
-        ...
-
-    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        """The pixels of a region, h w c uint8."""
-        ...
 
 
 class StreamedHCT:
@@ -41,42 +28,78 @@ class StreamedHCT:
     Args:
         network: HCT on pixels, in evaluation. It is used as it is, in the caller's precision.
         tile: height and width, in pixels, of what a tile stands for; its margin of 200 pixels or so comes on top.
+        workers: tiles that are read and computed at once.
+        background: tiles whose pixels, a channel, are within so many of 255 of one another are taken for uniform and
+            not computed; exact with 0. None computes all.
 
     Raises:
         ValueError: where the network is no HCT, or is in training.
     """
 
-    def __init__(self, network: FromPixels, *, tile: int = 4096) -> None:
+    def __init__(
+        self, network: FromPixels, *, tile: int = 4096, workers: int = 1, background: int | None = None
+    ) -> None:
         if not isinstance(network.network, HCT):
             raise ValueError(f"{type(network.network).__name__} can't be streamed; HCT can")
         if network.training:
             raise ValueError("streaming is for evaluation: call eval() of the network first")
         self.pixels, self.hct, self.tile = network, network.network, tile
+        self.workers, self.background = workers, background
 
     @torch.inference_mode()
-    def __call__(self, source: Source, progress: Progress | None = None) -> Tensor:
+    def __call__(self, source: Source, progress: Progress | None = None, kept: Kept | None = None) -> Tensor:
         """The logits, 1 num_classes.
 
         Args:
             source: of at least 128 x 128 pixels, with the network's number of channels.
             progress: is called with the number of tiles that are done and the number of all.
+            kept: holds what tiles gave, and goes on with it.
         """
-        device = self.pixels.scale.device
         h, w, _ = source.shape
-        if min(h, w) < 128:
-            raise ValueError(f"an image of {h}x{w} is too small: HCT needs 128")
-
-        def read(rows: slice, columns: slice) -> Tensor:
-            region = torch.from_numpy(source.read(rows.start, rows.stop, columns.start, columns.stop))
-            return region.permute(2, 0, 1)[None].to(device)
-
-        x = self.pixels.first_stages(read, (h, w), self.tile).joined(progress)
+        check_size(h, w)
+        read = partial(read_region, source, self.pixels.scale.device)
+        local = self.pixels.first_stages(read, (h, w), self.tile, workers=self.workers, background=self.background)
+        x = local.joined(progress, kept)
         for stage in self.hct.stages[self.hct.local_stages :]:
             for block in cast(nn.Sequential, stage):
                 x = _block(block, x)
         totals = [self.hct.act(self.hct.norm(rows)).sum(dim=(2, 3), dtype=torch.float32) for rows in _by_rows(x)]
         mean = torch.stack(totals).sum(dim=0) / x[0, 0].numel()
         return self.hct.forward_head(mean[..., None, None])
+
+
+class StreamsLargeImages(nn.Module):
+    """Lets images through a network whole, and large ones tile by tile.
+
+    b c h w uint8, or one image that is read by region -> b classes logits.
+
+    Args:
+        network: HCT on pixels, in evaluation.
+        most_pixels: of an image that goes through as a whole.
+        stream: gives the logits of one that is read by region.
+    """
+
+    def __init__(self, network: FromPixels, most_pixels: int, stream: Callable[[Source], Tensor]) -> None:
+        super().__init__()
+        self.network, self.most_pixels, self.stream = network, most_pixels, stream
+
+    def forward(self, images: Tensor | Source) -> Tensor:
+        if not isinstance(images, Tensor):
+            return self.stream(images)
+        if images.shape[2] * images.shape[3] <= self.most_pixels:
+            return self.network(images)
+        return torch.cat([self.stream(InMemory(image)) for image in images])
+
+
+class InMemory:
+    """An image in memory, c h w uint8, as a source."""
+
+    def __init__(self, image: Tensor) -> None:
+        self._image = image.permute(1, 2, 0)
+        self.shape = (self._image.shape[0], self._image.shape[1], self._image.shape[2])
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        return self._image[y0:y1, x0:x1].cpu().numpy()
 
 
 def _block(block: nn.Module, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ WIDTH, HEIGHT = 360, 240  # px; as wide as a phone, so that the text is never ma
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 40
 COLOURS = 8  # --c0 to --c7 of page.css
 MARKED = 25  # so many points are marked; more would hide the line
+LARGEST = 1e100  # number that is drawn; differences of larger ones would be infinite
 DRAWN = 300  # points of a line that are drawn; more can't be told apart
 
 
@@ -50,7 +51,7 @@ def line_chart(
 
     Args:
         title: above the chart.
-        lines: points that are not finite are left out.
+        lines: points that are not finite, or beyond `LARGEST`, are left out.
         x: what the horizontal axis is.
         y: what the vertical axis is, unless the title says it.
         from_zero: the vertical axis begins at 0.
@@ -105,7 +106,7 @@ def _finite(line: Line) -> np.ndarray:
     found = np.array([line.x, line.y], dtype=float).T
     if len(found) > DRAWN:
         found = found[np.linspace(0, len(found) - 1, DRAWN).round().astype(int)]
-    return found[np.isfinite(found).all(axis=1)]
+    return found[(np.abs(found) < LARGEST).all(axis=1)]
 
 
 def _grid(place, x_ticks: Sequence[float], y_ticks: Sequence[float], low: np.ndarray, x: str, y: str) -> str:

@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from hct_lightning.deploy.artifact import read_descriptions
 from hct_lightning.report.predictions import Predictions, read_predictions
+from hct_lightning.runs.overrides import read_overrides
+from hct_lightning.runs.record import read_record
 from hct_lightning.runs.secrets import hide
 
 EPOCHS = re.compile(r"val/|time/|memory/|train/(accuracy|loss_epoch)$")  # what is logged once an epoch
@@ -39,7 +39,7 @@ class RunFiles:
     @cached_property
     def record(self) -> Mapping[str, Any]:
         """`run.json`."""
-        return read_json(self.folder / "run.json")
+        return read_record(self.folder / "run.json")
 
     @cached_property
     def metrics(self) -> Mapping[str, list[tuple[float, float]]]:
@@ -88,6 +88,11 @@ class RunFiles:
         return read_json(self.folder / "benchmark" / "benchmark.json")
 
     @cached_property
+    def explanations(self) -> Mapping[str, Any]:
+        """`explain.json`, which names files beside it; empty where nothing was explained."""
+        return read_json(self.folder / "explain" / "explain.json")
+
+    @cached_property
     def operators(self) -> Sequence[Mapping[str, str]]:
         """The rows of the profiler's table, rank 0's."""
         texts = sorted((self.folder / "profile").glob("*summary*.txt"))
@@ -109,9 +114,9 @@ class RunFiles:
         """What began the run."""
         recorded = self.folder / ".hydra" / "overrides.yaml"
         if recorded.exists():
-            given = [str(override) for override in OmegaConf.load(recorded)]
+            given = read_overrides(recorded)
         else:
-            given = [str(word) for word in (self.record.get("machine") or {}).get("command", [""])[1:]]
+            given = [str(word) for word in list((self.record.get("machine") or {}).get("command") or [""])[1:]]
         return hide(shlex.join([*PROGRAM.split(), *given]))
 
     def mean_s(self, part: str) -> float | None:

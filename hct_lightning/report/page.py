@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from hct_lightning.report.charts import Chart
 
@@ -94,7 +94,7 @@ class Picture:
 
     file: Path
     text: str
-    good: bool
+    good: bool = True
 
     @property
     def data(self) -> str:
@@ -103,10 +103,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Small images in rows."""
+    """Images in rows, small squares; or `whole`, larger and uncut."""
 
     caption: str
     pictures: Sequence[Picture]
+    whole: bool = False
     kind: ClassVar = "pictures"
 
 
@@ -160,11 +161,11 @@ class Page:
 
     def html(self) -> str:
         """A page that needs nothing beside itself: no file, no network, no script."""
-        return _encodable(_template("page.html").render(page=self, css=_source("page.css")))
+        return _encodable(template("page.html").render(page=self, css=_source("page.css")))
 
     def markdown(self) -> str:
         """The same without charts and images."""
-        text = _encodable(_template("summary.md").render(page=self))
+        text = _encodable(template("summary.md").render(page=self))
         return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
@@ -203,7 +204,8 @@ def _environment() -> Environment:
     return found
 
 
-def _template(name: str):
+def template(name: str) -> Template:
+    """One of this room's templates; what it is given is escaped in HTML, and by the filter `md` in Markdown."""
     return _environment().get_template(name)
 
 

@@ -1,6 +1,7 @@
 """What a network said of labelled images, as a CSV file, and what figures say of it."""
 
 import csv
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -63,6 +64,18 @@ class Predictions:
     @property
     def _of_label(self) -> np.ndarray:
         return self.probabilities[np.arange(len(self.labels)), self.labels]
+
+
+def wilson(right: float, images: int, z: float = 1.96) -> tuple[float, float]:
+    """The interval of the accuracy `right / images`, at 95 % for z = 1.96.
+
+    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+    """
+    p = right / images
+    centre = p + z * z / (2 * images)
+    spread = z * math.sqrt(p * (1 - p) / images + z * z / (4 * images * images))
+    scale = 1 + z * z / images
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 class Curves(NamedTuple):
@@ -141,8 +154,8 @@ def read_predictions(path: Path) -> Predictions | None:
         first, label = header.index(f"p_{classes[0]}"), header.index("label")
         probabilities = np.array([row[first : first + len(classes)] for row in rows], dtype=float)
         labels = np.array([classes.index(row[label]) for row in rows], dtype=int)
-        if not np.isfinite(probabilities).all():
-            raise ValueError("a probability is not finite")
+        if not ((probabilities >= 0) & (probabilities < 1.001)).all():
+            raise ValueError("a probability is not between 0 and 1")
     except (ValueError, IndexError, csv.Error) as error:
         raise ValueError(f"{path} is damaged: {error!r}; make it again with task=validate run=...") from error
     return Predictions([row[0] for row in rows], labels, probabilities, classes, path) if rows else None

@@ -7,9 +7,10 @@ from typing import Any
 
 from rich.table import Table
 
+from hct_lightning.report import peers
 from hct_lightning.runs.console import results
 from hct_lightning.runs.files import write_whole
-from hct_lightning.runs.folder import Run
+from hct_lightning.runs.record import read_record
 
 MEASURED = {
     "accuracy": "validation accuracy",
@@ -20,6 +21,8 @@ MEASURED = {
 
 def report(folder: Path) -> bool:
     """Shows the points of a sweep; writes `sweep.json` and, where there is something to draw, `sweep.png`.
+
+    Over several seeds likewise `seeds.json` and `seeds.png`, see `hct_lightning.report.peers`.
 
     Returns:
         Whether all points have been completed.
@@ -47,17 +50,19 @@ def report(folder: Path) -> bool:
             console.print(f"{point['name']} {point['status']}: {point['reason']}", soft_wrap=True)
     if draw(points, folder / "sweep.png"):
         console.print(str(folder / "sweep.png"), soft_wrap=True)
+    if rows := peers.over_seeds(points, folder):
+        write_whole(folder / "seeds.json", json.dumps(rows, indent=2) + "\n")
+        peers.show(rows)
+        if peers.draw(rows, folder / "seeds.png"):
+            console.print(str(folder / "seeds.png"), soft_wrap=True)
     return all(point["status"] == "completed" for point in points)
 
 
 def read_points(folder: Path) -> list[dict[str, Any]]:
     """A dict per point, in the sweep's order, with the options that differ between points."""
-    records = {
-        path.parent: Run(path.parent).record
-        for path in folder.glob("*/run.json")
-        if "overrides" in Run(path.parent).record
-    }
-    options = {path: dict(o.lstrip("+").split("=", 1) for o in record["overrides"]) for path, record in records.items()}
+    records = {path.parent: read_record(path) for path in folder.glob("*/run.json")}
+    records = {path: record for path, record in records.items() if record.get("overrides") is not None}
+    options = {path: dict(map(_pair, record["overrides"])) for path, record in records.items()}
     names = {name: None for each in options.values() for name in each}
     differ = [n for n in names if len({each.get(n) for each in options.values()}) > 1]
     points = []
@@ -74,9 +79,16 @@ def read_points(folder: Path) -> list[dict[str, Any]]:
                 "accuracy": metrics.get("best", metrics.get("val/accuracy")),
                 "images_s": sum(t["images_s"] for t in steady) / len(steady) if steady else None,
                 "peak_gib": metrics.get("memory/peak_gib"),
+                **{key: (record.get("network") or {}).get(key) for key in ("parameters", "gmac")},
             }
         )
     return points
+
+
+def _pair(override: str) -> tuple[str, str]:
+    """An option and its value; `~option` has none."""
+    name, _, value = override.lstrip("+").partition("=")
+    return name, value
 
 
 def _number(text: str | None) -> Any:

@@ -10,6 +10,7 @@ from rich.table import Table
 from hct_lightning.deploy.artifact import read_descriptions
 from hct_lightning.runs.console import results
 from hct_lightning.runs.folder import Run
+from hct_lightning.runs.record import read_record
 
 log = logging.getLogger(__name__)
 
@@ -25,15 +26,9 @@ def describe(summary: dict[str, Any]) -> None:
         log.info("  %s: %d images (%s)", name, number, each)
     small, large = (f"{h}x{w}" for h, w in summary["source_size"].values())
     decoding = summary["decoding"]
-    height, width = decoding["size"]
-    log.info(
-        "  %d channel(s), %s -> %dx%d (%s)",
-        decoding["channels"],
-        small if small == large else f"{small} to {large}",
-        height,
-        width,
-        decoding["geometry"],
-    )
+    becomes = "{}x{} ({})".format(*decoding["size"], decoding["geometry"]) if decoding["size"] else "as they are"
+    shown = small if small == large else f"{small} to {large}"
+    log.info("  %d channel(s), %s -> %s", decoding["channels"], shown, becomes)
     for note in summary["notes"]:
         log.info("  note: %s", note)
 
@@ -86,19 +81,19 @@ def time_table(times: list[dict[str, Any]], peak_gib: float | None) -> Table:
     return table
 
 
-def epoch_times_of(against: str, size: Sequence[int], channels: int) -> list[dict[str, Any]]:
+def epoch_times_of(against: str, size: Sequence[int] | None, channels: int) -> list[dict[str, Any]]:
     """The times of an earlier run's epochs, to compare those of a run with the same images with.
 
     Args:
         against: its folder.
-        size: (height, width) of this run's images.
+        size: (height, width) of this run's images; None where each keeps its own.
         channels: of these.
 
     Raises:
         ValueError: when there is no such run, it has no times, or had other images.
     """
     folder = Path(against).expanduser()
-    record = Run.record_in(folder)
+    record = read_record(folder / "run.json")
     if not record:
         raise ValueError(
             f"fit.against={against}: there is no run in {folder.resolve()}; give the folder of a finished one"
@@ -106,10 +101,12 @@ def epoch_times_of(against: str, size: Sequence[int], channels: int) -> list[dic
     if record.get("status") != "completed" or not record.get("epoch_times"):
         raise ValueError(f"fit.against={against}: that run is {record.get('status')} and has no times; finish it first")
     theirs = record["data"]["decoding"]
-    if (theirs["size"], theirs["channels"]) != (list(size), channels):
+    mine = list(size) if size else None
+    if (theirs["size"], theirs["channels"]) != (mine, channels):
+        have, want = ("x".join(map(str, sides or ["their own"])) for sides in (theirs["size"], mine))
         raise ValueError(
-            f"fit.against={against}: its images have {'x'.join(map(str, theirs['size']))} pixels and "
-            f"{theirs['channels']} channels, these {'x'.join(map(str, size))} and {channels}; compare runs on the same"
+            f"fit.against={against}: its images have {have} pixels and {theirs['channels']} channels, these {want} and "
+            f"{channels}; compare runs on the same"
         )
     return record["epoch_times"]
 

@@ -10,11 +10,13 @@ from hct_lightning.report.page import Page, Section
 from hct_lightning.report.sections.against_paper import against_paper
 from hct_lightning.report.sections.answers import answers
 from hct_lightning.report.sections.deployment import artifacts, benchmarks, operators, quantization
+from hct_lightning.report.sections.explanations import explanations
 from hct_lightning.report.sections.overview import commands, key_figures, overview
 from hct_lightning.report.sections.sweep import sweep
 from hct_lightning.report.sections.training import curves, times
 from hct_lightning.report.sweep import mark_pareto, read_points
 from hct_lightning.runs.files import write_whole
+from hct_lightning.runs.links import check_links
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +33,14 @@ def write_report(folders: Sequence[Path], home: Path, *, against: str | None = N
         The page.
 
     Raises:
-        ValueError: for a folder that is neither, a damaged file, or another `against`.
+        ValueError: for a folder that is neither, a damaged file, a link that leads out of it, or another `against`.
     """
     if against not in (None, "paper"):
         raise ValueError(f"report.against={against}: choose paper, or null; runs are laid side by side by report.runs")
     folders = [folder.expanduser().resolve() for folder in folders]
     points, runs = [], []
     for folder in folders:
+        check_links(folder)  # what a picture or a table shows is of the run, and nothing else of this machine
         if (folder / "run.json").exists() or not (found := read_points(folder)):
             runs.append(folder)
         else:
@@ -78,7 +81,7 @@ def report_at_end(folders: Sequence[Path]) -> Path | None:
 def _sections(runs: Sequence[RunFiles], against: str | None) -> list[Section]:
     """What a report says of runs; with the paper its figures come first. What there is nothing of comes last."""
     theirs = against_paper(runs) if against else []
-    parts = (overview, curves, times, answers, artifacts, quantization, benchmarks, operators)
+    parts = (overview, curves, times, answers, explanations, artifacts, quantization, benchmarks, operators)
     made = [*theirs, *(part(runs) for part in parts)]
     there = [section for section in made if not section.is_missing]
     notes = [block for section in made if section.is_missing for block in section.blocks]

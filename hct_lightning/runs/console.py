@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 FIRST_S, EVERY_S = 5.0, 30.0  # when work that goes on says so where there is no bar
-_FEWEST = 8  # results that a time left is said from
+_FEWEST = 32  # results that a time left is said from
 
 
 def on_terminal(stream: TextIO) -> bool:
@@ -23,9 +23,12 @@ def on_terminal(stream: TextIO) -> bool:
 
 
 def results() -> Console:
-    """Standard output. In a pipe or a file it is wide, so that no table is cut off."""
+    """Standard output. In a pipe or a file it is wide, so that no table is cut off.
+
+    Names of classes and files are shown as they are, also where Rich would take a part of them for markup.
+    """
     wide = not on_terminal(sys.stdout) and "COLUMNS" not in os.environ
-    return Console(width=160 if wide else None)
+    return Console(width=160 if wide else None, markup=False, emoji=False)
 
 
 def track(what: str, items: Iterable[T], total: int, workers: int = 1) -> Iterable[T]:
@@ -45,18 +48,43 @@ def track(what: str, items: Iterable[T], total: int, workers: int = 1) -> Iterab
 
 
 def _with_lines(what: str, items: Iterable[T], total: int, workers: int) -> Iterator[T]:
-    """The time left follows from how fast results come once every worker has begun and given its first."""
-    begun = 0.0
-    next_line = time.monotonic() + FIRST_S
+    """The time left follows from how fast the later half of the results came.
+
+    Before, workers begin, and each loads what a first image of a kind takes.
+    """
+    came = [time.monotonic()]
+    next_line = came[0] + FIRST_S
     for count, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        if count <= workers:
-            begun = now
-        elif now >= next_line and count - workers >= max(_FEWEST, 2 * workers):
-            left_s = (total - count) * (now - begun) / (count - workers)
+        came.append(now)
+        if now >= next_line and count >= max(_FEWEST, 4 * workers):
+            left_s = (total - count) * (now - came[count // 2]) / (count - count // 2)
             log.info("%s: %d of %d, about %s left", what, count, total, duration(left_s))
             next_line = now + EVERY_S
+
+
+class Lines:
+    """Says in the log how far something is, at most every half minute: called with what is done, and with all.
+
+    Args:
+        what: is done, for people.
+        of: what is counted.
+    """
+
+    def __init__(self, what: str, of: str) -> None:
+        self.what, self.of = what, of
+        self._begun = time.monotonic()
+        self._next = self._begun + FIRST_S
+        self._before: int | None = None  # of them that were done before
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        self._before = done - 1 if self._before is None else self._before
+        if now >= self._next and done < total:
+            left_s = (total - done) * (now - self._begun) / (done - self._before)
+            log.info("%s: %d of %d %s, about %s left", self.what, done, total, self.of, duration(left_s))
+            self._next = now + EVERY_S
 
 
 def duration(seconds: float) -> str:

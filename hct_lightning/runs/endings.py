@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -26,6 +27,7 @@ from hct_lightning.machine import ranks
 from hct_lightning.machine import slurm as job
 from hct_lightning.runs import out_of_memory, signals
 from hct_lightning.runs.files import write_whole
+from hct_lightning.runs.secrets import hide
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +153,7 @@ def _ending_of_this_rank(error: BaseException) -> Ending:
     if stop:
         code = TERMINATED if is_termination(stop) else INTERRUPTED
         return Ending(ranks.rank(), code, type(stop).__name__, str(stop), code == INTERRUPTED, True, time.time())
-    text = "".join(traceback.format_exception(error))
+    text = hide("".join(traceback.format_exception(error)))
     if out_of_memory.shows_in(error):
         said = out_of_memory.with_advice(f"out of memory: {str(error).strip().partition(chr(10))[0]}")
         return Ending(ranks.rank(), FAILED, type(error).__name__, said, True, True, time.time(), text)
@@ -160,7 +162,8 @@ def _ending_of_this_rank(error: BaseException) -> Ending:
         error = error.__cause__  # what the constructor itself said
     # Gloo raises a plain RuntimeError, NCCL and the stores a DistError.
     distributed = type(error) is RuntimeError or any(base.__name__ == "DistError" for base in type(error).__mro__)
-    return Ending(ranks.rank(), FAILED, type(error).__name__, str(error), not distributed, mendable, time.time(), text)
+    said = hide(str(error))
+    return Ending(ranks.rank(), FAILED, type(error).__name__, said, not distributed, mendable, time.time(), text)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -230,7 +233,7 @@ def say(ending: Ending, folder: Path, *, go_on: Path | None) -> None:
     """On standard error, the cause last. Once for a run, but in each log where ranks have their own."""
     if ending.code != FAILED:
         if ranks.is_rank_zero():
-            hint = f"; go on with: python -m hct_lightning run={go_on}" if go_on else ""
+            hint = f"; go on with: {shlex.join(['python', '-m', 'hct_lightning', f'run={go_on}'])}" if go_on else ""
             print(f"interrupted{hint}", file=sys.stderr, flush=True)
         return
     if ranks.world() > 1:

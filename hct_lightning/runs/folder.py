@@ -16,6 +16,7 @@ from hct_lightning.machine import ranks
 from hct_lightning.machine import slurm as job
 from hct_lightning.runs import endings
 from hct_lightning.runs.files import locked, open_whole, write_whole
+from hct_lightning.runs.record import read_record
 from hct_lightning.runs.secrets import hide_in
 
 _PACKAGES = ("hct-lightning", "torch", "lightning", "timm", "torchmetrics", "hydra-core", "pillow")
@@ -41,25 +42,7 @@ class Run:
     @property
     def record(self) -> dict[str, Any]:
         """What is known of the run so far; empty for a new one."""
-        return self.record_in(self.folder)
-
-    @staticmethod
-    def record_in(folder: Path) -> dict[str, Any]:
-        """What `run.json` in `folder` says; empty where there is none. Makes nothing.
-
-        Raises:
-            ValueError: when the file is damaged.
-        """
-        path = folder / "run.json"
-        if not path.exists():
-            return {}
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is damaged: {error}; remove it, and the run goes on without") from error
-        if not isinstance(found, dict):
-            raise ValueError(f"{path} is damaged: it is no object; remove it, and the run goes on without")
-        return found
+        return read_record(self.record_path)
 
     def update(self, **fields: Any) -> None:
         """Adds fields to `run.json`, without secrets, replacing the file as a whole."""

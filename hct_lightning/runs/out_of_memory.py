@@ -1,7 +1,7 @@
 """Memory that does not suffice: how it shows, and what is said then."""
 
-# What a RuntimeError says: of the CPU's allocator, of C++, and of MPS.
-_WORDS = ("can't allocate memory", "std::bad_alloc", "out of memory")
+# What a RuntimeError says: of the CPU's allocator, of C++, of MPS and CUDA, and of CUDA's libraries.
+_WORDS = ("can't allocate memory", "std::bad_alloc", "out of memory", "_STATUS_ALLOC_FAILED")
 _advice: list[str] = []  # of this process, which has one run at a time
 
 

@@ -11,13 +11,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 HIDDEN = "***"
-_WORDS = "key|keys|apikey|token|secret|secrets|password|passwd|passphrase|credential|credentials"
-# One of these words in a name, between dots and underscores: `api_key`, `HF_TOKEN`, not `keep_memory` or `tokens`.
-_NAME = re.compile(rf"(^|[._-])({_WORDS})($|[._-])", re.IGNORECASE)
+_WORDS = "key|keys|token|pwd|auth|authorization|bearer|sig|signature"
+_WITHIN = "secret|password|passwd|passphrase|credential|(api|access|private|secret|account|hf|auth)_?(key|token)"
+# One of these words in a name, between dots, underscores and capitals: `api_key`, `HF_TOKEN`, `accessToken`, not
+# `keep_memory` or `tokens`. Those that mean nothing else, anywhere.
+_NAME = re.compile(rf"(^|[._-])({_WORDS})($|[._-])|{_WITHIN}", re.IGNORECASE)
+_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _ENVIRONMENT = re.compile(r"(^|\.)slurm\.environment(\.|$)")
-# In text: `name=value`, the value quoted, in brackets or a word; and `user:password@` in a url.
+# In text: `name=value`, the value quoted, in brackets or a word; and what stands before the host in a url.
 _ASSIGNED = re.compile(r"([\w.-]+)=('[^']*'|\"[^\"]*\"|\{[^}]*\}|\[[^]]*\]|[^\s,'\"\]}]+)")
-_IN_URL = re.compile(r"(://)[^/\s@]*:[^/\s@]+@")
+_IN_URL = re.compile(r"(://)([^/\s@]+)@")
 _SHORTEST = 8  # characters of a value that is looked for in text: INFO or eth0 stands there for something else too
 
 _values: set[str] = set()  # of this process's configuration
@@ -25,7 +28,7 @@ _values: set[str] = set()  # of this process's configuration
 
 def is_secret(name: str) -> bool:
     """Whether what stands at this key of the configuration is a secret."""
-    return bool(_NAME.search(name) or _ENVIRONMENT.search(name))
+    return bool(_NAME.search(_CAPITAL.sub("_", name)) or _ENVIRONMENT.search(name))
 
 
 def hide(text: str) -> str:
@@ -61,6 +64,8 @@ def _found(value: Any, name: str = "") -> Iterator[str]:
             yield from _found(inner, name)
     elif value not in (None, "") and not isinstance(value, bool) and is_secret(name.lstrip(".")):
         yield str(value)
+    elif isinstance(value, str):
+        yield from (found[2] for found in _IN_URL.finditer(value))
 
 
 def learn(config: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.deploy.artifact import read_descriptions
 from hct_lightning.deploy.export import Exporter, Reference, choose_exporters, export_artifact, options_of
 from hct_lightning.models import FromPixels
+from hct_lightning.report.card import write_card
 from hct_lightning.runs.console import results
 from hct_lightning.runs.files import open_whole, write_whole
 from hct_lightning.runs.folder import Run
@@ -42,7 +43,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     if percentages and not cfg.export.evaluation:
         raise ValueError("export.percentages measures accuracy; give export.evaluation=200, say")
 
-    options = {"classes": spec.classes, "decoding": spec.decoding.as_json(), "dynamic": cfg.export.dynamic}
+    options = {"spec": spec.as_json(), "dynamic": cfg.export.dynamic}
     calibrated = any("calibration" in options_of(exporter) for exporter in exporters.values())
     if calibrated or cfg.export.evaluation:
         data: ImageData = instantiate(cfg.data, **spec.options(), _convert_="all")
@@ -52,7 +53,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
             options["reference"] = Reference(network, data.evaluation(cfg.export.evaluation))
     for name, exporter in exporters.items():
         if not percentages:
-            export_artifact(name, exporter, network, folder / "artifacts", **options)
+            made = export_artifact(name, exporter, network, folder / "artifacts", **options)
+            write_card(made, folder, model=spec.model, license=cfg.export.license)
         elif "percent" in options_of(exporter):
             export_in_part(name, exporter, network, folder / "export", percentages, options)
         else:

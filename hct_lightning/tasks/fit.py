@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
@@ -20,12 +21,15 @@ from hct_lightning.callbacks.epoch_time import EpochTime
 from hct_lightning.callbacks.export import ExportAtEnd
 from hct_lightning.callbacks.micro_batches import MicroBatches
 from hct_lightning.callbacks.own_options import OwnOptions
+from hct_lightning.callbacks.restoring import Restoring
+from hct_lightning.callbacks.time_budget import TimeBudget
 from hct_lightning.cli.changes import options_of_training, say_changes
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import absolute_paths, given_options, since_begun
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.data.feeding.transfer import ON_DEVICE
-from hct_lightning.deploy.export import choose_exporters
+from hct_lightning.data.reading.geometry import NATIVE
+from hct_lightning.deploy.export import Exporter, check_open_sizes, choose_exporters
 from hct_lightning.machine import runtime
 from hct_lightning.machine import slurm as job
 from hct_lightning.machine.devices import Devices, choose_devices
@@ -38,10 +42,12 @@ from hct_lightning.runs import out_of_memory
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import begin_network
 from hct_lightning.training.class_weights import class_weights
-from hct_lightning.training.memory import step_memory
+from hct_lightning.training.memory import set_memory, step_memory, tile_workers
 from hct_lightning.training.memory_plan import Feeding, MemoryPlan, choose_memory
 from hct_lightning.training.module import ImageClassifier
+from hct_lightning.training.progress import total_steps
 from hct_lightning.training.resuming import checkpoint_to_resume, go_on_from
+from hct_lightning.training.size import network_size
 from hct_lightning.training.spec import NetworkSpec
 from hct_lightning.training.trainer import build_trainer
 
@@ -59,7 +65,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         data: ImageData = instantiate(cfg.data, _convert_="all")
         dataset = data.dataset
         describe(dataset.summary())
-        against = cfg.fit.against and epoch_times_of(cfg.fit.against, dataset.size, dataset.decoding.channels)
+        against = cfg.fit.against and epoch_times_of(cfg.fit.against, dataset.decoding.size, dataset.decoding.channels)
         resume = checkpoint_to_resume(run, cfg.ckpt, goes_on=bool(cfg.run))
         start = resume or (run.checkpoint(cfg.ckpt) if cfg.ckpt else None)
         spec = NetworkSpec(
@@ -75,15 +81,17 @@ def main(cfg: DictConfig, folder: Path) -> None:
         earlier = run.record if resume else {}
         run.update(classes=spec.classes, data=dataset.summary() | {"mean": spec.mean, "std": spec.std})
         devices = devices_of(cfg, data, earlier.get("global_batch"))
-        timer = EpochTime()
-        callbacks = build_callbacks(cfg, timer, devices.global_batch)
+        timer, restoring = EpochTime(), Restoring()
+        callbacks = [restoring, *build_callbacks(cfg, timer, devices.global_batch)]
         loggers = build_loggers(cfg, run)
 
         plan = plan_memory(cfg, data, devices, spec.build, earlier.get("memory_plan"))
         run.update(global_batch=devices.global_batch, memory_plan={"ranks": devices.world, **plan._asdict()})
+        if cfg.fit.count:
+            run.update(network=network_size(spec.build, channels=spec.decoding.channels, size=dataset.size))
         share = -(-devices.global_batch // devices.world)
         out_of_memory.advise(plan.to_take_less(share, dataset.size))
-        set_up(network, plan, synchronises=cfg.trainer.sync_batchnorm, compiles=cfg.compile)
+        set_up(network, data, devices, plan, synchronises=cfg.trainer.sync_batchnorm, compiles=cfg.compile)
         data.global_batch, data.micro_batches = devices.global_batch, plan.micro_batches
         module = build_module(cfg, network, spec, data, devices, plan)
         trainer = build_trainer(
@@ -95,6 +103,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
             micro_batches=plan.micro_batches,
             gradient_bytes=sum(p.nbytes for p in network.parameters()),
         )
+        data.total_steps = partial(total_steps, trainer)
         introduce(cfg, trainer, module, devices, plan)
         if resume:
             go_on_from(resume, run, max_epochs=cfg.trainer.max_epochs or 0, allow=cfg.safety.allow)
@@ -102,7 +111,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
         if cfg.run:
             run.update(since=since_begun(folder))
         run.update(options=options_of_training(cfg))
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        with restoring.naming(resume):
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         record_results(run, trainer, module, timer, earlier)
     if trainer.is_global_zero:
         beside = [Path(cfg.fit.against)] if cfg.fit.against else []
@@ -140,11 +150,13 @@ def build_callbacks(cfg: DictConfig, timer: EpochTime, global_batch: int) -> lis
         timer,
         MicroBatches(),
         OwnOptions(),
+        TimeBudget(),
         ExportAtEnd(
-            choose_exporters(instantiate(cfg.export, _convert_="all")),
+            exporters_of(cfg),
             dynamic=cfg.export.dynamic,
             calibration=cfg.export.calibration,
             evaluation=cfg.export.evaluation,
+            license=cfg.export.license,
             allow=tuple(cfg.safety.allow),
         ),
     ]
@@ -155,14 +167,31 @@ def build_callbacks(cfg: DictConfig, timer: EpochTime, global_batch: int) -> lis
     return callbacks
 
 
+def exporters_of(cfg: DictConfig) -> dict[str, Exporter]:
+    """What is made when fitting ends.
+
+    Raises:
+        ValueError: for what can't be made of a network that takes images of all sizes.
+    """
+    exporters = choose_exporters(instantiate(cfg.export, _convert_="all"))
+    if exporters and cfg.memory == "stream":
+        log.info("memory=stream: nothing is exported at the end, for that takes whole images; task=export does it")
+        return {}
+    if cfg.data.resolution == NATIVE:
+        check_open_sizes(exporters)
+    return exporters
+
+
 def build_loggers(cfg: DictConfig, run: Run) -> list[Logger]:
     """Those of `logger=`, beside metrics.csv."""
     builders = {name: partial(instantiate, node, _convert_="all") for name, node in cfg.logger.items()}
     loggers = []
     if "wandb" in builders:
-        from hct_lightning.callbacks.wandb_run import connected
+        from hct_lightning.callbacks.wandb_start import connected, name_and_group
 
-        loggers.append(connected(builders.pop("wandb"), run.record.get("id")))
+        mine = name_and_group(run.folder, HydraConfig.get().runtime.choices.get("experiment"))
+        asked = {key: value for key, value in mine.items() if cfg.logger.wandb.get(key) is None}
+        loggers.append(connected(builders.pop("wandb"), run.record.get("id"), run.folder, **asked))
     return loggers + [build() for build in builders.values()]
 
 
@@ -185,14 +214,18 @@ def plan_memory(
     """
     memory, micro_batches = cfg.memory, cfg.micro_batches
     if cfg.compile:
-        if memory == "low":
+        if memory in ("low", "stream") or data.dataset.reader.varies:
+            other = f"memory={memory}" if memory in ("low", "stream") else "data.resolution=native"
             raise ValueError(
-                "compile=true does not go with memory=low: what that recomputes can't be compiled; leave one"
+                f"compile=true does not go with {other}: what that recomputes, or sizes that change, can't be compiled; "
+                "leave one"
             )
         memory = "speed"
     if earlier and earlier["ranks"] == devices.world:
         memory = earlier["memory"] if memory == "auto" else memory
         micro_batches = earlier["micro_batches"] if micro_batches == "auto" else micro_batches
+    if data.dataset.reader.varies:
+        micro_batches = alone(devices, micro_batches)
     channels, size = data.dataset.decoding.channels, data.dataset.size
     precision = runtime.resolve_precision(cfg.trainer.precision, devices.accelerator)
 
@@ -204,7 +237,14 @@ def plan_memory(
             ranks_here=devices.ranks_here,
             memory=memory,
             micro_batches=micro_batches,
-            step=partial(step_memory, build, channels=channels, size=size, precision=precision),
+            step=partial(
+                step_memory,
+                build,
+                channels=channels,
+                size=size,
+                precision=precision,
+                workers=tile_workers(devices.accelerator),
+            ),
             pixels=math.prod(size),
             channels=channels,
             batch_size=data.batch_size,
@@ -220,14 +260,36 @@ def plan_memory(
     return MemoryPlan(**from_rank_zero("memory_plan", decide, num_nodes=devices.num_nodes))
 
 
-def set_up(network: FromPixels, plan: MemoryPlan, *, synchronises: bool, compiles: bool) -> None:
-    """Makes process and network do as planned."""
+def alone(devices: Devices, micro_batches: int | str) -> int:
+    """The number of micro-batches with which every image is alone in its own.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    share, left = divmod(devices.global_batch, devices.world)
+    if left:
+        raise ValueError(
+            f"data.resolution=native takes images one by one, and {devices.world} ranks can't share a global batch of "
+            f"{devices.global_batch} evenly; use another number of trainer.devices"
+        )
+    if micro_batches not in ("auto", share):
+        raise ValueError(
+            f"micro_batches={micro_batches}: data.resolution=native takes images one by one, here {share}; leave it out"
+        )
+    return share
+
+
+def set_up(
+    network: FromPixels, data: ImageData, devices: Devices, plan: MemoryPlan, *, synchronises: bool, compiles: bool
+) -> None:
+    """Makes process, network and data do as planned."""
     if plan.maps_blocks:
         runtime.map_blocks()
     if synchronises:
         network.synchronise_batch_norm()
-    if plan.memory == "low":
-        network.set_grad_checkpointing()
+    set_memory(network, plan.memory, workers=tile_workers(devices.accelerator))
+    if plan.memory == "stream":
+        data.augment_by_region()
     if compiles:
         network.compile(dynamic=False)
 
@@ -277,6 +339,8 @@ def introduce(
     )
     if plan.memory == "low":
         log.info("memory=low: the backward pass computes again what is not kept")
+    if plan.memory == "stream":
+        log.info("memory=stream: the first stages take an image in tiles, twice; their BatchNorm keeps its statistics")
     if plan.maps_blocks:
         log.info("memory is short: what is freed goes back to the system at once, which takes time")
     if plan.micro_batches > 1:

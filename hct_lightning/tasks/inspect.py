@@ -19,6 +19,7 @@ from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import key_of
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.data.dataset import Dataset
+from hct_lightning.data.reading.channels import as_rgb
 from hct_lightning.data.reading.geometry import resize
 from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.data.survey import Survey, survey
@@ -63,9 +64,6 @@ def contact_sheet(data: Dataset, samples: int, side: int) -> Image.Image:
     paths, labels = data.catalogue.train.paths, data.catalogue.train.labels
     count = min(max(1, samples), len(paths))
     chosen = [round(i * (len(paths) - 1) / max(1, count - 1)) for i in range(count)]
-    height, width = data.size
-    scale = side / max(height, width)
-    size = max(1, round(height * scale)), max(1, round(width * scale))
     columns = math.ceil(math.sqrt(count * 1.5))
     rows = math.ceil(count / columns)
     line = 14  # pixels of text
@@ -75,11 +73,13 @@ def contact_sheet(data: Dataset, samples: int, side: int) -> Image.Image:
         left, top = n % columns * (side + 4), n // columns * (side + line + 4)
         draw.text((left, top), data.classes[labels[i]], "black")
         try:
-            small = resize(data.reader(paths[i]), size)
+            image = data.reader(paths[i])
+            scale = side / max(image.shape[-2:])
+            height, width = (max(1, round(length * scale)) for length in image.shape[-2:])
+            small = as_rgb(resize(image, (height, width)))
         except UnreadableImageError:
             draw.text((left, top + line), "can't be read", "red")
             continue
-        small = small[:3] if data.decoding.channels >= 3 else small[:1].expand(3, -1, -1)
         sheet.paste(Image.fromarray(small.permute(1, 2, 0).numpy()), (left, top + line))
     return sheet
 
@@ -96,6 +96,8 @@ def suggest(cfg: DictConfig, data: Dataset, found: Survey) -> dict[str, Any]:
     shorter = sorted(min(size) for size in found.sizes)
     median = max(32, shorter[len(shorter) // 2] // 32 * 32)
     height, width = data.size if prepared or "data.resolution" in given else (median, median)
+    if data.reader.varies:
+        height = width = round(math.sqrt(sum(h * w for h, w in found.sizes) / len(found.sizes)))
     fitting: dict[str, Any] = {"batch_size": max(1, min(8, len(data.catalogue.train) // 4))}
     if not prepared:
         fitting |= {"resolution": median, "geometry": data.decoding.geometry, "channels": data.decoding.channels}

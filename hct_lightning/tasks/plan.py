@@ -18,7 +18,7 @@ from hct_lightning.machine.runtime import resolve_accelerator, resolve_precision
 from hct_lightning.models import FromPixels
 from hct_lightning.runs.console import results, track
 from hct_lightning.runs.files import write_whole
-from hct_lightning.training.memory import Memory, step_memory
+from hct_lightning.training.memory import Memory, set_memory, step_memory, tile_workers
 from hct_lightning.training.memory_plan import RESERVE, available_bytes
 from hct_lightning.training.spec import build_network
 from hct_lightning.training.step import AUTOCAST, step_seconds
@@ -59,7 +59,15 @@ def main(cfg: DictConfig, folder: Path) -> None:
     rows = []
     for resolution, batch, (precision, memory) in track("predicting", points, len(points)):
         size = as_size(resolution)
-        step = step_memory(build, channels=channels, size=size, batch=batch, precision=precision, memory=memory)
+        step = step_memory(
+            build,
+            channels=channels,
+            size=size,
+            batch=batch,
+            precision=precision,
+            memory=memory,
+            workers=tile_workers(kind),
+        )
         images = options["images"] * epochs
         rows.append(
             {
@@ -94,7 +102,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
 def check(options: dict[str, Any]) -> None:
     """Raises ValueError for settings that no run could have."""
-    known = {"precision": ("32-true", *AUTOCAST), "memory": ("speed", "low")}
+    known = {"precision": ("32-true", *AUTOCAST), "memory": ("speed", "low", "stream")}
     for name, choices in known.items():
         for value in options[name]:
             if value not in choices:
@@ -127,8 +135,7 @@ class StepTime(NamedTuple):
     ) -> "StepTime":
         """The line through real steps with two images of either side."""
         network.to(device)
-        if memory == "low":
-            network.set_grad_checkpointing()
+        set_memory(network, memory, workers=tile_workers(device.type))
         small, large = sorted(sides)
         measure = partial(step_seconds, network, channels=channels, device=device, precision=precision)
         a, b = measure(side=small), measure(side=large)

@@ -1,19 +1,17 @@
 """Classes and probabilities of new images."""
 
-import glob
 import hashlib
 import itertools
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.markup import escape
 from rich.table import Table
 from torch.utils.data import BatchSampler
 
@@ -22,25 +20,26 @@ from hct_lightning.callbacks.watch_ranks import WatchRanks
 from hct_lightning.callbacks.write_predictions import WritePredictions
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import given_options
-from hct_lightning.data.catalogue import some
 from hct_lightning.data.feeding.loader import Images, Loader, auto_workers
 from hct_lightning.data.feeding.samplers import EveryImageOnce
-from hct_lightning.data.reading.decoding import Decoding, padding_note
-from hct_lightning.data.reading.image import is_image, sample_sizes
-from hct_lightning.data.reading.readers import FileReader
+from hct_lightning.data.inputs import find_images, skips_unreadable
+from hct_lightning.data.reading.decoding import padding_note, sizes_in_words
+from hct_lightning.data.reading.image import sample_sizes
+from hct_lightning.data.reading.readers import FileReader, NativeReader
 from hct_lightning.deploy.artifact import digest, load_artifact, read_description
 from hct_lightning.machine.devices import Devices, choose_devices
 from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
 from hct_lightning.machine.runtime import resolve_precision
+from hct_lightning.models.streaming import StreamsLargeImages
 from hct_lightning.runs import endings
 from hct_lightning.runs.console import on_terminal, results
 from hct_lightning.runs.folder import Run
 from hct_lightning.runs.predictions import Predictions, whole_rows
 from hct_lightning.training.by_artifact import decoding_of, find_artifact, predict_all
 from hct_lightning.training.checkpoints import load_network
-from hct_lightning.training.inference_memory import images_at_a_time
+from hct_lightning.training.kept_map import KeptMap
+from hct_lightning.training.large_images import StreamsInMemory, Way, check_background, way_through
 from hct_lightning.training.module import ImageClassifier
-from hct_lightning.training.spec import NetworkSpec
 from hct_lightning.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
@@ -61,59 +60,71 @@ def main(cfg: DictConfig, folder: Path) -> None:
         return
     checkpoint = run.checkpoint(cfg.ckpt or "best")
     network, spec = load_network(checkpoint, cfg.safety.allow)
-    images = find_images(plain(cfg.predict)["input"])
-    skips = skips_unreadable(cfg.data.on_error, images)
-    reader = FileReader(chosen_decoding(cfg, spec))
+    images = find_images(plain(cfg.predict)["input"], "predict.input")
+    skips = skips_unreadable(cfg.data.on_error, images, "predict.input")
+    decoding = spec.reading(given_options(cfg, "data", *spec.unsaid), plain(cfg.predict)["resolution"])
+    reader = FileReader(decoding) if decoding.size else NativeReader(decoding)
+    check_background(cfg.predict.background)
     devices = devices_of(cfg, len(images))
     precision = resolve_precision(cfg.trainer.precision, devices.accelerator)
     file = Predictions(
         Path(cfg.predict.output or folder / "predict" / "predictions.csv").expanduser(),
         images,
         spec.classes,
-        {"checkpoint": digest(checkpoint), "decoding": reader.decoding.as_json(), "precision": precision},
+        {"checkpoint": digest(checkpoint), "decoding": decoding.as_json(), "precision": precision},
     )
 
     def begin() -> dict[str, Any]:
-        height, width, channels = reader.shape
-        batch = cfg.predict.batch_size or images_at_a_time(
+        way = way_through(
+            reader,
             devices.of_rank_zero,
-            batch_size=cfg.data.batch_size,
-            micro_batches=cfg.micro_batches,
+            max_memory_gb=cfg.predict.max_memory_gb,
+            batch_size=min(len(images), cfg.predict.batch_size or cfg.data.batch_size),
+            micro_batches=1 if cfg.predict.batch_size else cfg.micro_batches,
             ranks_here=devices.ranks_here,
             build=spec.build,
-            channels=channels,
-            size=(height, width),
             precision=precision,
         )
-        return {"images": digest_of(images), "batch": min(batch, len(images)), "done": file.open()}
+        return {"images": digest_of(images), "done": file.open(), "way": way._asdict()}
 
     begun = from_rank_zero("predict", begin, num_nodes=devices.num_nodes)
     if begun["images"] != digest_of(images):
         raise ValueError("predict.input holds other images for this rank than for rank 0; were some added just now?")
+    way = Way(**begun["way"])
     if begun["done"] < len(images):
         skipped = {} if skips else None
+        if isinstance(reader, NativeReader):
+            reader = reader.opening(way.most_pixels)
         todo = Images(images[begun["done"] :], [0] * (len(images) - begun["done"]), reader, skipped=skipped)
         callbacks = [progress_bar(), WatchRanks(records=False), WritePredictions(file, todo)]
         trainer = build_trainer(cfg, folder, devices, callbacks=callbacks)
         log.info(
-            "%d images at %dx%d (%s) on %s x %d, %s, %d at a time",
-            *(len(todo), *reader.shape[:2], reader.decoding.geometry),
-            *(devices.accelerator, trainer.world_size, precision, begun["batch"]),
+            "%d images %s on %s x %d, %s, %d at a time",
+            *(len(todo), sizes_in_words(decoding)),
+            *(devices.accelerator, trainer.world_size, precision, way.batch),
         )
-        if note := padding_note(reader.decoding, sample_sizes(todo.paths, max_pixels=reader.decoding.max_pixels)):
+        sizes = sample_sizes(todo.paths, max_pixels=decoding.max_pixels) if decoding.size else []
+        if note := padding_note(decoding, sizes):
             log.info("  note: %s", note)
         if cfg.compile:
             network.compile(dynamic=False)
         shard = EveryImageOnce(len(todo), rank=trainer.global_rank, world=trainer.world_size)
         loader = Loader(
             todo,
-            BatchSampler(shard, begun["batch"], drop_last=False),
+            BatchSampler(shard, way.batch, drop_last=False),
             num_workers=min(len(todo), auto_workers(cfg.data.num_workers, ranks_here=devices.ranks_here)),
             prefetch_factor=cfg.data.prefetch_factor,
             device=trainer.strategy.root_device,
         )
         with run.together(), saying_how_to_go_on(file, named=bool(cfg.run or cfg.predict.output)):
-            trainer.predict(ImageClassifier(network, classes=spec.classes), loader, return_predictions=False)
+            streams = StreamsInMemory(
+                network,
+                way.room,
+                background=cfg.predict.background,
+                keep=partial(KeptMap.of_image, file.path, file.made_by, rank=trainer.global_rank),
+            )
+            either = StreamsLargeImages(network, way.most_pixels, streams)
+            trainer.predict(ImageClassifier(either, classes=spec.classes), loader, return_predictions=False)
     if is_rank_zero():
         file.finish()
         show(file)
@@ -125,9 +136,9 @@ def by_artifact(cfg: DictConfig, folder: Path) -> None:
     place = find_artifact(folder, str(options["artifact"]))
     size = {"resolution": options["resolution"]} if options["resolution"] else {}
     decoding = decoding_of(read_description(place), given_options(cfg, "data") | size)
-    reader = FileReader(decoding)
-    images = find_images(options["input"])
-    skipped = {} if skips_unreadable(cfg.data.on_error, images) else None
+    reader = FileReader(decoding) if decoding.size else NativeReader(decoding)
+    images = find_images(options["input"], "predict.input")
+    skipped = {} if skips_unreadable(cfg.data.on_error, images, "predict.input") else None
     artifact = load_artifact(place, threads=cfg.runtime.threads)
     file = Predictions(
         Path(options["output"] or folder / "predict" / "predictions.csv").expanduser(),
@@ -137,7 +148,7 @@ def by_artifact(cfg: DictConfig, folder: Path) -> None:
     )
     done = file.open()
     todo = Images(images[done:], [0] * (len(images) - done), reader, skipped=skipped)
-    log.info("%d images at %dx%d by %s on the CPU", len(todo), *reader.shape[:2], place)
+    log.info("%d images %s by %s on the CPU", len(todo), sizes_in_words(decoding), place)
     with saying_how_to_go_on(file, named=bool(cfg.run or options["output"])):
         predict_all(
             artifact,
@@ -156,57 +167,6 @@ def devices_of(cfg: DictConfig, images: int) -> Devices:
     asked = plain(cfg.trainer)["devices"]
     asked = min(asked, images) if isinstance(asked, int) else asked
     return choose_devices(cfg.trainer.accelerator, asked, cfg.trainer.num_nodes, cfg.data.batch_size)
-
-
-def chosen_decoding(cfg: DictConfig, spec: NetworkSpec) -> Decoding:
-    """What the network was trained on, with what the command line says of `data` and `predict.resolution` on top."""
-    given = given_options(cfg, "data", *spec.unsaid)
-    spec.check_normalisation(given)
-    size = plain(cfg.predict)["resolution"]
-    return spec.decoding.with_options(given | ({"resolution": size} if size else {}))
-
-
-def find_images(given: object) -> list[str]:
-    """The images of `predict.input`, in its order.
-
-    Args:
-        given: a file name, a folder (searched recursively, sorted), a glob (sorted), a text file (`.txt`) with a path
-            a line, relative to its folder; or several of these.
-
-    Raises:
-        FileNotFoundError: when there are none.
-    """
-    if isinstance(given, Sequence) and not isinstance(given, str):
-        return [image for one in given for image in find_images(one)]
-    path = Path(str(given)).expanduser()
-    if path.is_file() and path.suffix.lower() == ".txt":
-        lines = path.read_bytes().decode("utf-8-sig", "surrogateescape").split("\n")
-        images = [str(path.parent / line.rstrip("\r")) for line in lines if line.strip()]
-    elif path.is_file():
-        images = [str(path)]  # whatever its name
-    else:
-        found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-        images = sorted(str(p) for p in found if p.is_file() and is_image(p))
-    if not images:
-        raise FileNotFoundError(f"predict.input={given}: no image there")
-    return images
-
-
-def skips_unreadable(on_error: str, images: Sequence[str]) -> bool:
-    """Whether unreadable images are left out.
-
-    Raises:
-        ValueError: for another option than `raise` and `skip`.
-        FileNotFoundError: for images that aren't there, when they are not to be skipped.
-    """
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"data.on_error={on_error}: choose raise or skip")
-    if on_error == "raise" and (absent := [image for image in images if not os.path.exists(image)]):
-        raise FileNotFoundError(
-            f"predict.input names {len(absent)} files that aren't there: {some(absent)}; correct it, or give "
-            "data.on_error=skip"
-        )
-    return on_error == "skip"
 
 
 def digest_of(images: Sequence[str]) -> str:
@@ -241,7 +201,7 @@ def saying_how_to_go_on(file: Predictions, *, named: bool) -> Iterator[None]:
 
 def show(file: Predictions) -> None:
     """The table of the first rows for people, the whole file for pipes; and how many images have no answer."""
-    table = Table("image", "class", *map(escape, file.classes))
+    table = Table("image", "class", *file.classes)
     failed = 0
     for i, (row, _) in enumerate(itertools.islice(whole_rows(file.path), 1, None)):
         path, winner, *probabilities, error = row
@@ -249,7 +209,7 @@ def show(file: Predictions) -> None:
         if i < SHOWN:
             name = path.encode(errors="replace").decode()
             numbers = (f"{float(p):.3f}" if p else "" for p in probabilities)
-            table.add_row(escape(name), escape(winner) or "no answer", *numbers)
+            table.add_row(name, winner or "no answer", *numbers)
     if len(file.images) > SHOWN:
         table.caption = f"and {len(file.images) - SHOWN} more"
     if on_terminal(sys.stdout):

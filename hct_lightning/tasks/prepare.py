@@ -36,6 +36,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
     dataset = data.dataset
     if dataset.catalogue.prepared:
         raise ValueError("data=store is prepared already; give the data set that it came from")
+    if dataset.reader.varies:
+        raise ValueError("data.resolution=native: the images of a store have one size; give it")
     if options.format != "raw" and dataset.decoding.channels not in (1, 3):
         raise ValueError(f"prepare.format=raw is the one for {dataset.decoding.channels} channels")
     if dataset.decoding.reduce_to:

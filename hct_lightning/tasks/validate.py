@@ -3,10 +3,10 @@
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -19,15 +19,18 @@ from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import given_options
 from hct_lightning.data.catalogue import Catalogue, Split
 from hct_lightning.data.datamodule import ImageData
+from hct_lightning.data.reading.decoding import sizes_in_words
+from hct_lightning.data.reading.geometry import NATIVE
 from hct_lightning.machine.devices import choose_devices
 from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
 from hct_lightning.machine.runtime import resolve_precision
+from hct_lightning.models.streaming import StreamsLargeImages
 from hct_lightning.runs.console import results
 from hct_lightning.runs.files import write_whole
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.answers import write_answers, write_thumbnails
 from hct_lightning.training.checkpoints import load_network
-from hct_lightning.training.inference_memory import images_at_a_time
+from hct_lightning.training.large_images import StreamsInMemory, Way, way_through
 from hct_lightning.training.module import Answers, ImageClassifier
 from hct_lightning.training.trainer import build_trainer
 
@@ -53,29 +56,31 @@ def main(cfg: DictConfig, folder: Path) -> None:
     split, data.measured = chosen_split(dataset.catalogue, side, by), side
     spec.check_classes(dataset.classes)
     spec.check_decoding(dataset.decoding, chosen=given)
-    log.info("%s on %s, %dx%d", checkpoint, dataset.catalogue.source, *dataset.size)
+    log.info("%s on %s, images %s", checkpoint, dataset.catalogue.source, sizes_in_words(dataset.decoding))
 
     asked = plain(cfg.trainer)["devices"]
     devices = choose_devices(cfg.trainer.accelerator, asked, cfg.trainer.num_nodes, data.batch_size)
     precision = resolve_precision(cfg.trainer.precision, devices.accelerator)
 
-    def batch() -> dict[str, Any]:
-        images = images_at_a_time(
+    def decide() -> dict[str, Any]:
+        return way_through(
+            dataset.reader,
             devices.of_rank_zero,
+            max_memory_gb=cfg.validate.max_memory_gb,
             batch_size=data.batch_size,
             micro_batches=cfg.micro_batches,
             ranks_here=devices.ranks_here,
             build=spec.build,
-            channels=dataset.decoding.channels,
-            size=dataset.size,
             precision=precision,
-        )
-        return {"images": images}
+        )._asdict()
 
-    data.batch_size = from_rank_zero("batch", batch, num_nodes=devices.num_nodes)["images"]
+    way = Way(**from_rank_zero("batch", decide, num_nodes=devices.num_nodes))
+    data.batch_size = way.batch
+    data.read_by_region(way.most_pixels)
     if cfg.compile:
         network.compile(dynamic=False)
-    module = ImageClassifier(network, classes=dataset.classes)
+    either = StreamsLargeImages(network, way.most_pixels, StreamsInMemory(network, way.room))
+    module = ImageClassifier(either, classes=dataset.classes)
     callbacks = [progress_bar(), WatchRanks(records=False), SkippedImages("validate/skipped.csv")]
     trainer = build_trainer(cfg, folder, devices, callbacks=callbacks)
     log.info("on %s x %d, %s, %d at a time", devices.accelerator, trainer.world_size, precision, data.batch_size)
@@ -91,7 +96,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
             "split": side,
             "images": len(rows),
             "skipped": len(split) - len(rows),
-            "resolution": dataset.size,
+            "resolution": dataset.decoding.size or NATIVE,
             "metrics": {name: value.item() for name, value in trainer.callback_metrics.items()},
             "classes": dataset.classes,
             "confusion": module.confusion.tolist(),
@@ -121,16 +126,21 @@ def chosen_split(catalogue: Catalogue, side: str, by: Sequence[str]) -> Split:
     return split
 
 
-def answered(split: Split, answers: Answers, classes: Sequence[str]) -> list[dict[str, str]]:
-    """Of each image its tags, its label, and the class that the network says."""
-    winners = answers.logits.argmax(dim=1).tolist()
-    return [
-        split.tags_of(i) | {"label": classes[split.labels[i]], "class": classes[int(winner)]}
-        for i, winner in zip(answers.index.tolist(), winners, strict=True)
-    ]
+class Judged(NamedTuple):
+    """An image's label, the class that the network says, and what a table says of it, by column."""
+
+    label: str
+    answer: str
+    tags: Mapping[str, str]
 
 
-def accuracy_by(column: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def answered(split: Split, answers: Answers, classes: Sequence[str]) -> list[Judged]:
+    """Of each image what was said of it."""
+    pairs = zip(map(int, answers.index), map(int, answers.logits.argmax(dim=1)), strict=True)
+    return [Judged(classes[split.labels[i]], classes[winner], split.tags_of(i)) for i, winner in pairs]
+
+
+def accuracy_by(column: str, rows: Sequence[Judged]) -> dict[str, Any]:
     """Accuracy for each label and value of a column.
 
     Returns:
@@ -139,7 +149,7 @@ def accuracy_by(column: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """
     right = defaultdict(list)
     for row in rows:
-        right[row["label"], row[column]].append(row["class"] == row["label"])
+        right[row.label, row.tags[column]].append(row.answer == row.label)
     parts = [
         {"label": label, "value": value, "images": len(hits), "accuracy": mean(hits)}
         for (label, value), hits in sorted(right.items())

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hct_lightning.cli.allowed import check_network
+from hct_lightning.deploy.trust import refuse_inflated
 from hct_lightning.models import HCT, FromPixels, load_original_state_dict
 from hct_lightning.training.spec import NetworkSpec
 
@@ -46,6 +47,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a checkpoint: it is no file")
     try:
         if zipfile.is_zipfile(path):
+            refuse_inflated(path)
             with zipfile.ZipFile(path) as archive:  # torch does not look at the check sums
                 if damaged := archive.testzip():
                     raise zipfile.BadZipFile(damaged)
@@ -142,6 +144,9 @@ def check_resumable(path: Path, allow: Iterable[str] = ()) -> dict[str, Any]:
     for name, kind in wanted.items():
         if not isinstance(checkpoint.get(name), kind):
             raise ValueError(f"{path} is damaged: it has no {name} to go on with")
+    for name in ("optimizer_states", "lr_schedulers"):  # fewer would begin anew, without a word
+        if [type(state) for state in checkpoint[name]] != [dict]:
+            raise ValueError(f"{path} is damaged: its {name} are not those of one")
     return checkpoint
 
 

@@ -19,7 +19,8 @@ from hct_lightning.machine.allocators import CudaCaching, Event, most_held
 from hct_lightning.models import FromPixels
 from hct_lightning.training.step import TrainingStep
 
-Memory = Literal["speed", "low"]
+Memory = Literal["speed", "low", "stream"]
+STREAM_TILE = 3072  # px of a tile in training: its activations take 0.8 GB in fp32
 # What oneDNN compiles for the shapes of a network, and other small things: measured with benchmark=memory_grid.
 KERNELS = {"32-true": 9 * 2**20, "bf16-mixed": 14 * 2**20}
 
@@ -123,6 +124,7 @@ def step_memory(
     keeps_gradients: bool = False,
     ahead: int = 0,
     augmenting: int = 0,
+    workers: int = 1,
 ) -> StepMemory:
     """The peak of whole training steps: weights, gradients, Adam's moments, activations, batches.
 
@@ -132,17 +134,17 @@ def step_memory(
         size: (height, width) of the images.
         batch: images that go forward and backward together.
         precision: Lightning's name.
-        memory: `speed` or `low`.
+        memory: `speed`, `low` or `stream`.
         keeps_gradients: they stay while the next ones are computed: those of micro-batches, or of DDP.
         ahead: batches on the same device that wait to be trained on.
         augmenting: bytes that augmentation takes beside the batch.
+        workers: tiles at once, of `stream`.
 
     Raises:
-        ValueError: when the network can't do with `low`.
+        ValueError: when the network can't do with `low` or `stream`.
     """
     network = build().to(memory_format=torch.channels_last)
-    if memory == "low":
-        network.set_grad_checkpointing()
+    set_memory(network, memory, workers=1)
     with FakeTensorMode() as fake:
         network._apply(fake.from_tensor)
         step = TrainingStep(network, precision=precision, keeps_gradients=keeps_gradients)
@@ -156,8 +158,30 @@ def step_memory(
                 taken.beside(augmenting)
                 step(images, torch.zeros(batch, dtype=torch.long))
     del waiting
-    return StepMemory(
+    found = StepMemory(
         taken.most,
         taken.most + KERNELS.get(precision, KERNELS["bf16-mixed"]),
         most_held(CudaCaching(), taken.events) + taken.largest,
     )
+    if memory != "stream" or workers == 1:
+        return found
+    side = (min(size[0], STREAM_TILE), min(size[1], STREAM_TILE))
+    tile = step_memory(build, channels=channels, size=side, batch=1, precision=precision, memory="low")
+    return StepMemory(*(whole + (workers - 1) * one for whole, one in zip(found, tile, strict=True)))
+
+
+def set_memory(network: FromPixels, memory: Memory, *, workers: int) -> None:
+    """Makes a network do with so much.
+
+    Raises:
+        ValueError: when it can't.
+    """
+    if memory != "speed":
+        network.set_grad_checkpointing()
+    if memory == "stream":
+        network.set_streaming(STREAM_TILE, workers)
+
+
+def tile_workers(device_type: str) -> int:
+    """Tiles that a step computes at once with `memory=stream`."""
+    return torch.get_num_threads() if device_type == "cpu" else 1

@@ -4,16 +4,16 @@ import contextlib
 import logging
 import os
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
 from hct_lightning.data.reading.geometry import Size
 from hct_lightning.machine.allocators import pinned_bytes
-from hct_lightning.training.memory import Memory, StepMemory
+from hct_lightning.training.memory import STREAM_TILE, Memory, StepMemory
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class MemoryPlan(NamedTuple):
     """How a rank takes its share of a global batch.
 
     micro_batches: parts that go forward and backward one after the other.
-    memory: `speed` keeps what the backward pass needs, `low` computes most of it again.
+    memory: `speed` keeps what the backward pass needs, `low` computes most of it again, `stream` also divides the image.
     maps_blocks: freed tensors go back to the system at once, for there is no room for gaps between them.
     """
 
@@ -45,6 +45,7 @@ class MemoryPlan(NamedTuple):
         smaller = [max(128, 3 * side // 4 // 32 * 32) for side in size]
         ways = [f"micro_batches={min(share, 2 * self.micro_batches)}"] if self.micro_batches < share else []
         ways += ["memory=low"] if self.memory == "speed" else []
+        ways += ["memory=stream"] if self.memory == "low" and min(size) > STREAM_TILE else []
         ways += [f"data.resolution={smaller[0] if len({*smaller}) == 1 else str(smaller).replace(' ', '')}"]
         return f"use {' or '.join(ways)}"
 
@@ -52,7 +53,8 @@ class MemoryPlan(NamedTuple):
 class Feeding(NamedTuple):
     """What feeding batches takes beside the one that is trained on.
 
-    on_host: batches that are read ahead, by the images of a batch; pinned when the device is a GPU.
+    on_host: batches that are read ahead, by the images of a batch. For a GPU they are pinned, and so is the one that
+        is being copied.
     on_device: batches on their way to a GPU, or waiting there.
     augmenting: bytes that augmentation takes beside a batch, by its images.
     """
@@ -104,7 +106,7 @@ def choose_memory(
     global_batch: int,
     ranks: int,
     ranks_here: int,
-    memory: str,
+    memory: Memory | Literal["auto"],
     micro_batches: int | str,
     step: Callable[..., StepMemory],
     pixels: int,
@@ -123,7 +125,7 @@ def choose_memory(
         global_batch: images per optimiser step.
         ranks: that share them.
         ranks_here: ranks that share this machine's memory.
-        memory: the option of this name: `speed`, `auto` or `low`.
+        memory: the option of this name: `speed`, `auto`, `low` or `stream`.
         micro_batches: the option of this name: a number or `auto`.
         step: `step_memory` of the network and its images.
         pixels: of an image.
@@ -136,8 +138,9 @@ def choose_memory(
             recompute; when one image alone is too much.
     """
     share = -(-global_batch // ranks)  # the largest; shares differ by one when ranks do not divide the batch
-    if memory not in ("speed", "auto", "low"):
-        raise ValueError(f"memory={memory}: choose speed, auto or low")
+    if memory not in ("speed", "auto", "low", "stream"):
+        raise ValueError(f"memory={memory}: choose speed, auto, low or stream")
+    chosen: Memory = memory if memory in ("low", "stream") else "speed"
     fixed = micro_batches != "auto"
     wanted = micro_batches if isinstance(micro_batches, int) else 0 if fixed else -(-share // batch_size)
     if wanted < 1:
@@ -156,20 +159,20 @@ def choose_memory(
         ).on(device.type)
 
     def fits(mode: Memory, images: int) -> bool:
-        pinned = feeding.on_host(images) * pinned_bytes(images * channels * pixels)
+        pinned = (feeding.on_host(images) + 1) * pinned_bytes(images * channels * pixels)
         return room.holds(taken(mode, images), pinned)
 
     plenty = room.holds(at_once * pixels * MOST_PER_PIXEL)
-    if plenty or (fixed and memory != "auto"):
-        plan = MemoryPlan(wanted, "low" if memory == "low" else "speed")
+    if plenty or (fixed and memory in ("speed", "low")):
+        plan = MemoryPlan(wanted, chosen)
     else:
         log.info("estimating the memory of a training step ...")
         plan = fewest_parts(fits, share, at_once, memory)
         if plan is None:
-            one = taken("low" if memory == "low" else "speed", 1)
+            one = taken(chosen, 1)
             raise ValueError(
                 f"a training step with one image takes about {one / 2**30:.1f} GiB; {room.bytes / 2**30:.1f} GiB are "
-                "available to each rank. Use memory=low, a smaller data.resolution, fewer trainer.devices on this "
+                "available to each rank. Use memory=low, memory=stream, a smaller data.resolution, fewer trainer.devices on this "
                 "machine, or trainer.precision=bf16-mixed"
             )
         plan = plan._replace(micro_batches=wanted if fixed else max(wanted, plan.micro_batches))
@@ -180,7 +183,9 @@ def choose_memory(
     return plan
 
 
-def fewest_parts(fits: Callable[[Memory, int], bool], share: int, at_once: int, memory: str) -> MemoryPlan | None:
+def fewest_parts(
+    fits: Callable[[Memory, int], bool], share: int, at_once: int, memory: Memory | Literal["auto"]
+) -> MemoryPlan | None:
     """In how few parts a rank can see its share of a global batch; None when not even one image fits.
 
     Recomputes where that makes them fewer.
@@ -189,13 +194,13 @@ def fewest_parts(fits: Callable[[Memory, int], bool], share: int, at_once: int, 
         fits: whether so many images at a time do.
         share: images of this rank per optimiser step.
         at_once: the most of them that are wanted at a time.
-        memory: `speed`, `auto` or `low`.
+        memory: `speed`, `auto`, `low` or `stream`.
 
     Raises:
-        ValueError: when the network can't do with `low`, and has to.
+        ValueError: when the network can't do with `low` or `stream`, and has to.
     """
     plans: list[MemoryPlan] = []
-    modes: tuple[Memory, ...] = ("low",) if memory == "low" else ("speed",) if memory == "speed" else ("speed", "low")
+    modes: Sequence[Memory] = ("speed", "low") if memory == "auto" else (memory,)
     for mode in modes:
         try:
             images = _most(at_once, partial(fits, mode))

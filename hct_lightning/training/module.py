@@ -10,6 +10,7 @@ import lightning
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
@@ -20,6 +21,7 @@ from torchmetrics.classification import (
 )
 
 from hct_lightning.data.feeding.loader import Batch
+from hct_lightning.training.progress import total_steps
 from hct_lightning.training.resuming import StepSchedule, keep_options
 from hct_lightning.training.spec import NetworkSpec
 
@@ -88,6 +90,7 @@ class ImageClassifier(lightning.LightningModule):
         self.scale = global_batch / reference_batch
         self.images_per_backward = images_per_backward
         self.lr = lr
+        self.steps_in_time = math.inf  # how many `trainer.max_time` is enough for, where that is known
         self.label_smoothing = label_smoothing
         self.class_weights: Tensor | None
         self.register_buffer(
@@ -123,8 +126,8 @@ class ImageClassifier(lightning.LightningModule):
             label_smoothing=self.label_smoothing,
             reduction="sum",
         )
-        size = len(batch.labels)
-        mean = total.detach() / size
+        size, crops = len(batch.index), len(batch.labels) // len(batch.index)
+        mean = total.detach() / (size * crops)
         labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(dim=1)  # mixed: the larger share
         right = (logits.detach().argmax(dim=1) == labels).float().mean()
         # Nothing here is read or waits for other ranks: those of the epoch are when it ends, the other every
@@ -132,7 +135,7 @@ class ImageClassifier(lightning.LightningModule):
         for name, value in (("train/loss_epoch", mean), ("train/accuracy", right)):
             self.log(name, value, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         self.log("train/loss_step", mean, on_step=True, on_epoch=False)
-        return total / (self.images_per_backward or size)
+        return total / (crops * (self.images_per_backward or size))
 
     def on_validation_epoch_start(self) -> None:
         self._answers = []
@@ -183,17 +186,13 @@ class ImageClassifier(lightning.LightningModule):
         optimizer = self.optimizer(groups, lr=self.lr * self.scale)
         keep_options(optimizer)
         self.trainer.fit_loop.setup_data()  # else the batches of an epoch may not be known yet
-        total_steps = self.trainer.estimated_stepping_batches  # infinite where only a time or a callback ends it
-        if total_steps == math.inf:
+        trainer: Any = self.trainer
+        timed = any(isinstance(callback, Timer) for callback in trainer.callbacks)
+        if total_steps(self.trainer) == math.inf and not timed:
             log.info("trainer.max_epochs and max_steps are open: the schedule holds its rate after the warm-up")
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        multiplier = partial(
-            self.schedule,
-            steps_per_epoch=steps_per_epoch,
-            total_steps=total_steps,
-            scale=self.scale,
-        )
-        scheduler = StepSchedule(optimizer, lambda step: multiplier(step))
+        multiplier = partial(self.schedule, steps_per_epoch=steps_per_epoch, scale=self.scale)
+        scheduler = StepSchedule(optimizer, lambda step: multiplier(step, total_steps=total_steps(self.trainer)))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

@@ -5,10 +5,11 @@ state and would bring them back, so that an option given on resuming would do no
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -73,14 +74,20 @@ class StepSchedule(LambdaLR):
     """LambdaLR whose only state is the step: rates and policy are those of the configuration."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if type(step := state_dict["last_epoch"]) is not int or step < 0:
+            raise ValueError(f"lr_schedulers[0].last_epoch is {step!r:.100}, not a count")
         super().load_state_dict(state_dict | {"base_lrs": self.base_lrs})
         before = self._last_lr[0]
+        self.apply()
+        if (now := self._last_lr[0]) != before:
+            log.info("the learning rate is %.4g from here on; the checkpoint's was %.4g", now, before)
+
+    def apply(self) -> None:
+        """Sets the rates of this step by what the policy says now."""
         rates = [base * policy(self.last_epoch) for base, policy in zip(self.base_lrs, self.lr_lambdas, strict=True)]
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self._last_lr = rates
-        if rates[0] != before:
-            log.info("the learning rate is %.4g from here on; the checkpoint's was %.4g", rates[0], before)
 
 
 def keep_options(optimizer: Optimizer) -> None:
@@ -98,8 +105,37 @@ def _with_own_options(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, 
     theirs = saved.get("class", mine)  # not said before this was written: then of the same class
     if theirs != mine:
         log.info("%s begins without moments: the checkpoint's are of %s", mine, theirs)
-    groups = [
-        {**own, "params": group["params"]}
-        for own, group in zip(optimizer.param_groups, saved["param_groups"], strict=True)
-    ]
-    return {"state": saved["state"] if theirs == mine else {}, "param_groups": groups}
+    own, groups = optimizer.param_groups, saved["param_groups"]
+    if [len(group["params"]) for group in own] != [len(group["params"]) for group in groups]:
+        raise ValueError("optimizer_states[0].param_groups are those of another network")
+    if theirs == mine:
+        parameters = [parameter for group in own for parameter in group["params"]]
+        _check_moments(
+            saved["state"], dict(zip([i for group in groups for i in group["params"]], parameters, strict=True))
+        )
+    mixed = [{**group, "params": other["params"]} for group, other in zip(own, groups, strict=True)]
+    return {"state": saved["state"] if theirs == mine else {}, "param_groups": mixed}
+
+
+def _check_moments(state: Mapping[Any, Mapping[str, Any]], parameters: Mapping[Any, Tensor]) -> None:
+    """Raises ValueError for what an optimiser would stumble over at its first step, or spread over the weights.
+
+    Args:
+        state: by parameter, by name; a factor may be of lower rank than its parameter.
+        parameters: that it is of.
+    """
+    names: dict[bool, Any] = {}  # of matrices and kernels, of the rest
+    for i, moments in state.items():
+        where = f"optimizer_states[0].state[{i!r:.50}]"
+        if i not in parameters or moments.keys() != names.setdefault(parameters[i].ndim > 1, moments.keys()):
+            raise ValueError(f"{where} holds {', '.join(map(str, moments)):.200}")
+        for name, value in moments.items():
+            if not isinstance(value, Tensor):
+                fits = value is None or isinstance(value, int | float | list)
+            else:
+                sides = zip(reversed(value.shape), reversed(parameters[i].shape), strict=False)
+                fits = value.ndim <= parameters[i].ndim and all(side in (1, full) for side, full in sides)
+                fits = fits and bool(value.isfinite().all())
+            if not fits:
+                said = f"of shape {tuple(value.shape)}, or not finite" if isinstance(value, Tensor) else repr(value)
+                raise ValueError(f"{where}.{name} is {said:.100}")

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from hydra.utils import instantiate
 
 from hct_lightning.data.reading.decoding import MAX_PIXELS_BEFORE, Decoding
+from hct_lightning.data.reading.geometry import NATIVE
 from hct_lightning.models import FromPixels
+from hct_lightning.training.hub import offline_without_internet
 
 VERSION = 2  # of the description as checkpoints hold it
 FETCHING = ("pretrained", "checkpoint_path")  # options of timm.create_model that say where weights come from
@@ -57,9 +60,22 @@ class NetworkSpec:
         What is not done to its images (srgb, breast) is null: a store may have it done, which `check_decoding` sees.
         """
         decoding = {name: None if value is False else value for name, value in vars(self.decoding).items()}
-        return {"resolution": decoding["size"], "mean": self.mean, "std": self.std} | {
+        return {"resolution": decoding["size"] or NATIVE, "mean": self.mean, "std": self.std} | {
             name: value for name, value in decoding.items() if name not in ("size", "max_pixels")
         }
+
+    def reading(self, given: dict[str, Any], resolution: int | Sequence[int] | None = None) -> Decoding:
+        """How new images are read: as those of the training, with what is asked for on top.
+
+        Args:
+            given: options of the group `data` that the command line names.
+            resolution: another one, where it is not None.
+
+        Raises:
+            ValueError: where another mean or deviation is asked for.
+        """
+        self.check_normalisation(given)
+        return self.decoding.with_options(given | ({"resolution": resolution} if resolution else {}))
 
     def check_classes(self, found: Sequence[str]) -> None:
         """Raises ValueError when data has other classes than the network was trained on."""
@@ -176,10 +192,16 @@ def build_network(
     """
     fetches = {name: value for name, value in model.items() if name in FETCHING and value}
     options = model if pretrained else {name: value for name, value in model.items() if name not in fetches}
+    if ":" in str(model.get("model_name")):
+        raise ValueError(
+            f"model.model_name={model['model_name']}: a checkpoint has to say by itself what its network is; give the "
+            "name under which timm knows it, and weights of your own as model.checkpoint_path=<file>"
+        )
     if pretrained and fetches:
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a line for each try
     try:
-        network = instantiate(options, in_chans=channels, num_classes=classes, _convert_="all")
+        with offline_without_internet() if pretrained and fetches else nullcontext():
+            network = instantiate(options, in_chans=channels, num_classes=classes, _convert_="all")
     except Exception as error:
         if not (pretrained and fetches):
             raise

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,11 +36,13 @@ class TrainingStep:
         self.dtype = AUTOCAST.get(precision)
         self.keeps_gradients = keeps_gradients
 
-    def forward(self, images: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype is not None):
+    def forward(self, images: Any) -> Tensor:
+        device = images.device if isinstance(images, Tensor) else next(self.network.parameters()).device
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
             return self.network(images)
 
-    def __call__(self, images: Tensor, labels: Tensor) -> None:
+    def __call__(self, images: Any, labels: Tensor) -> None:
+        """`images`: b c h w uint8, or one that is read by region where the network streams."""
         loss = F.cross_entropy(self.forward(images).float(), labels)
         self.optimizer.zero_grad(set_to_none=not self.keeps_gradients)
         loss.backward()

@@ -23,6 +23,8 @@ _EXPECTED = (
     ".*number of training batches .* is smaller than the logging interval.*",
     ".*LeafSpec.*",
     ".*sync_dist=True.*",  # what is logged is the same on every rank, or meant to be rank 0's
+    ".*broadcast_buffers. is deprecated.*",  # its new name is not known to every torch that will do
+    ".*lr_scheduler.step.* before .optimizer.step.*",  # 16-mixed leaves out first steps whose scaled gradients overflow
     "No (positive|negative) samples in targets.*",  # a class that validation lacks is noted at the start
 )
 

@@ -1,5 +1,9 @@
 """What is checked on a machine with GPUs, as far as one without them can."""
 
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -25,6 +29,24 @@ def test_a_check_that_can_fail():
         gpu_check.relative_error(torch.ones(2), torch.zeros(2) + 0.5, 0.1)
 
 
+def test_pytorch_watches_all_steps_of_an_epoch_but_the_first(monkeypatch):
+    said = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", said.append)
+    watching = gpu_check.NoWaiting()
+    for batch_idx in range(4):
+        trainer = SimpleNamespace(is_last_batch=batch_idx == 3)
+        said.append(batch_idx)
+        watching.on_train_batch_start(trainer, None, None, batch_idx)
+        watching.on_train_batch_end(trainer, None, None, None, batch_idx)
+    assert said == [0, 1, "error", 2, 3, "default"]
+
+
 def test_an_unknown_claim_is_named():
     with pytest.raises(ValueError, match="claims=speed: choose from out_of_memory_is_recognised, "):
         gpu_check.benchmark(claims=["speed"], resolution=128)
+
+
+def test_the_page_lists_the_claims_and_the_gpus_that_they_take():
+    page = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \| (\d) \|", page, re.MULTILINE)
+    assert {name: int(gpus) for name, gpus in listed} == {name: claim.gpus for name, claim in gpu_check.CLAIMS.items()}

@@ -101,6 +101,11 @@ class SaveAfter(Callback):
 
 
 @pytest.fixture
+def save_after() -> type[SaveAfter]:
+    return SaveAfter
+
+
+@pytest.fixture
 def half(fit, tmp_path) -> Path:
     """A checkpoint of an epoch's second of four steps."""
     fit(SaveAfter(2, tmp_path / "half.ckpt"))

@@ -10,7 +10,7 @@ from hct_lightning.training.metrics_csv import MetricsCSV
 
 def export_at_end(evaluation: int) -> ExportAtEnd:
     exporters = {"mine": torchscript.export}
-    return ExportAtEnd(exporters, dynamic=False, calibration=2, evaluation=evaluation)
+    return ExportAtEnd(exporters, dynamic=False, calibration=2, evaluation=evaluation, license=None)
 
 
 def test_the_best_checkpoint_becomes_an_artifact_and_its_figures_are_logged(fit, trained, tmp_path):
@@ -23,7 +23,7 @@ def test_the_best_checkpoint_becomes_an_artifact_and_its_figures_are_logged(fit,
         last = list(csv.DictReader(file))[-1]
     assert int(last["step"]) == 4
     assert {key: float(last[f"export/mine/{key}"]) for key in LOGGED} == {key: metrics[key] for key in LOGGED}
-    size = sum(file.stat().st_size for file in artifact.iterdir() if file.name != "artifact.json")
+    size = sum(file.stat().st_size for file in artifact.iterdir() if file.name not in ("artifact.json", "README.md"))
     assert float(last["export/mine/size_mb"]) * 1e6 == size
 
 

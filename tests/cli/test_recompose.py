@@ -120,3 +120,11 @@ def test_a_sweep_goes_on_where_it_began(tmp_path, monkeypatch):
 def test_gpus_by_number_need_no_quotes_within_quotes(said, means):
     assert recompose([f"trainer.devices={said}"]) == [f"trainer.devices={means}"]
     assert recompose(["-m", "trainer.devices=1,2"])[1] == "trainer.devices=1,2"  # a sweep
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\", "a${oc.env:HOME}", "a\\${x}"])
+def test_a_folder_whose_name_would_mean_something_else_is_refused(tmp_path, name):
+    (tmp_path / name / ".hydra").mkdir(parents=True)
+    (tmp_path / name / ".hydra" / "overrides.yaml").write_text("[]")
+    with pytest.raises(ValueError, match="Hydra takes no path with"):
+        recompose([f"run={tmp_path / name}"])

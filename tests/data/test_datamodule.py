@@ -328,3 +328,17 @@ def test_images_for_calibration_and_evaluation(root, prepared):
     valid = torch.cat([batch.images for batch in batches])[:, 0, 0, 0]
     assert not set(valid.tolist()) & {g for b in data.calibration(99) for g in b[:, 0, 0, 0].tolist()}
     assert torch.equal(torch.cat([batch.labels for batch in batches]), (valid >= 100).long())
+
+
+def test_images_for_calibration_are_read_as_they_are_asked_for(root, prepared):
+    """At 4000 px 64 of them would be 3 GB."""
+    data = prepared(root, num_workers=1, prefetch_factor=2)
+    for images in (data.calibration(16), data.evaluation(4)):
+        batches = iter(images)
+        next(batches)
+        for file in root.rglob("*.png"):
+            file.rename(file.with_suffix(".gone"))
+        with pytest.raises(UnreadableImageError, match="there is no such file"):
+            list(batches)
+        for file in root.rglob("*.gone"):
+            file.rename(file.with_suffix(".png"))

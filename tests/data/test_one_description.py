@@ -92,8 +92,7 @@ def test_what_a_store_was_read_with_reaches_checkpoint_and_artifact(tmp_path, wr
         torchscript.export,
         network,
         tmp_path,
-        classes=spec.classes,
-        decoding=spec.decoding.as_json(),
+        spec=spec.as_json(),
     )
     served = Decoding.from_json(read_description(artifact)["decoding"])
 

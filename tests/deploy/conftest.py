@@ -15,9 +15,9 @@ from hct_lightning.models import HCT, FromPixels
 
 @pytest.fixture(scope="session")
 def about() -> dict[str, Any]:
-    """Classes and decoding of the artifacts."""
+    """What the artifacts say of their network."""
     decoding = Decoding(channels=3, size=(192, 256), geometry="cover", max_pixels=2**30)
-    return {"classes": ["a", "b", "c", "d"], "decoding": decoding.as_json()}
+    return {"spec": {"classes": ["a", "b", "c", "d"], "decoding": decoding.as_json()}}
 
 
 @pytest.fixture(scope="session")

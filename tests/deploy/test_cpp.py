@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import warnings
+import zipfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -70,7 +71,9 @@ def export(tmp_path_factory):
     def make(name: str) -> Path:
         if (place / name).exists():
             return place / name
-        return export_artifact(name, EXPORTERS[name], network, place, classes=CLASSES, decoding=decoding().as_json())
+        return export_artifact(
+            name, EXPORTERS[name], network, place, spec={"classes": CLASSES, "decoding": decoding().as_json()}
+        )
 
     return make
 
@@ -85,7 +88,9 @@ class Pixels(torch.nn.Module):
 def pixels_artifact(place: Path, size: tuple[int, int], **other: object) -> Path:
     how = decoding(size, **other)
     classes = [f"{i:05d}" for i in range(how.channels * size[0] * size[1])]
-    return export_artifact("pixels", torchscript.export, Pixels(), place, classes=classes, decoding=how.as_json())
+    return export_artifact(
+        "pixels", torchscript.export, Pixels(), place, spec={"classes": classes, "decoding": how.as_json()}
+    )
 
 
 def run(program: Path, *args: object, **options: object) -> subprocess.CompletedProcess:
@@ -380,19 +385,30 @@ def test_machine_code_has_to_be_ones_own_or_trusted(program, export, picture, tm
     assert run(program, other, tmp_path / "x.png").returncode == 5  # it goes on, and it is none
 
 
-def test_torchscript_that_touches_files_is_refused(program, export, picture, tmp_path):
+@pytest.mark.parametrize(
+    ("line", "suffix", "message"),
+    [
+        ("torch.save(x, '{0}')", ".py", "an operation on files"),
+        ("torch.save(x, '{0}')", ".PY", "an operation on files"),
+        ("x = torch._softmax(x.float(), 0, False)", ".py", "an operation that no network needs"),
+    ],
+)
+def test_torchscript_that_does_more_than_compute_is_refused(program, export, picture, tmp_path, line, suffix, message):
     picture.save(tmp_path / "x.png")
     evil = changed(export("torchscript"), tmp_path / "evil")
     canary = tmp_path / "canary"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated
         module = type("Evil", (torch.jit.ScriptModule,), {})()
-        module.define(f"def forward(self, x: Tensor) -> Tensor:\n    torch.save(x, '{canary}')\n    return x.float()\n")
-        module.save(str(evil / "model.ts"))
+        module.define(f"def forward(self, x: Tensor) -> Tensor:\n    {line.format(canary)}\n    return x.float()\n")
+        module.save(str(tmp_path / "model.ts"))
+    with zipfile.ZipFile(tmp_path / "model.ts") as before, zipfile.ZipFile(evil / "model.ts", "w") as after:
+        for name in before.namelist():
+            after.writestr(name.removesuffix(".py") + suffix if name.endswith(".py") else name, before.read(name))
     changed(evil, tmp_path / "signed", sha256={"model.ts": digest(evil / "model.ts")})
     done = run(program, tmp_path / "signed", tmp_path / "x.png")
     assert (done.returncode, canary.exists()) == (3, False)
-    assert "is refused: its program names an operation on files" in done.stderr
+    assert f"is refused: its program names {message}" in done.stderr
 
 
 @pytest.mark.slow

@@ -4,11 +4,11 @@ import importlib
 
 import pytest
 
-from hct_lightning.deploy.extra import deploy_extra
+from hct_lightning.deploy.extra import extra
 
 
 def test_the_extra_is_named():
     said = r"abacus is not installed: pip install 'hct-lightning\[deploy\]'"
-    with pytest.raises(ImportError, match=said) as raised, deploy_extra():
+    with pytest.raises(ImportError, match=said) as raised, extra("deploy"):
         importlib.import_module("abacus")
     assert raised.value.name == "abacus"

@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+import zipfile
 
 import pytest
 import torch
@@ -42,8 +43,58 @@ def test_torchscript_that_loads_machine_code_is_refused(tmp_path):
         torchscript.read(naming(file, b"__torch__.torch.classes.aoti"))
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch._assert_async(x)",
+        "torch._unsafe_view(x, [1])",
+        "x . _unsafe_index([None])",
+        "ops.inductor._reinterpret_tensor(x, [1000], [1], 0)",
+        "ops.torchvision.read_file('/etc/passwd')",
+        "ops . image . decode_gif(x)",
+    ],
+)
+def test_torchscript_that_calls_what_is_not_meant_to_be_called_is_refused(tmp_path, line):
+    file = naming(archive(tmp_path / "model.ts", HARMLESS), line.encode())
+    with pytest.raises(ValueError, match=r"evil\.ts is refused: its program names .*, which no network needs"):
+        torchscript.read(file)
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+@pytest.mark.parametrize("spelled", [(".py", ".PY"), ("code/", "CODE/")])
+def test_a_program_is_one_however_its_file_is_spelled(tmp_path, spelled):
+    """The reader of archives does not mind the case."""
+    (tmp_path / "secret").write_bytes(b"1234" * 4)
+    file = archive(tmp_path / "model.ts", MAPS.format(tmp_path / "secret"))
+    with zipfile.ZipFile(file) as before, zipfile.ZipFile(tmp_path / "evil.ts", "w") as evil:
+        for name in before.namelist():
+            evil.writestr(name.replace(*spelled), before.read(name))
+    assert torch.jit.load(tmp_path / "evil.ts")(torch.ones(1)).numel() == 4, "it can be loaded at all"
+    with pytest.raises(ValueError, match="its program names from_file"):
+        torchscript.read(tmp_path / "evil.ts")
+
+
+def test_a_program_in_a_folder_named_for_constants_is_looked_at(tmp_path):
+    file = archive(tmp_path / "model.ts", MAPS.format(tmp_path / "secret"))
+    with zipfile.ZipFile(file) as before, zipfile.ZipFile(tmp_path / "evil.ts", "w") as evil:
+        for name in before.namelist():
+            evil.writestr(name.replace("code/__torch__", "code/__torch__/constants/x"), before.read(name))
+    with pytest.raises(ValueError, match="its program names from_file"):
+        torchscript.read(tmp_path / "evil.ts")
+
+
+def test_two_parts_of_the_same_name_are_refused(tmp_path):
+    """Which of them is read depends on who reads."""
+    file = archive(tmp_path / "model.ts", HARMLESS)
+    with zipfile.ZipFile(file, "a") as evil:
+        (name,) = (name for name in evil.namelist() if name.endswith(".py"))
+        evil.writestr(name.removesuffix(".py") + ".Py", b"x")
+    with pytest.raises(ValueError, match="two of its parts have the same name"):
+        torchscript.read(file)
+
+
 def naming(file, name: bytes):
-    """The archive with a class named in its program, written as torch writes it."""
+    """The archive with a line more in its program, written as torch writes it."""
     reader = torch._C.PyTorchFileReader(str(file))
     out = file.with_name("evil.ts")
     writer = torch._C.PyTorchFileWriter(str(out))
@@ -70,3 +121,14 @@ def test_machine_code_has_to_be_ones_own_or_trusted(folder, tmp_path, monkeypatc
     trust.remember(digest(other / "model.ts"))
     with pytest.raises(ValueError, match="can't be loaded"):
         load_artifact(other)
+
+
+def test_what_would_fill_the_memory_is_refused(tmp_path):
+    file = tmp_path / "a.ckpt"
+    torch.save({"x": torch.zeros(1000)}, file)
+    trust.refuse_inflated(file)
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data/1", bytes(10**6))
+    with pytest.raises(zipfile.BadZipFile, match=r"its parts are said to have 100\d{4} bytes, it has \d{4}$"):
+        trust.refuse_inflated(file)
+    trust.refuse_inflated(file, compressed=10**6)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from hct_lightning.models import HCT, FromPixels, streaming
-from hct_lightning.models.streaming import StreamedHCT
+from hct_lightning.models.streaming import StreamedHCT, StreamsLargeImages
+from hct_lightning.training.kept_map import KeptMap
 
 
 class Array:
@@ -129,3 +130,94 @@ def test_frozen_weights_need_no_gradient():
     made(torch.from_numpy(image(300, 200)).permute(2, 0, 1)[None]).sum().backward()
     assert made.network.stages[0][0].conv1.weight.grad is None
     assert made.network.stem.conv.weight.grad is not None
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_uniform_tiles_are_skipped_exactly(workers):
+    made, pixels = network(), image(700, 900)
+    pixels[100:600, 150:800] = (200, 30, 77)
+    sizes, threads = [], torch.get_num_threads()
+    made.network.stages[0].register_forward_hook(lambda _, inputs, __: sizes.append(inputs[0].shape[-1]))
+    given = StreamedHCT(made, tile=64, workers=workers, background=0)(Array(pixels))
+    assert torch.get_num_threads() == threads
+    torch.testing.assert_close(given, whole(made, pixels), rtol=0, atol=1e-4)
+    assert len([size for size in sizes if size < max(sizes)]) > 4
+
+
+def test_nearly_uniform_tiles_are_skipped_where_that_is_asked_for():
+    made = network()
+    pixels = (240 + np.random.default_rng(0).integers(0, 6, (600, 600, 3))).astype(np.uint8)
+    sizes = []
+    made.network.stages[0].register_forward_hook(lambda _, inputs, __: sizes.append(inputs[0].shape[-1]))
+    exact = StreamedHCT(made, tile=64)(Array(pixels))
+    most = max(sizes)
+    sizes.clear()
+    StreamedHCT(made, tile=64, background=4)(Array(pixels))
+    assert max(sizes) == most
+    sizes.clear()
+    near = StreamedHCT(made, tile=64, background=5)(Array(pixels))
+    small = [size for size in sizes if size < most]
+    assert len(small) > 4
+    torch.testing.assert_close(near, exact, rtol=0, atol=0.3)
+
+
+def test_goes_on_with_what_tiles_gave(tmp_path):
+    """Killed after the seventh tile, it reads none of the six that it need not read again."""
+    made, pixels = network(), image(500, 600)
+
+    def stop(done, total):
+        if done == 7:
+            raise KeyboardInterrupt
+
+    keep = lambda: KeptMap(tmp_path / "map", {"image": "a"})  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        StreamedHCT(made, tile=128)(Array(pixels), stop, keep())
+    done = []
+    kept = keep()
+    given = StreamedHCT(made, tile=128)(Array(pixels), lambda *numbers: done.append(numbers), kept)
+    assert done == [(i, 20) for i in range(7, 21)]
+    torch.testing.assert_close(given, whole(made, pixels), rtol=0, atol=1e-4)
+    kept.remove()
+    assert not (tmp_path / "map").exists()
+
+
+def test_large_images_stream_and_others_do_not():
+    made, streamed = network(), []
+
+    def stream(source):
+        streamed.append(source.shape)
+        return StreamedHCT(made, tile=128)(source)
+
+    both = StreamsLargeImages(made, 300 * 300, stream).eval()
+    with torch.inference_mode():
+        for (h, w), streams in (((300, 300), False), ((301, 300), True)):
+            pixels = image(h, w)
+            tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None].expand(2, -1, -1, -1)
+            torch.testing.assert_close(both(tensor), whole(made, pixels).expand(2, -1), rtol=0, atol=1e-4)
+            assert streamed == ([pixels.shape] * 2 if streams else [])
+        torch.testing.assert_close(both(Array(pixels)), whole(made, pixels), rtol=0, atol=1e-4)
+
+
+def test_trains_on_a_source_as_on_the_image():
+    """With several tiles at once, too: they are added up in their order."""
+    pixels = image(420, 300)
+
+    def step(images, workers):
+        made = network(drop_rate=0.0)
+        made.set_streaming(128, workers)
+        made.train()
+        made(images).square().sum().backward()
+        return {name: p.grad for name, p in made.named_parameters()}
+
+    expected = step(torch.from_numpy(pixels).permute(2, 0, 1)[None], 1)
+    for name, gradient in step(Array(pixels), 3).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-4, msg=name)
+    with pytest.raises(ValueError, match="takes memory=stream"):
+        network()(Array(pixels))
+    made = network()
+    made.set_streaming(128)
+    made.network.stages[1].train()
+    with pytest.raises(ValueError, match="can't be measured tile by tile"):
+        made(Array(pixels))
+    with pytest.raises(ValueError, match="100x300 is too small"):
+        step(Array(image(100, 300)), 1)

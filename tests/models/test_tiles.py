@@ -1,9 +1,12 @@
 """Convolutions tile by tile."""
 
+import threading
+
+import pytest
 import torch
 
 from hct_lightning.models import HCT
-from hct_lightning.models.tiles import Reach, Tiled, reach_of
+from hct_lightning.models.tiles import Reach, Tiled, in_order, reach_of
 
 
 def test_reach_is_that_of_the_gradient():
@@ -38,3 +41,39 @@ def test_gradients_are_those_of_the_whole():
     given = torch.autograd.grad((tiled.trained(list(layers.parameters())) * weights).sum(), list(layers.parameters()))
     for a, b in zip(given, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)
+
+
+def test_places_are_nearly_of_one_size_and_cover_the_whole():
+    tiled = Tiled(lambda x: x, Reach(((1, 1, 0),)), lambda rows, columns: torch.zeros(0), (41, 7), (10, 100))
+    rows = [place[0] for place in tiled.places()]
+    assert [row.start for row in rows] == [0, *(row.stop for row in rows[:-1])]
+    assert rows[-1].stop == 41
+    assert {row.stop - row.start for row in rows} == {8, 9}
+
+
+def test_threads_give_results_in_order_and_share_those_of_torch():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    together = threading.Barrier(2, timeout=20)
+    try:
+        with torch.no_grad():
+
+            def work(place):
+                together.wait()
+                return place, torch.get_num_threads(), torch.is_grad_enabled()
+
+            assert list(in_order(work, range(6), 2)) == [(i, 2, False) for i in range(6)]
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_a_thread_raises_ends_it():
+    def work(place):
+        if place == 2:
+            raise ValueError("no")
+        return place
+
+    got = []
+    with pytest.raises(ValueError, match="no"):
+        got.extend(in_order(work, range(9), 2))

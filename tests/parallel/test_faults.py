@@ -190,9 +190,12 @@ def test_the_cause_is_said_also_where_losing_a_rank_aborts_the_others(environmen
 
 @pytest.mark.timeout(1200)
 def test_ten_kills_and_ten_resumes_end_bitwise_where_an_undisturbed_run_does(environment, tiny, tmp_path, cli):
-    """With dropout on; killed at random moments, of starting and of saving too."""
+    """With dropout on, averaged weights and statistics that are frozen in the end; killed at random moments, of starting
+    and of saving too."""
     options = (
         *tiny,
+        "callbacks=averaged",
+        "callbacks.batch_norm.freeze=0.3",
         "trainer.max_epochs=40",
         "trainer.devices=2",
         "data.batch_size=2",
@@ -225,8 +228,9 @@ def test_ten_kills_and_ten_resumes_end_bitwise_where_an_undisturbed_run_does(env
         load_checkpoint(tmp_path / name / "run" / "checkpoints" / "last.ckpt")[0] for name in ("undisturbed", "killed")
     ]
     assert ends[0]["global_step"] == ends[1]["global_step"] == 240
-    for key, value in ends[0]["state_dict"].items():
-        assert torch.equal(value, ends[1]["state_dict"][key]), key
+    for weights in ("state_dict", "current_model_state"):
+        for key, value in ends[0][weights].items():
+            assert torch.equal(value, ends[1][weights][key]), key
 
 
 def test_a_loss_that_is_not_finite(environment, tiny, tmp_path):

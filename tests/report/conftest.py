@@ -1,99 +1,30 @@
-"""Folders of runs as fitting leaves them, written by hand: what they hold is known, and made in no time."""
+"""Folders of runs for reports."""
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
-
-from hct_lightning.report.predictions import prediction_rows
-
-CLASSES = ["cat", "dog", "<b>owl</b>"]
+from run_folders import add_artifact, add_predictions, write_run
 
 
-def epoch_times(ranks: int, epochs: int = 3) -> list[dict]:
-    """Of 12 images; several ranks take their share of a second of training, and wait a little for each other."""
-    row = {"load_s": 0.2 / ranks, "train_s": 1.0 / ranks, "wait_s": 0.1 * (ranks > 1)}
-    row["run_s"] = sum(row.values())
-    return [row | {"epoch": i, "images_s": 12 / row["run_s"], "ranks": [row] * ranks} for i in range(epochs)]
-
-
-def write_run(folder: Path, ranks: int = 1, accuracy: float = 0.75) -> Path:
-    """`run.json`, `metrics.csv` and `.hydra/overrides.yaml`."""
-    (folder / ".hydra").mkdir(parents=True)
-    (folder / ".hydra" / "overrides.yaml").write_text(f"- trainer.devices={ranks}\n- data.root=my photos\n")
-    record = {
-        "status": "completed",
-        "started": "2026-11-24T00:34:01+0000",
-        "seconds": 72.5,
-        "machine": {"host": "vm", "system": "Linux", "cpu": "a CPU", "cpus": 2, "threads": 1, "gpus": []},
-        "data": {
-            "source": "folder /photos",
-            "counts": {"train": dict.fromkeys(CLASSES, 4)},
-            "images": {"train": 12, "valid": 6},
-            "source_size": {"smallest": [100, 200], "largest": [300, 400]},
-            "decoding": {"size": [64, 64], "channels": 3},
-            "notes": [],
-        },
-        "metrics": {"best": accuracy, "memory/peak_gib": 1.5},
-        "epoch_times": epoch_times(ranks),
-        "memory_plan": {"ranks": ranks},
-        "versions": {"torch": "2.14"},
+def add_explanations(folder: Path) -> None:
+    """Of one image, by one method, beside one that could not be read; and a receptive field."""
+    about = {"jpg": "a/gradient.jpg", "png": "a/gradient.png", "correlation_with_random": 0.125}
+    image = {
+        "path": "/photos/<i>.jpg",
+        "class": "cat",
+        "probability": 0.9,
+        "target": "cat",
+        "maps": {"gradient": about},
     }
-    (folder / "run.json").write_text(json.dumps(record))
-    rows = [{"step": 0, "epoch": 0, "train/loss_step": 2.0, "lr-Adam": 0.1}]
-    for i, times in enumerate(epoch_times(ranks)):
-        measured = {"val/loss": 1 / (i + 1), "val/accuracy": accuracy, "train/loss_epoch": 1.5, "train/accuracy": 0.5}
-        timed = {f"time/{key}": times[key] for key in ("load_s", "train_s", "wait_s", "run_s", "images_s")}
-        rows.append({"step": 3 * i + 2, "epoch": i, **measured, **timed})
-    with (folder / "metrics.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0] | rows[-1]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return folder
-
-
-def add_predictions(folder: Path) -> None:
-    """Two images a class, of which the last is taken for a cat; small images of all."""
-    probabilities = np.full((6, 3), 0.1)
-    probabilities[range(6), [0, 0, 1, 1, 2, 0]] = 0.8
-    names = [CLASSES[i // 2] for i in range(6)]
-    rows = prediction_rows([f"/photos/{i}<i>\udcff.jpg" for i in range(6)], names, CLASSES, probabilities)
-    (folder / "validate" / "best").mkdir(parents=True)
-    with (folder / "validate" / "best.csv").open("w", newline="", errors="surrogateescape") as file:
-        csv.writer(file).writerows(rows)
-    for i in range(6):
-        Image.new("RGB", (64, 48), (40 * i, 90, 120)).save(folder / "validate" / "best" / f"{i}.jpg")
-
-
-def add_artifact(folder: Path, name: str, time_ms: float = 20.0) -> None:
-    described = {
-        "format": 2,
-        "name": name,
-        "runtime": "openvino",
-        "precision": "int8",
-        "file": "model.xml",
-        "instruction_set": "AVX512",
-        "versions": {"torch": "2.14"},
-        "classes": CLASSES,
-        "sha256": {},
-        "input": {"channels": 3, "min": [64, 64], "max": None, "multiple": 32, "batch": None},
-        "decoding": {},
-        "size_bytes": 2_000_000,
-        "metrics": {
-            "time_ms": time_ms,
-            "images": 6,
-            "accuracy": 0.8,
-            "accuracy_fp32": 0.9,
-            "agreement": 0.95,
-            "sqnr_db": 30.0,
-        },
-    }
-    (folder / "artifacts" / name).mkdir(parents=True)
-    (folder / "artifacts" / name / "artifact.json").write_text(json.dumps(described))
+    field = {"network": "HCT", "weights": "trained", "half_side_50": 0.25, "half_side_95": 0.5}
+    (folder / "explain" / "a").mkdir(parents=True)
+    for name in ("a/gradient.jpg", "receptive_field.jpg"):
+        Image.new("RGB", (64, 48), "orange").save(folder / "explain" / name)
+    record = {"images": [image, {"path": "broken.jpg", "error": "why"}], "receptive_field": [field]}
+    (folder / "explain" / "explain.json").write_text(json.dumps(record))
 
 
 @pytest.fixture
@@ -121,6 +52,7 @@ def full_run(make_run) -> Path:
     folder = make_run()
     add_predictions(folder)
     add_artifact(folder, "openvino_int8")
+    add_explanations(folder)
     (folder / "export").mkdir()
     rows = [
         {

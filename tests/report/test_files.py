@@ -56,3 +56,12 @@ def test_the_profilers_table(full_run):
     assert [row["Name"] for row in rows] == ["ProfilerStep*", "aten::add", "aten::convolution"]
     assert rows[2]["Self CPU %"] == "70.25%"
     assert read_profile("no table") == []
+
+
+def test_the_command_shows_what_was_typed_and_not_what_this_environment_says(make_run, monkeypatch):
+    """A stranger's folder could have the secrets of whoever makes a report of it shown there."""
+    monkeypatch.setenv("CANARY", "canary-value")
+    folder = make_run()
+    (folder / ".hydra" / "overrides.yaml").write_text("- data.root=${oc.env:CANARY}\n- '~callbacks.progress'\n")
+    (found,) = open_runs([folder])
+    assert found.command == "python -m hct_lightning 'data.root=${oc.env:CANARY}' '~callbacks.progress'"

@@ -1,8 +1,6 @@
 """The page in a real browser: a phone and a desktop, light and dark."""
 
 import itertools
-import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -17,21 +15,6 @@ OVERLAPS = """() => [...document.querySelectorAll("svg")].flatMap(svg => {
         .map(([b]) => `${a} over ${b}`))
 })"""
 OVERFLOWS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    """Debian's or another one that is installed; Playwright drives it and brings none."""
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    playwright = None
-    if program or os.environ.get("HCT_BROWSER") == "required":
-        playwright = pytest.importorskip("playwright.sync_api")
-    if not playwright:
-        pytest.skip("there is no Chromium; apt-get install chromium")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

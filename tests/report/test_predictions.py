@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torchmetrics.functional.classification import (
     multiclass_confusion_matrix,
 )
 
-from hct_lightning.report.predictions import Predictions, curves, prediction_rows, read_predictions, reliability
+from hct_lightning.report.predictions import Predictions, curves, prediction_rows, read_predictions, reliability, wilson
 from hct_lightning.runs.files import csv_text
 
 CLASSES = ["a", 'b, "quoted"', "p_c"]
@@ -81,3 +83,18 @@ def test_the_worst_and_the_best(found):
     assert list(of_label[worst]) == sorted(of_label[worst])
     assert (found.answers[best] == found.labels[best]).all()
     assert [int(label) for label in found.labels[best[:6]]] == [0, 1, 2, 0, 1, 2]  # the classes in turn
+
+
+def test_wilson_published_values():
+    # Newcombe, "Two-sided confidence intervals for the single proportion", 1998, Table I.
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+    assert wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=1e-4)
+
+
+def test_wilson_bounds_solve_the_score_equation():
+    right, images, z = 145, 260, 1.96
+    for bound in wilson(right, images, z):
+        score = abs(right / images - bound) / math.sqrt(bound * (1 - bound) / images)
+        assert score == pytest.approx(z)

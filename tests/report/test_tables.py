@@ -12,7 +12,7 @@ from hct_lightning.report.tables import epoch_times_of, say_speed_up, time_table
 def epoch(seconds: float, ranks: int = 1) -> dict:
     """An epoch of `seconds`, a tenth of it loading, at 8 images in all."""
     row = {"load_s": 0.1 * seconds, "train_s": 0.9 * seconds, "wait_s": 0.0, "run_s": seconds}
-    return row | {"images_s": 8 / seconds, "ranks": [row] * ranks}
+    return row | {"epoch": 0, "images_s": 8 / seconds, "ranks": [row] * ranks}
 
 
 def shown(table) -> str:
@@ -34,7 +34,9 @@ def test_the_mean_over_epochs_and_each_rank():
 
 def finished(folder: Path, **fields: Any) -> str:
     """The folder of a run on images of 32x48, three channels."""
-    record = {"status": "completed", "data": {"decoding": {"size": [32, 48], "channels": 3}}}
+    data = {"source": "x", "counts": {"train": {}}, "images": {"train": 8, "valid": 2}, "notes": []}
+    data |= {"source_size": {"smallest": [9, 9], "largest": [9, 9]}, "decoding": {"size": [32, 48], "channels": 3}}
+    record = {"status": "completed", "data": data}
     (folder / "run.json").write_text(json.dumps(record | {"epoch_times": [epoch(4.0)]} | fields))
     return str(folder)
 

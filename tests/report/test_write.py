@@ -67,3 +67,13 @@ def test_a_report_that_fails_is_a_line(make_run, caplog):
     assert record.levelname == "WARNING"
     assert record.message.startswith("no report was written: ValueError: ")
     assert "\n" not in record.message
+
+
+def test_a_picture_from_elsewhere_is_not_shown(full_run, tmp_path):
+    """What a stranger's folder links to would else be in the page."""
+    (tmp_path / "private.jpg").write_bytes(b"private")
+    picture = full_run / "validate" / "best" / "0.jpg"
+    picture.unlink()
+    picture.symlink_to(tmp_path / "private.jpg")
+    with pytest.raises(ValueError, match=r"0\.jpg leads to .*private\.jpg, outside of the run's folder"):
+        write_report([full_run], tmp_path)

@@ -1,14 +1,16 @@
 """Tables are whole wherever they go; progress is for terminals."""
 
+import itertools
 import logging
 import re
 import time
+from types import SimpleNamespace
 
 import pytest
 from rich.table import Table
 
 from hct_lightning.runs import console
-from hct_lightning.runs.console import duration, results, track
+from hct_lightning.runs.console import Lines, duration, results, track
 
 
 def test_a_wide_table_is_not_cut_in_a_pipe(monkeypatch, capsys):
@@ -18,6 +20,14 @@ def test_a_wide_table_is_not_cut_in_a_pipe(monkeypatch, capsys):
     results().print(table)
     shown = capsys.readouterr().out
     assert all(f"value {i:02d}" in shown for i in range(12))
+
+
+def test_names_are_shown_as_they_are(capsys):
+    table = Table("[red]", "[/]", title="[b]x")
+    table.add_row("[/class]", ":smile:")
+    results().print(table, "[link=x]")
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("[red]", "[/]", "[b]x", "[/class]", ":smile:", "[link=x]"))
 
 
 def test_columns_of_the_environment_count(monkeypatch):
@@ -31,21 +41,36 @@ def test_progress_leaves_the_items_as_they_are_and_a_pipe_clean(capsys):
 
 
 def test_work_that_goes_on_says_what_is_left_where_there_is_no_bar(monkeypatch, caplog):
-    """Two workers that start for a second, then give two results each 0.1 s."""
+    """Two workers that start for a second, then give two results each 0.04 s."""
     monkeypatch.setattr(console, "FIRST_S", 0.3)
     monkeypatch.setattr(console, "EVERY_S", 0.15)
 
     def working():
         time.sleep(1)
-        for i in range(20):
-            time.sleep(0.1 * (i % 2))
+        for i in range(50):
+            time.sleep(0.04 * (i % 2))
             yield i
 
     with caplog.at_level(logging.INFO, "hct_lightning"):
-        assert list(track("working", working(), 20_000, workers=2)) == list(range(20))
+        assert list(track("working", working(), 50_000, workers=2)) == list(range(50))
     first, *more = [record.message for record in caplog.records]
-    assert re.fullmatch(r"working: 10 of 20000, about (1[789]|2\d) min left", first)  # 19,990 at 0.05 s, and a little
-    assert 1 <= len(more) <= 6
+    assert re.fullmatch(r"working: 3[23] of 50000, about (1[6789]|2\d) min left", first)  # at 0.02 s, and a little
+    assert 1 <= len(more) <= 4
+
+
+def test_what_workers_load_before_they_are_fast_does_not_count(monkeypatch, caplog):
+    """The first images of each format are slow: the time left is that of the others, within a factor of 1.5."""
+    monkeypatch.setattr(console, "FIRST_S", 0.9)
+
+    def working():
+        for i in range(60):
+            time.sleep(0.1 if i < 8 else 0.02)
+            yield i
+
+    with caplog.at_level(logging.INFO, "hct_lightning"):
+        list(track("working", working(), 1000, workers=2))
+    (said,) = [record.message for record in caplog.records]
+    assert 20 / 1.5 < int(re.search(r"about (\d+) s left", said)[1]) < 20 * 1.5
 
 
 @pytest.mark.parametrize(
@@ -54,3 +79,17 @@ def test_work_that_goes_on_says_what_is_left_where_there_is_no_bar(monkeypatch, 
 )
 def test_durations_are_for_people(seconds, text):
     assert duration(seconds) == text
+
+
+def test_lines_say_how_far_it_is(monkeypatch, caplog):
+    """Of twelve parts two were done before; each takes 20 seconds."""
+    now = itertools.count(0, 20)
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    lines = Lines("a.tif", "tiles")
+    with caplog.at_level(logging.INFO, "hct_lightning"):
+        for done in range(3, 13):
+            lines(done, 12)
+    said = [record.message for record in caplog.records]
+    assert said[0] == "a.tif: 3 of 12 tiles, about 3 min left"
+    assert said[1] == "a.tif: 5 of 12 tiles, about 2 min left"
+    assert len(said) == 5

@@ -18,6 +18,7 @@ def test_what_pytorch_really_raises():
         (torch.OutOfMemoryError("CUDA: tried to allocate 2 GiB"), True),
         (MemoryError(), True),
         (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("Connection closed by peer"), False),
         (ValueError("the data are out of memory"), False),
     ],

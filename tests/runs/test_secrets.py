@@ -20,7 +20,13 @@ def learnt(monkeypatch):
     os.umask(before)
 
 
-@pytest.mark.parametrize("name", ["api_key", "logger.wandb.settings.api_key", "HF_TOKEN", "password", "aws.Secret_Key"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("api_key", "logger.wandb.settings.api_key", "HF_TOKEN", "password", "aws.Secret_Key", "apiKey", "hftoken"),
+        *("accessToken", "mysecret", "db_passwords", "secretkey", "x.Authorization", "PG_PWD", "auth", "sas.sig"),
+    ],
+)
 def test_names_of_secrets(name):
     assert secrets.is_secret(name)
     assert secrets.hide_in({"a": {name: "x"}}) == {"a": {name: "***"}}
@@ -28,7 +34,7 @@ def test_names_of_secrets(name):
     assert secrets.hide(f"['{name}=x', 'seed=3']") == f"['{name}=***', 'seed=3']"
 
 
-@pytest.mark.parametrize("name", ["runtime.keep_memory", "tokens", "monitor", "keyboard"])
+@pytest.mark.parametrize("name", ["runtime.keep_memory", "tokens", "monitor", "keyboard", "author", "design", "donkey"])
 def test_other_names(name):
     assert not secrets.is_secret(name)
     assert secrets.hide(f"{name}=x") == f"{name}=x"
@@ -54,5 +60,12 @@ def test_without_secrets_nothing_changes(tmp_path):
     assert secrets.hide("data.root=/x/y") == "data.root=/x/y"
 
 
-def test_a_password_in_a_url():
+def test_a_password_in_a_url_is_a_secret_too(monkeypatch):
+    monkeypatch.setattr(secrets, "_values", set())
+    before, factory = os.umask(0o022), logging.getLogRecordFactory()
+    secrets.learn({"data": {"root": "https://me:long-word@host/a"}})
+    logging.setLogRecordFactory(factory)
+    assert os.umask(before) == 0o077
+    assert secrets.hide("401 for me:long-word") == "401 for ***"
+    assert secrets.hide("data.root=https://ghp_0123@host/a") == "data.root=https://***@host/a"
     assert secrets.hide("data.root=https://me:word@host/a@b") == "data.root=https://***@host/a@b"

@@ -10,7 +10,7 @@ import torch
 
 from hct_lightning.data.catalogue import Catalogue, Split
 from hct_lightning.report.predictions import read_predictions
-from hct_lightning.tasks.validate import accuracy_by, chosen_split
+from hct_lightning.tasks.validate import Judged, accuracy_by, chosen_split
 
 
 def test_validate_repeats_what_training_measured(cli, trained):
@@ -99,7 +99,8 @@ def test_a_test_split_by_the_columns_of_a_table(cli, trained, environment, tmp_p
 def test_labels_and_groups_weigh_the_same_however_large():
     """Of label a a large book is right and a small one is not; of label b half of the only book."""
     said = [("a", "1", "a")] * 8 + [("a", "2", "b")] * 2 + [("b", "1", "b"), ("b", "1", "a")]
-    found = accuracy_by("book", [{"label": label, "book": book, "class": cls} for label, book, cls in said])
+    # A column may have the name of what we say ourselves.
+    found = accuracy_by("class", [Judged(label, cls, {"class": book}) for label, book, cls in said])
     assert found["mean"] == 0.5
     assert found["parts"] == [
         {"label": "a", "value": "1", "images": 8, "accuracy": 1.0},

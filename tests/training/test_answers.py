@@ -40,6 +40,17 @@ def test_the_file_has_a_row_an_image(split, said, tmp_path):
     np.testing.assert_array_equal(found.probabilities.astype(np.float32), said.logits.softmax(dim=1).numpy())
 
 
+def test_what_a_table_says_is_not_taken_for_what_the_network_says(split, said, tmp_path):
+    tags = {"class": list("wxyz"), "p_age": ["71", "72", "73", "74"], "book": list("klmn")}
+    split = Split(split.paths, split.labels, tags)
+    write_answers(tmp_path / "best.csv", said, split, ("a", "b"))
+    found = read_predictions(tmp_path / "best.csv")
+    assert found.classes == ["a", "b"]
+    header, first = (tmp_path / "best.csv").read_text(errors="surrogateescape").splitlines()[:2]
+    assert header == "path,label,class,p_a,p_b,tag_class,tag_p_age,book"
+    assert first.endswith("x,72,l")
+
+
 def test_thumbnails_are_replaced_and_what_cannot_be_read_is_left_out(split, said, tmp_path):
     file = tmp_path / "best.csv"
     reader = FileReader(Decoding(channels=1, size=(300, 600), geometry="cover", max_pixels=10**6))

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -28,7 +28,7 @@ from hct_lightning.callbacks.last_checkpoint import Exchange, LastCheckpoint, Lo
 from hct_lightning.callbacks.micro_batches import MicroBatches
 from hct_lightning.callbacks.reseed import Reseed
 from hct_lightning.data.datamodule import ImageData
-from hct_lightning.data.feeding.augment import Augmentation
+from hct_lightning.data.feeding.augment.augmentation import Augmentation
 from hct_lightning.data.feeding.loader import Batch
 from hct_lightning.data.feeding.transfer import Transfer
 from hct_lightning.training.module import ImageClassifier
@@ -60,7 +60,8 @@ class Data(lightning.LightningDataModule):
     def __init__(self) -> None:
         super().__init__()
         options = dict.fromkeys(("flip", "vertical_flip", "quarter_turns", "brightness", "contrast"), 0.5)
-        self.augment = Augmentation(**options, jitter=4, mixup=0.5, cutmix=0.5)
+        options |= dict.fromkeys(("scale", "colour", "blur", "jpeg", "erase", "mixup", "cutmix"), 0.5)
+        self.augment = Augmentation(**options, jitter=4, rotation=9, crop=0.9)
 
     def train_dataloader(self) -> "Data":
         return self
@@ -75,7 +76,9 @@ class Data(lightning.LightningDataModule):
         for _ in range(len(self)):
             pixels = torch.empty(2, 128, 128, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
             images, labels = transfer(pixels, torch.zeros(2, dtype=torch.long))
-            index = mock.Mock(tolist=lambda: [0, 1])  # which is read on the CPU; fake tensors can't be
+            index = mock.MagicMock(
+                **{"tolist.return_value": [0, 1], "__len__.return_value": 2}
+            )  # which is read on the CPU; fake tensors can't be
             yield Batch(images, labels, index)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -149,7 +152,14 @@ def steps(
     network = build_network(NETWORKS[name], channels=3, classes=4, mean=(0.5,) * 3, std=(0.2,) * 3)
     if memory == "low":
         network.set_grad_checkpointing()
-    module = Module(network, classes="abcd", optimizer=torch.optim.SGD, schedule=lambda step, **_: 1.0)
+    module = Module(
+        network,
+        classes="abcd",
+        optimizer=torch.optim.SGD,
+        schedule=lambda step, **_: 1.0,
+        class_weights=(0.5, 1.0, 1.5, 1.0),
+        label_smoothing=0.1,
+    )
     trainer = lightning.Trainer(
         strategy=Strategy("cpu", accelerator=CPUAccelerator()),
         plugins=[] if precision == "32-true" else [MixedPrecision(precision, "cuda")],
@@ -194,9 +204,23 @@ def test_no_tensor_is_on_the_wrong_device(tmp_path, name, precision, memory):
     assert steps(name, tmp_path, precision=precision, memory=memory).global_step == STEPS
 
 
-def test_a_buffer_that_is_left_on_the_cpu_is_found(tmp_path):
-    with pytest.raises(RuntimeError, match="at least two devices, cuda:0 and cpu"):
-        steps("HCT", tmp_path, but="scale")
+@pytest.mark.parametrize("name", ["scale", "class_weights"])
+def test_a_buffer_that_is_left_on_the_cpu_is_found(tmp_path, name):
+    with pytest.raises(RuntimeError, match=r"cuda:0.* and .*cpu"):
+        steps("HCT", tmp_path, but=name)
+
+
+def test_a_value_that_is_read_is_found(tmp_path, monkeypatch):
+    step = Module.training_step
+
+    def looking(self: Module, *args: Any) -> Tensor:
+        loss = step(self, *args)
+        loss.detach().item()
+        return loss
+
+    monkeypatch.setattr(Module, "training_step", looking)
+    with pytest.raises(DataDependentOutputException):
+        steps("HCT", tmp_path)
 
 
 def test_a_copy_that_waits_is_found(tmp_path, monkeypatch):

@@ -59,3 +59,17 @@ def test_copies_of_augmentation_count_where_they_are_more_than_the_step(step, re
 
 def test_what_a_card_reserves_is_more_than_the_tensors(step):
     assert 1.05 < step(4).reserved / step(4).tensors < 1.6
+
+
+def test_streaming_takes_less_than_low_the_larger_the_image(build):
+    """What is left grows with the map after the first stages; each further tile at once takes some more."""
+    from hct_lightning.training.memory import step_memory
+
+    def taken(memory, workers=1):
+        return step_memory(
+            build, channels=3, size=(8000, 8000), batch=1, precision="32-true", memory=memory, workers=workers
+        ).tensors
+
+    low, stream, two = taken("low"), taken("stream"), taken("stream", workers=2)
+    assert stream < 0.7 * low
+    assert stream + 200 * 2**20 < two < 2 * stream

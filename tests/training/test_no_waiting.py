@@ -32,7 +32,8 @@ OPTIONS = (
     "data.valid=6",
     "data.batch_size=4",
     "data.num_workers=1",
-    "data.augment={vertical_flip: 0.5, quarter_turns: 0.5, jitter: 8, brightness: 0.2, contrast: 0.2, mixup: 0.2}",
+    "data.augment={vertical_flip: 0.5, quarter_turns: 0.5, jitter: 8, rotation: 5, brightness: 0.2, contrast: 0.2}",
+    "data.augment={colour: 0.1, blur: 0.5, noise: 5, jpeg: 0.5, erase: 0.5, mixup: 0.2, crop: 0.9}",
     f"trainer.max_epochs={EPOCHS}",
     f"trainer.log_every_n_steps={LOGGED_EVERY}",
     "trainer.gradient_clip_val=1",
@@ -41,7 +42,7 @@ OPTIONS = (
     "+callbacks.refuse._target_=waiting.Refuse",
     f"+callbacks.refuse.allowed=[{','.join(map(repr, READS))}]",
 )
-RECOMPUTING = ("memory=low", "micro_batches=2", "optim=adamw", "trainer.precision=bf16-mixed")
+RECOMPUTING = ("callbacks=averaged", "memory=low", "micro_batches=2", "optim=adamw", "trainer.precision=bf16-mixed")
 
 
 def losses(epochs: int) -> list[int]:

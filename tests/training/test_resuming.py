@@ -93,3 +93,39 @@ def test_a_run_goes_on_from_a_checkpoint_of_its_own(tmp_path, monkeypatch):
         chosen(str(tmp_path / "other.ckpt"))
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # it went back to the best one before the restart
     assert chosen("best") == folder / "last.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("exp_avg", torch.zeros(4, 3), r"state\[0\]\.exp_avg is of shape \(4, 3\)"),
+        ("exp_avg_sq", torch.full((3, 3), torch.nan), r"state\[0\]\.exp_avg_sq is of shape \(3, 3\), or not finite"),
+        ("step", "x", r"state\[0\]\.step is 'x'"),
+        ("more", 1, r"state\[2\] holds step, exp_avg, exp_avg_sq$"),
+    ],
+)
+def test_moments_that_were_changed_are_named(saved, name, value, said):
+    _, _, optimizer, _ = made(torch.optim.AdamW, lr=0.01, weight_decay=0.1)
+    saved[0]["state"][0][name] = value
+    with pytest.raises(ValueError, match=rf"optimizer_states\[0\]\.{said}"):
+        optimizer.load_state_dict(saved[0])
+
+
+def test_moments_of_fewer_parameters_and_steps_that_are_none_are_named(saved):
+    _, _, optimizer, schedule = made(torch.optim.AdamW, lr=0.01, weight_decay=0.1)
+    with pytest.raises(ValueError, match=r"lr_schedulers\[0\]\.last_epoch is 'x', not a count"):
+        schedule.load_state_dict(saved[1] | {"last_epoch": "x"})
+    saved[0]["param_groups"][1]["params"].pop()
+    with pytest.raises(ValueError, match="are those of another network"):
+        optimizer.load_state_dict(saved[0])
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adafactor, torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop])
+def test_moments_of_every_kind_come_back(kind):
+    one, two, optimizer, _ = made(kind, lr=0.01)
+    for _ in range(2):
+        two(one(torch.ones(2, 3))).sum().backward()
+        optimizer.step()
+    again = made(kind, lr=0.01)[2]
+    again.load_state_dict(optimizer.state_dict())
+    assert again.state_dict()["state"].keys() == optimizer.state_dict()["state"].keys()

@@ -1,7 +1,8 @@
 """The baselines of inference: HCT written plainly, served by plain PyTorch, with nothing of ours.
 
 Contiguous tensors, fp32, pixels made float and normalised, torch's default allocator. `tuned` is the best
-that settings alone make of it: channels_last, memory that glibc keeps, and bf16 autocast for `eager`.
+that settings alone make of it: channels_last, memory that glibc keeps, and bf16 autocast for `eager`, or fp16
+on cards that only emulate bf16.
 
 Forms: `eager`; `static`, int8 by torch.ao's post-training quantization as the paper's; `dynamic`, int8 linear layers.
 """
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hct_lightning.benchmarks.baselines.plain_hct import Attention, PlainHCT
+from hct_lightning.benchmarks.baselines.plain_training import half_precision, peak_memory_gib
 from hct_lightning.benchmarks.harness.side import serve
 
 
@@ -108,6 +110,7 @@ def inference(
             libc.mallopt(-4, 0)  # M_MMAP_MAX
             libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
     autocast = tuned and form == "eager"
+    half = half_precision(device)
     started = time.perf_counter()
     with torch.no_grad():
         model = build(form, traced=traced, tuned=tuned, device=device)
@@ -115,13 +118,15 @@ def inference(
     images = torch.randint(0, 256, (batch_size, 3, height, width), dtype=torch.uint8)
     if tuned:
         images = images.contiguous(memory_format=torch.channels_last)
+    if device == "cuda":
+        images = images.pin_memory()
     read = partial(file_reader((height, width)), image) if image else lambda: images
 
     def work() -> None:
         pixels = read()
-        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=autocast):
-            model(pixels.to(device)).float().softmax(dim=1).cpu()
+        with torch.inference_mode(), torch.autocast(device, half, enabled=autocast):
+            model(pixels.to(device, non_blocking=True)).float().softmax(dim=1).cpu()
 
-    precision = {"eager": "bf16" if autocast else "fp32"}.get(form, "int8")
-    threads = torch.get_num_threads()
-    serve(work, precision=precision, load_s=load_s, size_bytes=size_bytes(model), threads=threads)
+    eager = {torch.bfloat16: "bf16", torch.float16: "fp16"}[half] if autocast else "fp32"
+    facts = {"precision": eager if form == "eager" else "int8", "size_bytes": size_bytes(model)}
+    serve(work, peak=partial(peak_memory_gib, device), load_s=load_s, threads=torch.get_num_threads(), **facts)

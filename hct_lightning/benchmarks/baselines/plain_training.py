@@ -3,6 +3,7 @@
 Contiguous tensors, fp32, pixels made float and normalised, torch's default allocator.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -35,18 +36,14 @@ class Step(NamedTuple):
         if tuned:
             model.to(memory_format=torch.channels_last)
             images = images.contiguous(memory_format=torch.channels_last)
-        on_gpu = device == "cuda"
-        half = (
-            torch.float16 if on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False) else torch.bfloat16
-        )
         return cls(
             model,
             torch.optim.Adam(model.parameters(), lr=1e-3),
-            images.pin_memory() if on_gpu else images,
+            images.pin_memory() if device == "cuda" else images,
             torch.zeros(batch_size, dtype=torch.long, device=device),
             torch.tensor([0.485, 0.456, 0.406], device=device).view(1, 3, 1, 1),
             torch.tensor([0.229, 0.224, 0.225], device=device).view(1, 3, 1, 1),
-            half if tuned else None,
+            half_precision(device) if tuned else None,
         )
 
     def forward(self) -> Tensor:
@@ -63,9 +60,15 @@ class Step(NamedTuple):
             torch.cuda.synchronize()
 
 
-def peak_memory_gib() -> float:
-    """Of tensors on the GPU where there is one, else of the process."""
-    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else peak_gib()
+def half_precision(device: str) -> torch.dtype:
+    """bf16, and on a card that only emulates it fp16."""
+    emulated = device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.float16 if emulated else torch.bfloat16
+
+
+def peak_memory_gib(device: str) -> float:
+    """Of tensors on a GPU, else of the process."""
+    return torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else peak_gib()
 
 
 def training(resolution: int, batch_size: int, tuned: bool) -> None:
@@ -73,10 +76,12 @@ def training(resolution: int, batch_size: int, tuned: bool) -> None:
     step = Step.build(resolution, batch_size, tuned=tuned)
     precision = f"{step.dtype} autocast, channels_last".removeprefix("torch.") if tuned else "fp32, contiguous"
     device = step.mean.device.type
-    serve(step, peak=peak_memory_gib, device=device, precision=precision, threads=torch.get_num_threads())
+    peak = partial(peak_memory_gib, device)
+    serve(step, peak=peak, device=device, precision=precision, threads=torch.get_num_threads())
 
 
 def keeping(resolution: int, batch_size: int) -> None:
     """The side of `benchmark=memory`, which also tells what a forward pass keeps."""
     step = Step.build(resolution, batch_size)
-    serve(step, peak=peak_memory_gib, kept_mib=kept_mib(step.model, step.forward), precision="32-true")
+    peak = partial(peak_memory_gib, step.mean.device.type)
+    serve(step, peak=peak, kept_mib=kept_mib(step.model, step.forward), precision="32-true")

@@ -10,18 +10,7 @@ from hct_lightning.benchmarks.inference.subjects import Model, load
 from hct_lightning.data.catalogue import Split
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.data.feeding.loader import Loader, auto_workers
-
-
-def wilson(right: int, images: int, z: float = 1.96) -> tuple[float, float]:
-    """The interval of the accuracy `right / images`, at 95 % for z = 1.96.
-
-    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
-    """
-    p = right / images
-    centre = p + z * z / (2 * images)
-    spread = z * math.sqrt(p * (1 - p) / images + z * z / (4 * images * images))
-    scale = 1 + z * z / images
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+from hct_lightning.report.predictions import wilson
 
 
 def mcnemar(right: Sequence[bool], reference_right: Sequence[bool]) -> float:

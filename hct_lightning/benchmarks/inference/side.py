@@ -3,6 +3,7 @@
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.readers import FileReader
 from hct_lightning.deploy.artifact import load_artifact
 from hct_lightning.machine import runtime
+from hct_lightning.machine.devices import peak_memory_gib
 from hct_lightning.runs.predictions import Predictions
 from hct_lightning.training.by_artifact import predict_all
 
@@ -73,11 +75,13 @@ def serving(model: str, height: int, width: int, batch_size: int, device: str, i
     load_s = time.perf_counter() - started
     size = (height, width)
     shape = (batch_size, *size, found.decoding.channels)
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8).permute(0, 3, 1, 2)  # as read
+    on_gpu = device == "cuda"
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, pin_memory=on_gpu).permute(0, 3, 1, 2)  # as read
     if image:
         read = FileReader(replace(found.decoding, size=size))
 
     def work() -> None:
         probabilities(read(image)[None] if image else pixels)
 
-    serve(work, load_s=load_s, threads=torch.get_num_threads(), **facts)
+    peak = partial(peak_memory_gib, torch.device(device))
+    serve(work, peak=peak, load_s=load_s, threads=torch.get_num_threads(), **facts)

@@ -96,7 +96,7 @@ def load(model: Model, device: str = "cpu", precision: str = "auto") -> tuple[Pr
 
     def probabilities(images: Tensor) -> Tensor:
         with torch.inference_mode(), torch.autocast(device, dtype, enabled=dtype is not None):
-            return network(images.to(device)).float().softmax(dim=1).cpu()
+            return network(images.to(device, non_blocking=True)).float().softmax(dim=1).cpu()
 
     return probabilities, {
         "precision": {"bf16-mixed": "bf16", "16-mixed": "fp16"}.get(precision, "fp32"),

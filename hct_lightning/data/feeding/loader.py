@@ -6,11 +6,12 @@ h height, w width.
 """
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,22 +21,28 @@ from torch.utils.data import BatchSampler
 from hct_lightning.data.feeding.samplers import GlobalBatches
 from hct_lightning.data.feeding.transfer import transfer_to
 from hct_lightning.data.reading.image import UnreadableImageError
-from hct_lightning.data.reading.readers import Reader
+from hct_lightning.data.reading.readers import SMALLEST, NativeReader, Reader
+from hct_lightning.data.reading.regions import Regions
 from hct_lightning.machine import runtime
 from hct_lightning.machine.clock import Stopwatch
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+AHEAD_BYTES = 2**30  # of images of their own sizes that are read before they are asked for
+
 
 class Batch(NamedTuple):
     """What the loader gives.
 
-    images: b c h w uint8, channels_last in memory.
+    images: b c h w uint8, channels_last in memory; in the place of a batch of one also an image that is read by
+        region.
     labels: b int64; where images are mixed, b classes floats.
-    index: b int64, position in the split; negative for padding, which must not be counted.
+    index: b int64, position in the split; negative for padding, which must not be counted. One an image, where
+        augmentation takes several crops: the first of all images, then the second of all.
     """
 
-    images: Tensor
+    images: Any  # Tensor | Regions: what takes all kinds asks
     labels: Tensor
     index: Tensor
 
@@ -72,13 +79,32 @@ class Images:
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
         """Image, label and index, which is negative where the image is not to be counted."""
-        height, width, channels = self.reader.shape
-        place = np.empty((height, width, channels), np.uint8)
+        if isinstance(self.reader, NativeReader):
+            image, label, index = self.native(index)
+            if not isinstance(image, Tensor):
+                raise UnreadableImageError(f"{self.paths[index]}: it is too large to be read as a whole")
+            return image, label, index
+        place = np.empty(self.reader.shape, np.uint8)
         label, index = self.into(index, place)
         return torch.from_numpy(place).permute(2, 0, 1), label, index
 
     def into(self, index: int, place: np.ndarray) -> tuple[int, int]:
         """Reads an image to `place`, h w c uint8; gives its label and index."""
+        read, label, index = self._read(index, lambda path: (self.reader.into(path, place), True))
+        if not read:
+            place.fill(0)
+        return label, index
+
+    def native(self, index: int) -> tuple[Tensor | Regions, int, int]:
+        """An image at its own size, its label and index."""
+        assert isinstance(self.reader, NativeReader)
+        image, label, index = self._read(index, self.reader.open)
+        if image is None:
+            image = torch.zeros((SMALLEST, SMALLEST, self.reader.shape[2]), dtype=torch.uint8).permute(2, 0, 1)
+        return image, label, index
+
+    def _read(self, index: int, read: Callable[[str], T]) -> tuple[T | None, int, int]:
+        """What reading gives, None where it is not to be counted, with label and index."""
         i = index if index >= 0 else -1 - index  # padding shows an image, but is not counted
         for j in range(i, i + len(self.paths)) if self.replace else (i,):
             j %= len(self.paths)
@@ -86,8 +112,7 @@ class Images:
             if self.skipped is not None and path in self.skipped:
                 continue
             try:
-                self.reader.into(path, place)
-                return self.labels[j], index
+                return read(path), self.labels[j], index
             except UnreadableImageError as error:
                 if self.skipped is None:
                     raise
@@ -95,8 +120,16 @@ class Images:
                 log.warning("skipped: %s", error)
         if self.replace:
             raise UnreadableImageError(f"none of the {len(self.paths)} images can be read")
-        place.fill(0)
-        return self.labels[i], -1 - i
+        return None, self.labels[i], -1 - i
+
+
+def batches_ahead(reader: Reader, images: int, num_workers: int, prefetch_factor: int) -> int:
+    """How many batches of so many images are read before they are asked for."""
+    if not num_workers:
+        return 0
+    # The threads must have something to read beside what is kept ready.
+    wanted = prefetch_factor + num_workers // images
+    return max(1, min(wanted, AHEAD_BYTES // math.prod(reader.shape))) if reader.varies else wanted
 
 
 class ReadAhead:
@@ -131,7 +164,7 @@ class ReadAhead:
         self.prefetch_factor = prefetch_factor
         self.pinned = pinned
         self._pool = ThreadPoolExecutor(num_workers, "loader") if num_workers else None
-        self._reading: deque[Reading] = deque()
+        self._reading: deque[Reading | Alone] = deque()
 
     def next(self, left: float) -> Batch:
         """Waits for the next batch; raises what reading raised.
@@ -147,15 +180,19 @@ class ReadAhead:
     def _enough(self) -> bool:
         if not self._pool or not self._reading:
             return bool(self._reading)
-        # The threads must have something to read beside what is kept ready.
-        return len(self._reading) > self.prefetch_factor + self.num_workers // len(self._reading[-1].images)
+        images, options = len(self._reading[-1].images), (self.num_workers, self.prefetch_factor)
+        return len(self._reading) > batches_ahead(self.images.reader, images, *options)
 
-    def _begin(self, indices: Sequence[int]) -> "Reading":
+    def _begin(self, indices: Sequence[int]) -> "Reading | Alone":
+        if self.images.reader.varies:
+            jobs = [partial(self.images.native, i) for i in indices]
+            return Alone([self._pool.submit(job).result for job in jobs] if self._pool else jobs)
         # b h w c. Made in the main thread: glibc keeps that memory between batches.
         shape = (len(indices), *self.images.reader.shape)
         pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pinned)
         jobs = [partial(self.images.into, i, place) for i, place in zip(indices, pixels.numpy(), strict=True)]
-        return Reading(pixels, [self._pool.submit(job).result for job in jobs] if self._pool else jobs)
+        waits = [self._pool.submit(job).result for job in jobs] if self._pool else jobs
+        return Reading(pixels, waits, self.pinned)
 
     def close(self) -> None:
         """Ends the threads; what they have read is dropped."""
@@ -169,10 +206,26 @@ class Reading(NamedTuple):
 
     pixels: Tensor
     images: Sequence[Callable[[], tuple[int, int]]]
+    pinned: bool
 
     def batch(self) -> Batch:
         labels, index = zip(*(image() for image in self.images), strict=True)
-        return Batch(self.pixels.permute(0, 3, 1, 2), torch.tensor(labels), torch.tensor(index))
+        images = self.pixels.permute(0, 3, 1, 2)
+        return Batch(images, torch.tensor(labels, pin_memory=self.pinned), torch.tensor(index))
+
+
+class Alone(NamedTuple):
+    """An image of its own size that is read: what waits for it gives (image, label, index)."""
+
+    images: Sequence[Callable[[], tuple[Tensor | Regions, int, int]]]
+
+    def batch(self) -> Batch:
+        """Raises ValueError for more than one image."""
+        if len(self.images) != 1:
+            raise ValueError(f"{len(self.images)} images of their own sizes can't go through the network together")
+        image, label, index = self.images[0]()
+        pixels = image[None] if isinstance(image, Tensor) else image
+        return Batch(pixels, torch.tensor([label]), torch.tensor([index]))
 
 
 class Loader:
@@ -223,7 +276,7 @@ class Loader:
             for left in range(len(self), 0, -1):
                 start = self._waiting.now()
                 batch = ahead.next(left + beyond)
-                if self._transfer:
+                if self._transfer and isinstance(batch.images, Tensor):
                     images, labels = self._transfer(batch.images, batch.labels)
                     batch = Batch(images, labels, batch.index)
                 self._waiting.add(start, self._waiting.now())

@@ -1,6 +1,7 @@
 """From the bands that a file has to the channels that the network takes."""
 
 import numpy as np
+from torch import Tensor
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, as Pillow's
 
@@ -19,3 +20,8 @@ def to_channels(pixels: np.ndarray, channels: int, kind: str) -> np.ndarray:
     if (bands, channels) == (3, 1):
         return np.rint(pixels @ _LUMA).astype(np.uint8)[..., None]
     raise ValueError(f"it is {kind} where data.channels={channels}")
+
+
+def as_rgb(image: Tensor) -> Tensor:
+    """c h w -> 3 h w, for people to look at: of more channels the first three, of fewer the first as grey."""
+    return image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)

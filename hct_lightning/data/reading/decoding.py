@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
-from hct_lightning.data.reading.geometry import Geometry, Size, as_size, check_geometry, padding
+from hct_lightning.data.reading.geometry import NATIVE, Geometry, Size, as_size, check_geometry, padding
 from hct_lightning.data.reading.window import Window, check_window
 
 VERSION = 1  # of the description as it is saved
@@ -17,7 +17,7 @@ class Decoding:
 
     Args:
         channels: 1 for grey, 3 for RGB, converted where the file differs; else the file's bands.
-        size: (height, width) that the image is brought to; None leaves it as it is.
+        size: (height, width) that the image is brought to; None, or `native`, leaves it as it is.
         geometry: by what rule, `cover` or `paper`.
         max_pixels: larger files are refused before they are decoded.
         window: for 16-bit and float sources, the values that become 0 and 255, for all bands or a pair for
@@ -50,7 +50,7 @@ class Decoding:
             raise ValueError(f"data.max_pixels={self.max_pixels}: give a positive number of pixels")
         check_geometry(self.geometry)
         if self.size is not None:
-            object.__setattr__(self, "size", as_size(self.size))
+            object.__setattr__(self, "size", None if self.size == NATIVE else as_size(self.size))
         if self.window is not None:
             object.__setattr__(self, "window", check_window(self.window))
 
@@ -87,6 +87,13 @@ class Decoding:
             return cls(**{field.name: saved[field.name] for field in fields(cls)})
         except (KeyError, TypeError, IndexError) as error:
             raise ValueError(f"a damaged decoding: {error!r}") from error
+
+
+def sizes_in_words(decoding: Decoding) -> str:
+    """`at 512x512 (cover)`, or that images keep their sizes."""
+    if decoding.size is None:
+        return "at their own sizes"
+    return f"at {decoding.size[0]}x{decoding.size[1]} ({decoding.geometry})"
 
 
 def padding_note(decoding: Decoding, sizes: Sequence[Size]) -> str | None:

@@ -5,13 +5,14 @@ as (height, width) in pixels. Preparing, training and predicting use this same c
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch.nn.functional as F
 from torch import Tensor
 
 Geometry = Literal["cover", "paper"]
 Size = tuple[int, int]
+NATIVE = "native"  # in the place of a size: every image as it is
 
 
 class Region(NamedTuple):
@@ -23,13 +24,13 @@ class Region(NamedTuple):
     width: int
 
 
-def as_size(resolution: int | Sequence[int]) -> Size:
+def as_size(resolution: int | str | Sequence[int]) -> Size:
     """`resolution` as (height, width).
 
     Raises:
         ValueError: unless it is a positive int or two of them.
     """
-    size = tuple(resolution) if isinstance(resolution, Sequence) else (resolution, resolution)
+    size: tuple[Any, ...] = tuple(resolution) if isinstance(resolution, Sequence) else (resolution, resolution)
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise ValueError(f"resolution={resolution}: give one positive number of pixels or [height, width]")
     height, width = size

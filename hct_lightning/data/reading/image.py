@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from hct_lightning.data.reading import dicom, tiff
+from hct_lightning.data.reading import dicom, slides, tiff
 from hct_lightning.data.reading import geometry as geo
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.pillow import open_image
@@ -47,7 +48,7 @@ class UnreadableImageError(ValueError):
 
 
 def is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return (path.suffix.lower() in SUFFIXES or slides.is_slide(path)) and not path.name.startswith(".")
 
 
 @contextmanager
@@ -87,7 +88,10 @@ def probe(path: Path | str, *, max_pixels: int) -> tuple[int, int, int]:
         UnreadableImageError: naming the file and the reason.
     """
     with _naming(path):
-        if dicom.is_dicom(path):
+        if slides.is_slide(path):
+            height, width, bands = slides.Slide(path).shape
+            shape = bands, height, width
+        elif dicom.is_dicom(path):
             shape = dicom.probe(path)
         elif tiff.is_multi_band(path):
             shape = tiff.probe(path)
@@ -122,8 +126,22 @@ def read_image(path: Path | str, decoding: Decoding) -> Tensor:
         return geo.coarsen(_sized(path, decoding), decoding.reduce_to)
 
 
+def read_seen(path: Path | str, decoding: Decoding) -> Tensor:
+    """The part of a file that becomes the network's input, with the pixels of the file: c h w uint8.
+
+    Raises:
+        UnreadableImageError: naming the file and the reason.
+    """
+    if decoding.size is None:
+        return read_image(path, decoding)
+    whole = read_image(path, replace(decoding, size=None, reduce_to=None))
+    return geo.cut(whole, geo.choose_region(geo.size_of(whole), decoding.size, decoding.geometry))
+
+
 def _sized(path: Path | str, how: Decoding) -> Tensor:
     """c h w uint8 of the decoding's size."""
+    if slides.is_slide(path):
+        raise ValueError("a whole slide is read by region: data.resolution=native")
     if dicom.is_dicom(path):
         _refuse_huge(path, dicom.probe(path), how.max_pixels)
         pixels = dicom.read(path, how.channels, how.window, breast=how.breast)

@@ -7,17 +7,24 @@ import numpy as np
 from torch import Tensor
 
 from hct_lightning.data.reading.decoding import Decoding
-from hct_lightning.data.reading.image import read_image
+from hct_lightning.data.reading.geometry import Size
+from hct_lightning.data.reading.image import UnreadableImageError, probe, read_image
+from hct_lightning.data.reading.regions import Regions, is_read_by_region, open_regions
+
+SMALLEST = 128  # pixels a side of an image that is taken as it is
+WHOLE_BYTES = 2**29  # of pixels; what has more is read by region, where that is possible
 
 
 class Reader:
-    """Reads images of one shape.
+    """Reads images.
 
     Attributes:
-        shape: (h, w, c) of every image.
+        shape: (h, w, c) of every image; of the largest where they vary.
+        varies: whether every image has a size of its own, and so is a batch of its own.
     """
 
     shape: tuple[int, int, int]
+    varies = False
 
     def __call__(self, path: str) -> Tensor:
         """c h w uint8, its memory h w c."""
@@ -33,9 +40,63 @@ class FileReader(Reader):
 
     def __init__(self, decoding: Decoding) -> None:
         if decoding.size is None:
-            raise ValueError("data.resolution is null: give one, for images of a batch have one size")
+            raise ValueError("data.resolution is null: give one, for images of a batch have one size, or native")
         self.decoding = decoding
         self.shape = (*decoding.size, decoding.channels)
 
     def __call__(self, path: str) -> Tensor:
         return read_image(path, self.decoding)
+
+
+class NativeReader(Reader):
+    """Reads every image at its own size.
+
+    Args:
+        decoding: without a size.
+        largest: (height, width) of the largest image, as far as is known.
+        whole_bytes: of pixels; an image that has more is opened, to be read by region. None: all are read whole.
+    """
+
+    varies = True
+
+    def __init__(
+        self, decoding: Decoding, largest: Size = (SMALLEST, SMALLEST), whole_bytes: int | None = None
+    ) -> None:
+        self.decoding = decoding
+        self.shape = (*largest, decoding.channels)
+        self.whole_bytes = whole_bytes
+
+    def opening(self, most_pixels: int) -> "NativeReader":
+        """This one, where an image of more pixels is opened to be read by region."""
+        return NativeReader(self.decoding, self.shape[:2], most_pixels * self.shape[2])
+
+    def __call__(self, path: str) -> Tensor:
+        return read_image(path, self.decoding)
+
+    def open(self, path: str) -> Tensor | Regions:
+        """The image, c h w uint8, or one that is read by region.
+
+        Raises:
+            UnreadableImageError: naming the file and the reason.
+        """
+        _, height, width = native_shape(path, self.decoding)
+        if min(height, width) < SMALLEST:
+            raise UnreadableImageError(
+                f"{path}: {width}x{height} pixels are too few for data.resolution=native, which takes {SMALLEST} a side"
+            )
+        by_region = self.whole_bytes is not None and height * width * self.decoding.channels > self.whole_bytes
+        if by_region or is_read_by_region(path):
+            return open_regions(path, self.decoding)
+        return self(path)
+
+
+def native_shape(path: str, decoding: Decoding) -> tuple[int, int, int]:
+    """Channels, height and width of an image at its own size, from its head alone.
+
+    Raises:
+        UnreadableImageError: naming the file and the reason.
+    """
+    if is_read_by_region(path):
+        height, width, channels = open_regions(path, decoding).shape
+        return channels, height, width
+    return probe(path, max_pixels=decoding.max_pixels)

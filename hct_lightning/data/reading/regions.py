@@ -1,8 +1,7 @@
 """Images that are read by region, never as a whole.
 
-libvips (the extra `data`) reads the tiles of a TIFF, of a pyramid its largest level, as they are asked for. JPEG, PNG
-and WebP can't be entered in the middle: libvips decodes them once, into memory up to 100 MB and else into a temporary
-file of 3 bytes a pixel (TMPDIR says where). A `.npy` file is mapped.
+TIFF, JPEG, PNG and what lies at a url are read by libvips (`vips_regions.py`), whole slides by openslide (`slides.py`); a
+`.npy` file is mapped. Anything else with `shape` and `read` can stand for an image, too.
 
 Legend: h height, w width, c channels.
 """
@@ -15,30 +14,36 @@ from PIL import Image
 
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import UnreadableImageError
-from hct_lightning.data.reading.vips import libvips
+from hct_lightning.data.reading.slides import Slide, is_slide
+from hct_lightning.data.reading.vips_regions import Strips, open_with_vips
 from hct_lightning.data.reading.window import Window, to_uint8
 
 
 class Regions:
-    """An array or memory map as an image.
+    """An array, a memory map, or what can be indexed like one, as an image.
 
     Args:
         values: h w or h w c, of bytes or of the numbers that `window` is for.
         channels: 1 or 3, converted where the array has the other; else as many as the array has.
         window: as `Decoding` has it; floats need one, for no region knows the range of the whole.
+        name: of the image, for messages.
+
+    Attributes:
+        by_strips: whether rows are held in their whole width while a part of them is read.
 
     Raises:
         ValueError: when the array is no such image.
     """
 
-    def __init__(self, values: Any, channels: int, window: Window | None) -> None:
+    def __init__(self, values: Any, channels: int, window: Window | None, name: str = "an array") -> None:
         bands = values.shape[2] if len(values.shape) == 3 else 1
         if len(values.shape) not in (2, 3) or (bands != channels and {bands, channels} != {1, 3}):
             raise ValueError(f"it has the shape {tuple(values.shape)} where data.channels={channels}")
         if values.dtype.kind == "f" and window is None:
             raise ValueError("of floats that are read by region the range has to be given: data.window=[low,high]")
-        self._values, self._window = values, window
+        self._values, self._window, self.name = values, window, name
         self.shape = (*values.shape[:2], channels)
+        self.by_strips = isinstance(values, Strips)
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """The pixels of a region, h w c uint8."""
@@ -51,29 +56,49 @@ class Regions:
         return np.array(Image.fromarray(values).convert("L"))[..., None]
 
 
-class _Vips:
-    """An image of libvips, indexed like an array."""
+class Turned:
+    """An image that is flipped, from left to right and from top to bottom, and then turned by quarters to the left.
 
-    def __init__(self, image: Any) -> None:
-        self._image = image
-        self.shape = (image.height, image.width, image.bands)
-        self.dtype = np.dtype({"uchar": "u1", "char": "i1", "ushort": "u2", "short": "i2"}.get(image.format, "f4"))
+    Only a square one may be turned by one quarter or three.
+    """
 
-    def __getitem__(self, place: tuple[slice, slice]) -> np.ndarray:
-        rows, columns = place
-        size = columns.stop - columns.start, rows.stop - rows.start
-        pixels = self._image.crop(columns.start, rows.start, *size).numpy()
-        return pixels.reshape(size[1], size[0], -1)
+    def __init__(self, image: Any, *, flip: bool, vertical_flip: bool, quarters: int) -> None:
+        self._image, self._quarters = image, quarters % 4
+        self._flips = vertical_flip, flip
+        self.shape, self.name, self.by_strips = image.shape, image.name, image.by_strips
+        assert self._quarters % 2 == 0 or self.shape[0] == self.shape[1]
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        """The pixels of a region, h w c uint8."""
+        rows, columns = (y0, y1), (x0, x1)
+        height, width, _ = self.shape
+        if self._quarters == 2:
+            rows, columns = (height - y1, height - y0), (width - x1, width - x0)
+        else:
+            for _ in range(self._quarters):  # back by one, of a square
+                rows, columns = columns, (height - rows[1], height - rows[0])
+        (top, bottom), (left, right) = (
+            (length - b, length - a) if flipped else (a, b)
+            for (a, b), length, flipped in zip((rows, columns), (height, width), self._flips, strict=True)
+        )
+        pixels = self._image.read(top, bottom, left, right)
+        step = tuple(slice(None, None, -1 if flipped else 1) for flipped in self._flips)
+        return np.ascontiguousarray(np.rot90(pixels[step], self._quarters))
+
+
+def is_read_by_region(path: Path | str) -> bool:
+    """Whether a file is of a kind that is never read as a whole."""
+    return "://" in str(path) or Path(path).suffix == ".npy" or is_slide(path)
 
 
 def open_regions(path: Path | str, decoding: Decoding) -> Regions:
-    """A file that is read by region, at its own size, decoded as `decoding` says.
+    """A file, or what lies at a url, that is read by region, at its own size, decoded as `decoding` says.
 
     Raises:
         UnreadableImageError: naming the file and the reason.
     """
     try:
-        regions = Regions(_values(path, decoding), decoding.channels, decoding.window)
+        regions = Regions(_values(path, decoding), decoding.channels, decoding.window, str(path))
     except (OSError, ValueError) as error:
         raise UnreadableImageError(f"{path}: {error}") from error
     height, width, _ = regions.shape
@@ -86,20 +111,10 @@ def open_regions(path: Path | str, decoding: Decoding) -> Regions:
 
 
 def _values(path: Path | str, decoding: Decoding) -> Any:
-    if Path(path).suffix == ".npy":
+    if is_slide(path):
+        if decoding.srgb:
+            raise ValueError("data.srgb=true does not go with whole slides; leave it out")
+        return Slide(path)
+    if Path(path).suffix == ".npy" and "://" not in str(path):
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    vips = libvips()
-    if vips is None:
-        raise ValueError("reading by region takes libvips: pip install 'hct-lightning[data]'")
-    if not Path(path).is_file():
-        raise ValueError("there is no such file")
-    try:
-        image = vips.Image.new_from_file(str(path), access="random", fail_on="error").autorot()
-        if image.interpretation == "cmyk":
-            image = image.colourspace("srgb")
-        elif decoding.srgb and image.get_typeof("icc-profile-data"):
-            image = image.icc_transform("srgb", embedded=True)
-        transparent = image.bands in (2, 4) and image.bands != decoding.channels
-        return _Vips(image.extract_band(0, n=image.bands - 1) if transparent else image)
-    except vips.Error as error:
-        raise ValueError(f"libvips can't read it: {str(error).splitlines()[0]}") from error
+    return open_with_vips(str(path), decoding)

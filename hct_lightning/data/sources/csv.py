@@ -3,7 +3,9 @@
 import csv
 import io
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from hct_lightning.data.catalogue import (
     SIDES,
@@ -15,6 +17,7 @@ from hct_lightning.data.catalogue import (
 )
 
 OWN = ("path", "label", "split")  # columns with a meaning; the others are tags
+T = TypeVar("T")
 Row = dict[str, str]  # a line of the table, by column
 
 
@@ -48,21 +51,27 @@ def read_rows(file: Path) -> list[Row]:
     """The lines of a table, with absolute paths and the splits' own names.
 
     Raises:
-        ValueError: for missing columns, empty cells or an unknown split.
+        ValueError: for missing columns, empty cells, cells beside the columns or an unknown split.
         FileNotFoundError: for images that aren't there.
     """
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not a CSV file in UTF-8: {error}; save it as one") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    columns = reader.fieldnames or []
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    columns = _checked(lambda: reader.fieldnames or [], reader, file)
+    if twice := sorted(name for name, count in Counter(columns).items() if name and count > 1):
+        raise ValueError(f"{file} has the column {some(twice)} twice; leave one, or name them differently")
     if missing := {"path", "label"} - set(columns):
         raise ValueError(
             f"{file} lacks the column {' and '.join(sorted(missing))}; it has {columns}, separated by commas"
         )
     rows = []
-    for cells in reader:
+    while cells := _checked(lambda: next(reader, None), reader, file):
+        if any(cells.pop(None, ())):  # spreadsheets leave commas behind
+            raise ValueError(
+                f"{file}, line {reader.line_num}: it has more cells than the header; put one with a comma in quotes"
+            )
         row = {key: (value or "").strip() for key, value in cells.items() if key}
         if not row["path"] or not row["label"]:
             raise ValueError(f"{file}, line {reader.line_num}: path or label is empty")
@@ -77,6 +86,14 @@ def read_rows(file: Path) -> list[Row]:
             f"{file} names {len(absent)} files that aren't there: {some(absent)}; relative paths start at {file.parent}"
         )
     return rows
+
+
+def _checked(read: Callable[[], T], reader: csv.DictReader, file: Path) -> T:
+    """What is read; raises a ValueError that names the line that is no CSV."""
+    try:
+        return read()
+    except csv.Error as error:
+        raise ValueError(f"{file}, line {reader.line_num}: {error}; save it as comma-separated values") from error
 
 
 def from_rows(source: str, rows: list[Row], notes: list[str]) -> Catalogue:

@@ -23,6 +23,7 @@ from typing import Any
 from hct_lightning.data.catalogue import SIDES, Catalogue
 from hct_lightning.data.reading import geometry as geo
 from hct_lightning.data.reading.image import UnreadableImageError, probe, read_image
+from hct_lightning.data.reading.vips import libvips
 from hct_lightning.data.store.format import VERSION, Item, Recipe, item_file, read_manifest, write_item
 from hct_lightning.machine.pool import mapped
 from hct_lightning.runs.files import open_whole, write_whole
@@ -170,9 +171,9 @@ def _is_current(item: Item, path: str, root: Path) -> bool:
 
 
 def _spread(jobs: list[tuple]) -> list[tuple]:
-    """The jobs with small and large files by turns, all the way: what is done tells how long the rest will take."""
-    by_bytes = sorted(jobs, key=lambda job: _bytes_of(job[2]))
-    return [by_bytes[i] for i in sorted(range(len(jobs)), key=lambda i: i * _GOLDEN % 1)]
+    """The jobs with the formats, and small and large files, by turns: what is done tells how long the rest will take."""
+    by_kind = sorted(jobs, key=lambda job: (Path(job[2]).suffix.lower(), _bytes_of(job[2])))
+    return [by_kind[i] for i in sorted(range(len(jobs)), key=lambda i: i * _GOLDEN % 1)]
 
 
 def _bytes_of(path: str) -> int:
@@ -194,7 +195,7 @@ def _make(jobs: list[tuple], workers: int, root: Path, unreadable: dict[str, str
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     try:
-        with mapped(_convert, jobs, workers, context=context, start=_one_thread) as results:
+        with mapped(_convert, jobs, workers, context=context, start=_begin_worker) as results:
             for job, made in zip(jobs, results, strict=True):
                 if isinstance(made, str):
                     unreadable[job[2]] = made
@@ -226,8 +227,13 @@ def _check_space(root: Path, needed: int) -> None:
         )
 
 
-def _one_thread() -> None:
+def _begin_worker() -> None:
+    """Begins a worker: all that decoding takes is loaded, so that from the first image on it is as fast as later."""
     os.environ["VIPS_CONCURRENCY"] = "1"  # the processes themselves are what runs at once
+    libvips()
+    with suppress(ImportError):
+        import imagecodecs  # noqa: F401
+        import tifffile  # noqa: F401
 
 
 def _convert(job: tuple) -> Item | str:

@@ -59,6 +59,8 @@ Decoding decoding_of(const nlohmann::json& json) {
   if (saved.at("version") != kDecoding)
     throw Error(kArtifact, "its decoding has version " + saved.at("version").dump() + ", this program reads " +
                                std::to_string(kDecoding) + "; build this program again");
+  if (saved.at("size").is_null())
+    throw Error(kArtifact, "its network takes images at their own sizes (data.resolution=native); serve it from Python");
   Decoding decoding{.channels = saved.at("channels"),
                     .size = {saved.at("size").at(0), saved.at("size").at(1)},
                     .geometry = saved.at("geometry"),

@@ -9,9 +9,12 @@
 
 #include <caffe2/serialize/inline_container.h>
 
+#include <cctype>
 #include <cstdlib>
 #include <fstream>
 #include <regex>
+#include <set>
+#include <string>
 
 #include "error.h"
 #include "model.h"
@@ -21,19 +24,28 @@ namespace {
 // Refuses a program that could do more than compute, as hct_lightning/deploy/trust.py does.
 void check_archive(const std::filesystem::path& file) {
   static const std::regex on_files(R"(\b(from_file|save|load|read_file|write_file|load_tensor|rpc\w*|fork)\b)");
+  static const std::regex internal(R"(\b(?!(_convolution|_weight_norm|_is_full_backward_hook)\b)_[a-z]\w*|unsafe)");
+  static const std::regex package(R"(\bops\s*\.\s*(?!(prim|quantized)\b)\w*)");
   static const std::regex any_class(R"(\bclasses\b)"), quantized("__torch__\\.torch\\.classes\\.quantized");
   static const std::regex in_trace("torch[.\n]classes");
   caffe2::serialize::PyTorchStreamReader archive(file.string());
-  for (const std::string& name : archive.getAllRecords()) {
+  std::set<std::string> names;
+  for (const std::string& stored : archive.getAllRecords()) {
+    std::string name = stored;  // in whatever case, as the archive's reader takes it
+    for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    if (!names.insert(name).second)
+      throw Error(kArtifact, file.string() + " is refused: two of its parts have the same name");
     if (name == "model.json") throw Error(kArtifact, file.string() + " is of an old form; export it again");
-    if (name.find("constants/") != name.npos) continue;
-    const auto [data, size] = archive.getRecord(name);
+    if (stored.starts_with("constants/") || stored.starts_with("data/")) continue;  // tensors alone
+    const auto [data, size] = archive.getRecord(stored);
     const char *begin = static_cast<const char*>(data.get()), *end = begin + size;
     const auto count = [&](const std::regex& what) {
       return std::distance(std::cregex_iterator(begin, end, what), std::cregex_iterator());
     };
     if (name.ends_with(".py") && count(on_files))
       throw Error(kArtifact, file.string() + " is refused: its program names an operation on files");
+    if (name.ends_with(".py") && (count(internal) || count(package)))
+      throw Error(kArtifact, file.string() + " is refused: its program names an operation that no network needs");
     if (name.ends_with(".debug_pkl") ? count(in_trace) > 0 : count(any_class) != count(quantized))
       throw Error(kArtifact, file.string() + " is refused: its program makes objects of C++ that no network needs");
   }

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hct_lightning.deploy.artifact import Exported
-from hct_lightning.deploy.extra import deploy_extra
+from hct_lightning.deploy.extra import extra
 from hct_lightning.deploy.int8.folding import fold_batch_norm, fold_first_activation, fold_normalisation
 from hct_lightning.deploy.int8.layers import has_vnni
 from hct_lightning.deploy.int8.sensitivity import float_layers
@@ -20,7 +20,7 @@ from hct_lightning.deploy.program import MULTIPLE, program
 from hct_lightning.deploy.quiet import quiet
 from hct_lightning.deploy.runtimes import aoti
 
-with deploy_extra(), quiet():
+with extra("deploy"), quiet():
     from torchao.quantization.pt2e import (
         FakeQuantize,
         HistogramObserver,

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from hct_lightning.deploy.artifact import Exported
-from hct_lightning.deploy.extra import deploy_extra
+from hct_lightning.deploy.extra import extra
 from hct_lightning.deploy.int8.folding import fold_batch_norm, fold_first_activation, fold_normalisation
 from hct_lightning.deploy.int8.layers import layers
 from hct_lightning.deploy.int8.sensitivity import float_layers
@@ -20,7 +20,7 @@ from hct_lightning.deploy.program import MULTIPLE, program
 from hct_lightning.deploy.runtimes import openvino
 from hct_lightning.models.pixels import FromPixels
 
-with deploy_extra():
+with extra("deploy"):
     import nncf
     from openvino import Model, Node, opset13
 

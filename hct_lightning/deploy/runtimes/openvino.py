@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from hct_lightning.deploy.artifact import Exported
-from hct_lightning.deploy.extra import deploy_extra
+from hct_lightning.deploy.extra import extra
 from hct_lightning.deploy.program import MULTIPLE, program
 
-with deploy_extra():
+with extra("deploy"):
     import openvino
     from openvino.preprocess import PrePostProcessor
 

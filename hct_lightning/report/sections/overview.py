@@ -60,7 +60,8 @@ def describe(run: RunFiles) -> list[Row]:
 def _data(data: Mapping[str, Any]) -> list[Row]:
     if not data:
         return []
-    small, large = ("x".join(map(str, size)) for size in data["source_size"].values())
+    sizes = data["source_size"]
+    small, large = ("x".join(map(str, sizes[which])) for which in ("smallest", "largest"))
     decoding = data["decoding"]
     classes = data["counts"]["train"]
     few = ", ".join(classes) if len(classes) <= 12 else "see run.json"
@@ -69,7 +70,10 @@ def _data(data: Mapping[str, Any]) -> list[Row]:
         ("images", f"{data['images']['train']} to train, {data['images']['valid']} to validate"),
         ("classes", f"{len(classes)}: {few}"),
         ("files, px", small if small == large else f"{small} to {large}"),
-        ("network sees, px", f"{'x'.join(map(str, decoding['size']))}, {decoding['channels']} channel(s)"),
+        (
+            "network sees, px",
+            f"{'x'.join(map(str, decoding['size'] or ['images as they are']))}, {decoding['channels']} channel(s)",
+        ),
         ("notes", "; ".join(data["notes"])),
     ]
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from hct_lightning.report.charts import COLOURS, Line, line_chart
 from hct_lightning.report.files import RunFiles
 from hct_lightning.report.page import Bar, Bars, Block, Charts, Note, Section, Table
+from hct_lightning.report.sections.overview import command
 
 PARTS = {"loading": "load_s", "training": "train_s", "waiting": "wait_s"}
 # Chart: lines that are solid, and dashed ones.
@@ -29,7 +30,7 @@ def curves(runs: Sequence[RunFiles]) -> Section:
     charts.append(line_chart("Learning rate", rates, x="step", from_zero=True))
     if not any(charts):
         text = "Curves: no epoch has been finished. To go on with the run:"
-        return Section("Curves", [Note(text, f"python -m hct_lightning run={runs[0].folder}", "missing")])
+        return Section("Curves", [Note(text, command("fit", runs[0]), "missing")])
     some = [Note(f"The {COLOURS} most accurate of {len(runs)} runs.")] if len(drawn) < len(runs) else []
     return Section("Curves", [*some, Charts(charts)])
 
@@ -88,7 +89,8 @@ def _time_rows(run: RunFiles, against: RunFiles | None) -> list[list[str]]:
             faster.append(f"{theirs / mine:.2f}" if theirs and mine else "")
     rows = [row + faster]
     epochs = run.record.get("epoch_times") or []
-    for rank in range(run.ranks if epochs and run.ranks > 1 else 0):  # none where a run ended as it was resumed
+    ranks = min((len(epoch["ranks"]) for epoch in epochs), default=0)  # none where a run ended as it was resumed
+    for rank in range(ranks if run.ranks > 1 else 0):
         means = (
             sum(epoch["ranks"][rank][part] for epoch in epochs) / len(epochs) for part in (*PARTS.values(), "run_s")
         )

@@ -1,14 +1,13 @@
 """Intervals and tests against published values and against brute force."""
 
 import itertools
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from hct_lightning.benchmarks.inference.accuracy import compare, judge, mcnemar, wilson
+from hct_lightning.benchmarks.inference.accuracy import compare, judge, mcnemar
 from hct_lightning.benchmarks.inference.subjects import find
 from hct_lightning.data.catalogue import Catalogue, Split
 from hct_lightning.data.datamodule import ImageData
@@ -17,21 +16,6 @@ from hct_lightning.data.store.format import Recipe
 from hct_lightning.data.store.prepare import prepare
 
 RUN = Path(__file__).parents[2] / "formats" / "2026-11" / "run"
-
-
-def test_wilson_published_values():
-    # Newcombe, "Two-sided confidence intervals for the single proportion", 1998, Table I.
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
-    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
-    assert wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=1e-4)
-
-
-def test_wilson_bounds_solve_the_score_equation():
-    right, images, z = 145, 260, 1.96
-    for bound in wilson(right, images, z):
-        score = abs(right / images - bound) / math.sqrt(bound * (1 - bound) / images)
-        assert score == pytest.approx(z)
 
 
 def test_mcnemar_is_the_exact_sign_test():

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch.utils.data import BatchSampler
 
-from hct_lightning.data.feeding.loader import Batch, Images, Loader, auto_workers
+from hct_lightning.data.feeding.loader import Batch, Images, Loader, auto_workers, batches_ahead
 from hct_lightning.data.feeding.samplers import GlobalBatches
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import UnreadableImageError
-from hct_lightning.data.reading.readers import FileReader, Reader
+from hct_lightning.data.reading.readers import FileReader, NativeReader, Reader
 from hct_lightning.machine import runtime
 
 
@@ -227,3 +227,41 @@ def test_the_next_epoch_is_read_while_the_loop_does_something_else():
     assert next(iter(loader)).index.tolist() == seen[3]
     assert loader.waited_s - before > 0.04
     loader.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_of_their_own_sizes_come_alone(tmp_path, workers):
+    paths = [str(tmp_path / f"{i}.png") for i in range(3)]
+    for i, path in enumerate(paths):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (130 + i, 150, 3), np.uint8)).save(path)
+    reader = NativeReader(Decoding(channels=3, size=None, geometry="cover", max_pixels=10**6)).opening(131 * 150)
+    images = Images(paths, [0, 1, 2], reader)
+    got = list(Loader(images, [[0], [1], [2], [-1]], num_workers=workers))
+    assert [batch.labels.tolist() for batch in got] == [[0], [1], [2], [0]]
+    assert [batch.index.tolist() for batch in got] == [[0], [1], [2], [-1]]
+    for i in (0, 1, 3):
+        assert torch.equal(got[i].images[0], reader(paths[i % 3]))
+    assert got[2].images.shape == (132, 150, 3)  # one that is read by region
+    with pytest.raises(ValueError, match="2 images of their own sizes can't go"):
+        next(iter(Loader(images, [[0, 1]], num_workers=workers)))
+
+
+def test_an_unreadable_image_of_its_own_size_is_replaced_or_not_counted(tmp_path):
+    Image.new("RGB", (150, 140)).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_text("no image")
+    reader = NativeReader(Decoding(channels=3, size=None, geometry="cover", max_pixels=10**6))
+    paths = [str(tmp_path / "bad.png"), str(tmp_path / "good.png")]
+    [batch] = Loader(Images(paths, [0, 1], reader, skipped={}), [[0]])
+    assert batch.images.shape == (1, 3, 128, 128)
+    assert batch.index.tolist() == [-1]
+    [batch] = Loader(Images(paths, [0, 1], reader, skipped={}, replace=True), [[0]])
+    assert batch.images.shape == (1, 3, 140, 150)
+    assert batch.labels.tolist() == [1]
+
+
+def test_large_images_of_their_own_sizes_are_not_read_far_ahead():
+    how = Decoding(channels=3, size=None, geometry="cover", max_pixels=10**12)
+    assert batches_ahead(NativeReader(how, (30_000, 30_000)), 1, 4, 2) == 1
+    assert batches_ahead(NativeReader(how, (12_000, 12_000)), 1, 4, 2) == 2
+    assert batches_ahead(NativeReader(how, (500, 500)), 1, 4, 2) == 6
+    assert batches_ahead(NativeReader(how, (500, 500)), 1, 0, 2) == 0

@@ -1,7 +1,7 @@
 """Copies to a GPU that isn't there: streams, events and memory that write down what happens to them."""
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from waiting import Device
 
 from hct_lightning.data.feeding import transfer
 from hct_lightning.data.feeding.loader import Images, Loader
@@ -31,6 +32,7 @@ class Stream:
 
     def wait_event(self, event: "Event") -> None:
         assert event.stream is not self
+        self.given += 1
         self.gpu.log.append("waits for the copy")
 
 
@@ -58,6 +60,7 @@ class Gpu:
     Attributes:
         streams: made beside the default one, which computes.
         most: batches on it at once, at most: that Python holds, or that work it has been given needs.
+        pinned: knows the host's memory that it copies from.
     """
 
     def __init__(self) -> None:
@@ -65,6 +68,7 @@ class Gpu:
         self.streams: list[Stream] = []
         self.log: list[str] = []
         self.held = self.most = 0
+        self.pinned = Device()
         self.dropped: list[int] = []  # by Python: what the default stream had been given then
 
     def make_stream(self, device: torch.device) -> Stream:
@@ -95,13 +99,23 @@ class Gpu:
 @pytest.fixture
 def gpu(monkeypatch) -> Iterator[Gpu]:
     gpu = Gpu()
-    to, empty = Tensor.to, torch.empty
+    to = Tensor.to
 
     def pretended_to(tensor: Tensor, device: Any, *args: Any, **options: Any) -> Tensor:
         if device != GPU:
             return to(tensor, device, *args, **options)
         assert options == {"non_blocking": True}
+        assert gpu.pinned.has(tensor), "Python may wait for a copy of what is not pinned"
         return gpu.copy(tensor)
+
+    def pinning(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def made(*args: Any, pin_memory: bool = False, **options: Any) -> Tensor:
+            tensor = make(*args, **options)
+            if pin_memory:
+                gpu.pinned.put(tensor)
+            return tensor
+
+        return made
 
     def record_stream(tensor: Tensor, stream: Stream) -> None:
         assert stream is gpu.default
@@ -112,7 +126,8 @@ def gpu(monkeypatch) -> Iterator[Gpu]:
     monkeypatch.setattr(torch.cuda, "stream", gpu.on)
     monkeypatch.setattr(Tensor, "to", pretended_to)
     monkeypatch.setattr(Tensor, "record_stream", record_stream)
-    monkeypatch.setattr(torch, "empty", lambda *args, pin_memory=False, **options: empty(*args, **options))
+    for name in ("empty", "tensor"):
+        monkeypatch.setattr(torch, name, pinning(getattr(torch, name)))
     transfer.transfer_to.cache_clear()
     yield gpu
     transfer.transfer_to.cache_clear()

@@ -6,7 +6,9 @@ import torch
 from PIL import Image
 
 from hct_lightning.data.reading.decoding import Decoding
-from hct_lightning.data.reading.readers import FileReader
+from hct_lightning.data.reading.image import UnreadableImageError
+from hct_lightning.data.reading.readers import FileReader, NativeReader
+from hct_lightning.data.reading.regions import Regions
 
 
 def decoding(size: tuple[int, int] | None, channels: int = 3) -> Decoding:
@@ -31,3 +33,24 @@ def test_files_of_any_size_come_in_one_shape_and_to_a_given_place(tmp_path, read
 def test_images_of_a_batch_need_one_size():
     with pytest.raises(ValueError, match=r"data\.resolution is null: give one"):
         FileReader(decoding(None))
+
+
+def test_every_image_at_its_own_size_and_large_ones_by_region(tmp_path, read):
+    reader = NativeReader(decoding(None), (200, 300)).opening(200 * 200)
+    assert reader.shape == (200, 300, 3)
+    for height, width, kind in ((128, 129, torch.Tensor), (200, 200, torch.Tensor), (200, 201, Regions)):
+        path = tmp_path / f"{width}.png"
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)).save(path)
+        image = reader.open(str(path))
+        assert isinstance(image, kind)
+        whole = read(path, 3)
+        if isinstance(image, Regions):
+            image = torch.from_numpy(image.read(0, height, 0, width)).permute(2, 0, 1)
+        assert torch.equal(image, whole)
+    np.save(tmp_path / "a.npy", np.zeros((130, 140, 3), np.uint8))
+    assert reader.open(str(tmp_path / "a.npy")).shape == (130, 140, 3)
+    Image.new("RGB", (127, 400)).save(tmp_path / "small.png")
+    with pytest.raises(
+        UnreadableImageError, match=r"small\.png: 127x400 pixels are too few for data\.resolution=native"
+    ):
+        reader.open(str(tmp_path / "small.png"))

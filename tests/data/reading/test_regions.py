@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import UnreadableImageError, read_image
-from hct_lightning.data.reading.regions import Regions, open_regions
+from hct_lightning.data.reading.regions import Regions, Turned, open_regions
 
 pyvips = pytest.importorskip("pyvips")
 
@@ -94,3 +95,17 @@ def test_grey_of_colour_and_back():
     np.testing.assert_array_equal(grey[..., 0], np.array(Image.fromarray(colour[2:12, 5:25]).convert("L")))
     again = Regions(grey, 3, None).read(0, 10, 0, 20)
     np.testing.assert_array_equal(again, np.repeat(grey, 3, axis=2))
+
+
+@pytest.mark.parametrize("quarters", range(4))
+@pytest.mark.parametrize(("flip", "vertical_flip"), [(False, False), (True, False), (False, True), (True, True)])
+def test_a_turned_image_is_that_of_the_whole(flip, vertical_flip, quarters):
+    shape = (20, 30) if quarters % 2 == 0 else (30, 30)
+    pixels = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    whole = torch.from_numpy(pixels).permute(2, 0, 1)
+    whole = whole.flip(-1) if flip else whole
+    whole = whole.flip(-2) if vertical_flip else whole
+    whole = whole.rot90(quarters, (-2, -1)).permute(1, 2, 0).numpy()
+    turned = Turned(Regions(pixels, 3, None), flip=flip, vertical_flip=vertical_flip, quarters=quarters)
+    assert turned.shape == whole.shape
+    np.testing.assert_array_equal(turned.read(3, 17, 5, 26), whole[3:17, 5:26])

@@ -31,7 +31,7 @@ def test_csv_with_a_split(tmp_path):
 a0.png,cat,train,"first, quoted"
 "a,1.png",dog,TRAIN,
 sub/../a2.png,cat,valid,x
- {elsewhere} , dog ,val,x,surplus
+ {elsewhere} , dog ,val,x,
 """
     file = write_csv(tmp_path, "\ufeff" + rows.replace("\n", "\r\n"), a=3)  # as Excel writes it
     (tmp_path / "a1.png").rename(tmp_path / "a,1.png")
@@ -98,6 +98,11 @@ GOOD = "a0.png,cat,train\na1.png,dog,train\na2.png,cat,valid\n"
         ("path,label\n", r"data\.csv has no rows"),
         ("path,label\na0.png,cat\n,dog\n", r"data\.csv, line 3: path or label is empty"),
         ("path,label\na0.png\n", r"data\.csv, line 2: path or label is empty"),
+        ("path,label\na0.png,cat, dog\n", r"line 2: it has more cells than the header; put one with a comma in quotes"),
+        ("path,label,label\na0.png,cat,dog\n", r"data\.csv has the column label twice"),
+        ('path,label\na0.png,"ca"t\n', r"data\.csv, line 1: ',' expected after '\"'; save it as comma-separated"),
+        ("path,label\na0.png," + "x" * 200_000, r"data\.csv, line 1: field larger than field limit"),
+        ('path,label\na0.png,"cat\n', r"data\.csv, line 1: unexpected end of data"),
         ('path,label\n\n"a0.png","cat\ndog"\n\na1.png,\n', r"line 6: path or label is empty"),
         ("path,label,split\n" + GOOD + "a0.png,cat,dev\n", r"line 5: split='dev'; use train, valid or test"),
         ("path,label,split\na0.png,cat,\n", r"line 2: split=''; use train, valid or test"),
@@ -115,6 +120,12 @@ GOOD = "a0.png,cat,train\na1.png,dog,train\na2.png,cat,valid\n"
 def test_a_wrong_csv_is_named(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         table(str(write_csv(tmp_path, text, a=3)))
+
+
+def test_commas_that_a_spreadsheet_left_behind_are_passed_over(tmp_path):
+    rows = [f"a{i}.png,{label},,," for i, label in enumerate(("cat", "cat", "dog", "dog"))]
+    found = table(str(write_csv(tmp_path, "\n".join(["path,label,,", *rows]), a=4)))
+    assert (found.classes, found.train.tags) == (("cat", "dog"), {})
 
 
 def test_absent_files_of_a_csv_are_named(tmp_path):

@@ -221,23 +221,27 @@ def test_all_unreadable_files_are_told_at_once_and_mended_ones_are_added(images,
 
 
 def test_what_is_done_stands_for_what_is_to_come(images, tmp_path):
-    """Small and large files take turns all the way, although the large ones stand together in the list."""
+    """Small and large files, and formats, take turns all the way, although each kind stands together in the list."""
     rng = np.random.default_rng(0)
     for i in range(24):
         Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8)).save(images / "b" / f"small {i}.png")
-    made = []
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 256, (9, 9 + 9 * i, 3), np.uint8)).save(images / "b" / f"x {i}.bmp")
+    made, kinds = [], []
 
     def seen(items, total):
-        assert total == 48
+        assert total == 60
         for item in items:
             made.append(item.source_bytes)
+            kinds.append(Path(item.source).suffix)
             yield item
 
     found = folder(str(images), valid_fraction=0.2, split_seed=0)
     recipe = Recipe(Decoding(channels=3, size=(64, 64), geometry="cover", max_pixels=10**7), "raw", None)
     prepare(found, recipe, tmp_path / "store", workers=2, skip_unreadable=False, progress=seen)
-    for count in (8, 12, 16, 24):
+    for count in (12, 16, 24, 36):
         assert np.mean(made[:count]) == pytest.approx(np.mean(made), rel=0.26)
+        assert kinds[:count].count(".bmp") == pytest.approx(count / 5, abs=1)
 
 
 def test_interrupted_between_two_items_no_worker_goes_on(images, tmp_path):
@@ -305,11 +309,12 @@ def test_a_worker_takes_less_than_three_decoded_images(photos, tmp_path):
             "from hct_lightning.data.store.prepare import _convert\n"
             "from hct_lightning.data.reading.decoding import Decoding\n"
             "from hct_lightning.data.store.format import Recipe\n"
-            "recipe = Recipe(Decoding(channels=3, size=(3000, 3000), geometry='cover', max_pixels=10**7), 'raw', None)\n"
+            "recipe = Recipe(Decoding(channels=3, size=(3000, 3000), geometry='cover', max_pixels=10**8), 'raw', None)\n"
             "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
             "before = peak()\n"
             "job = ('train', 'a', sys.argv[1], 'train/a/0.npy', Path(sys.argv[2]), recipe)\n"
-            "assert not isinstance(_convert(job), str)\n"
+            "made = _convert(job)\n"
+            "assert not isinstance(made, str), made\n"
             "print(peak() - before)"
         )
         done = subprocess.run(

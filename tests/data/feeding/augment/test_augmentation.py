@@ -1,6 +1,7 @@
 """Augmentation: what it does, and that nothing but (seed, epoch, index) decides it."""
 
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hct_lightning.data.feeding.augment import Augmentation, mirrored
+from hct_lightning.data.feeding.augment.augmentation import Augmentation
 from hct_lightning.data.feeding.loader import Batch
+from hct_lightning.data.reading.regions import Regions
 
 EVERYTHING = {
     "flip": 0.5,
@@ -19,6 +21,13 @@ EVERYTHING = {
     "jitter": 5,
     "brightness": 0.3,
     "contrast": 0.3,
+    "colour": 0.1,
+    "rotation": 5.0,
+    "scale": 0.2,
+    "blur": 0.5,
+    "noise": 5.0,
+    "jpeg": 0.5,
+    "erase": 0.5,
 }
 
 
@@ -84,13 +93,6 @@ def test_jitter_moves_the_crop_at_full_resolution_and_mirrors_its_ends():
     assert len({tuple(changed([i], jitter=6).images.flatten()[:9].tolist()) for i in range(8)}) == 8
 
 
-@pytest.mark.parametrize(("size", "shift"), [(5, 2), (5, -2), (5, 0), (5, 9), (1, 3), (2, -7)])
-def test_mirrored(size, shift):
-    walk = list(range(size)) + list(range(size - 2, 0, -1))  # to and fro
-    want = [walk[(i + shift) % len(walk)] for i in range(size)]
-    assert mirrored(size, shift).tolist() == want
-
-
 def test_brightness_and_contrast_stay_within_their_factors():
     grey = Batch(torch.full((40, 3, 4, 4), 100, dtype=torch.uint8), torch.zeros(40), torch.arange(40))
     seen = Augmentation(brightness=0.2)(grey, seed=0, epoch=0, classes=3).images[:, 0, 0, 0]
@@ -103,33 +105,57 @@ def test_brightness_and_contrast_stay_within_their_factors():
     assert 1.05 < ratio.max() < 1.5
 
 
-def test_mixup_mixes_images_and_labels_by_the_same_share():
-    originals, mixed = batch_of([4, 9, 11]), changed([4, 9, 11], mixup=1.0)
-    assert mixed.labels.sum(1).tolist() == pytest.approx([1, 1, 1])
-    one_hot = F.one_hot(originals.labels, 3).float()
-    for n, other in ((0, 2), (1, 0), (2, 1)):
-        share = mixed.labels[n][originals.labels[other]].item()
-        want = torch.lerp(originals.images[n].float(), originals.images[other].float(), share)
-        assert (mixed.images[n].float() - want).abs().max() <= 0.6
-        assert torch.allclose(mixed.labels[n], torch.lerp(one_hot[n], one_hot[other], share))
-    assert mixed.images.is_contiguous(memory_format=torch.channels_last)
+def test_crops_grow_to_whole_images_and_have_the_area_of_the_image_together():
+    augmentation = Augmentation(crop=0.5, crop_until=0.8)
+    assert augmentation.crops((2048, 1440), 0.0) == (3, (1024, 736))
+    counts, sizes = zip(*(augmentation.crops((2048, 2048), progress / 100) for progress in range(101)), strict=True)
+    assert counts[0] == 4
+    assert counts[-1] == 1
+    assert sorted(counts, reverse=True) == list(counts)
+    assert sorted(sizes) == list(sizes)
+    assert sizes[0] == (1024, 1024)
+    assert sizes[80:] == ((2048, 2048),) * 21
+    assert all(count * height * width <= 2048**2 for count, (height, width) in zip(counts, sizes, strict=True))
+    assert augmentation.crops((100, 90), 0.0) == (1, (100, 90))  # a network can't take less
 
 
-def test_cutmix_pastes_a_box_whose_area_is_its_share():
-    originals, mixed = batch_of([4, 9, 11]), changed([4, 9, 11], cutmix=1.0)
-    for n, other in ((0, 2), (1, 0), (2, 1)):
-        pasted = (mixed.images[n] != originals.images[n]).any(0)
-        rows, columns = pasted.any(1).nonzero(), pasted.any(0).nonzero()
-        share = mixed.labels[n][originals.labels[other]].item()
-        box = 0 if not len(rows) else (rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1)
-        assert share == pytest.approx(float(box) / 24**2, abs=0.02)
-        assert torch.equal(mixed.images[n][:, pasted], originals.images[other][:, pasted])
+def test_several_crops_of_each_image_are_parts_of_it_with_its_label():
+    original = batch_of([4, 9, 11], 300, 300)
+    cut = Augmentation(crop=0.43)(batch_of([4, 9, 11], 300, 300), seed=0, epoch=0, classes=3)
+    assert cut.images.shape == (12, 3, 160, 160) or cut.images.shape == (9, 3, 160, 160)
+    count = len(cut.images) // 3
+    assert cut.index.tolist() == [4, 9, 11]
+    assert cut.labels.tolist() == original.labels.tolist() * count
+    assert cut.images.is_contiguous(memory_format=torch.channels_last)
+    windows = original.images.unfold(2, 160, 1).unfold(3, 160, 1)
+    for n, crop in enumerate(cut.images):
+        corners = windows[n % 3, 0, :, :, 0, :5].eq(crop[0, 0, :5]).all(-1).nonzero()
+        assert len(corners) == 1
+        assert torch.equal(windows[n % 3, :, *corners[0].tolist()], crop)
+    assert not torch.equal(cut.images[0], cut.images[3])
 
 
-def test_one_image_alone_is_not_mixed():
-    mixed = changed([4], mixup=1.0, cutmix=1.0)
-    assert torch.equal(mixed.images, batch_of([4]).images)
-    assert mixed.labels.tolist() == [[0, 1, 0]]
+def test_what_looks_closer_keeps_the_size_and_differs_by_image():
+    options = {"scale": 0.3, "aspect": 0.1, "rotation": 10, "resample": 1.0}
+    seen, original = changed([5, 6], **options), batch_of([5, 6])
+    assert seen.images.shape == original.images.shape
+    assert not torch.equal(seen.images, original.images)
+    assert torch.equal(changed([6], **options).images[0], seen.images[1])
+    assert seen.images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", ["blur", "jpeg", "erase", "resample"])
+def test_probabilities(name):
+    change = partial(changed, rotation=5 if name == "resample" else 0)
+    differ = (change(list(range(60)), **{name: 0.4}).images != batch_of(list(range(60))).images).flatten(1).any(1)
+    assert 12 <= differ.sum() <= 36
+    assert (change(list(range(20)), **{name: 1.0}).images != batch_of(list(range(20))).images).flatten(1).any(1).all()
+
+
+def test_mixing_stops_before_the_end():
+    augmentation = Augmentation(mixup=1.0, mix_until=0.5)
+    assert augmentation(batch_of([1, 2]), seed=0, epoch=0, classes=3, progress=0.4).labels.ndim == 2
+    assert augmentation(batch_of([1, 2]), seed=0, epoch=0, classes=3, progress=0.5).labels.ndim == 1
 
 
 @pytest.mark.parametrize(
@@ -138,6 +164,8 @@ def test_one_image_alone_is_not_mixed():
         ({"flip": 1.5}, r"data\.flip=1\.5: give 0 to 1"),
         ({"contrast": -1}, r"data\.augment\.contrast=-1: give 0 to 1"),
         ({"jitter": -3}, r"data\.augment\.jitter=-3: give 0 to inf"),
+        ({"crop": 0}, r"data\.augment\.crop=0: give 0\.1 to 1"),
+        ({"rotation": 90}, r"data\.augment\.rotation=90: give 0 to 45"),
     ],
 )
 def test_a_value_out_of_range_is_named(options, message):
@@ -146,7 +174,19 @@ def test_a_value_out_of_range_is_named(options, message):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"flip": 1.0}, {"brightness": 0.5, "contrast": 0.5}, {"mixup": 1.0}, {"cutmix": 1.0}]
+    "options",
+    [
+        {},
+        {"flip": 1.0},
+        {"brightness": 0.5, "contrast": 0.5},
+        {"mixup": 1.0},
+        {"cutmix": 1.0},
+        {"scale": 0.3, "rotation": 10, "resample": 1.0},
+        {"blur": 1.0},
+        {"noise": 9.0},
+        {"jpeg": 1.0},
+        {"jitter": 9},
+    ],
 )
 @pytest.mark.parametrize("images", [1, 6])
 def test_what_it_takes_beside_the_batch_is_known(options, images):
@@ -175,3 +215,20 @@ def test_what_it_takes_beside_the_batch_is_known(options, images):
     expected = augmentation.extra_bytes(images, image_bytes=image_bytes)
     assert peak.most <= 1.05 * expected + 4096
     assert expected <= 1.5 * peak.most + 2 * image_bytes
+
+
+@pytest.mark.parametrize("width", [24, 30])
+def test_an_image_that_is_read_by_region_is_turned_as_the_whole_is(width):
+    augment = Augmentation(flip=0.5, vertical_flip=0.5, quarter_turns=0.7)
+    augment.check_regions()
+    for i in range(12):
+        batch = batch_of([i], 24, width)
+        large = batch._replace(images=Regions(batch.images[0].permute(1, 2, 0).numpy().copy(), 3, None))
+        options = {"seed": 0, "epoch": 1, "classes": 3}
+        whole, turned = augment(batch, **options).images[0], augment(large, **options).images
+        assert torch.equal(torch.from_numpy(turned.read(2, 20, 3, 21)).permute(2, 0, 1), whole[:, 2:20, 3:21])
+
+
+def test_what_needs_the_whole_image_is_refused():
+    with pytest.raises(ValueError, match=r"data\.augment\.contrast=0\.2 changes whole images"):
+        Augmentation(flip=0.5, contrast=0.2).check_regions()

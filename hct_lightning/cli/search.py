@@ -1,0 +1,151 @@
+"""Optuna's search, shared by processes: a trial is a run in a folder of its own, the storage a file beside them.
+
+A process holds the lock of the trial that it runs; a trial without an end that nobody holds was interrupted, and whoever
+comes next goes on with it. Where the disk has no locks over several machines, each trial of a killed process stays as it is.
+"""
+
+import contextlib
+import fcntl
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hct_lightning.runs.files import locked
+
+STORAGE = "search.journal"
+
+
+@contextlib.contextmanager
+def search_extra() -> Iterator[None]:
+    """Around imports of what the extra `search` installs.
+
+    Raises:
+        ImportError: saying how to install it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(
+            f"{error.name} is not installed: pip install 'hct-lightning[search]'", name=error.name
+        ) from error
+
+
+def open_study(
+    folder: Path, *, sampler: str, sampler_options: Mapping[str, Any], pruner: str, pruner_options: Mapping[str, Any]
+) -> Any:
+    """The study of a folder, new or as it stands, which maximises.
+
+    Args:
+        folder: made when absent.
+        sampler: a class of `optuna.samplers`.
+        sampler_options: its arguments.
+        pruner: a class of `optuna.pruners`.
+        pruner_options: its arguments.
+
+    Raises:
+        ValueError: for a class that Optuna does not have, or arguments that it does not take.
+    """
+    with search_extra():
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    made = []
+    for kind, name, options in (("sampler", sampler, sampler_options), ("pruner", pruner, pruner_options)):
+        module = getattr(optuna, f"{kind}s")
+        if name not in module.__all__ or name.startswith("Base"):
+            raise ValueError(f"search.{kind}={name}: choose a class of optuna.{kind}s, as {', '.join(module.__all__)}")
+        try:
+            made.append(getattr(module, name)(**options))
+        except TypeError as error:
+            raise ValueError(f"search.{kind}_options={dict(options)}: {error}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = JournalStorage(JournalFileBackend(str(folder / STORAGE)))
+    with locked(folder / STORAGE):
+        return optuna.create_study(
+            storage=storage,
+            study_name="search",
+            direction="maximize",
+            load_if_exists=True,
+            sampler=made[0],
+            pruner=made[1],
+        )
+
+
+def suggest(trial: Any, space: Mapping[str, Any], group: str = "") -> list[str]:
+    """The overrides of a trial, one an option of `space`.
+
+    Args:
+        trial: asked for a value of each.
+        space: by option `{low: 1, high: 8}`, for floats where one of them is a float, with `log: true` on a logarithmic
+            scale; or `{choices: [a, b]}`. Options stand in their groups.
+        group: what all stand in, with a dot behind it.
+
+    Raises:
+        ValueError: for what is neither.
+    """
+    overrides = []
+    for name, given in space.items():
+        option = group + name
+        if isinstance(given, Mapping) and not {"low", "high", "choices"} & given.keys():
+            overrides += suggest(trial, given, f"{option}.")
+            continue
+        try:
+            if "choices" in given:
+                value = trial.suggest_categorical(option, given["choices"])
+            elif isinstance(given["low"], int) and isinstance(given["high"], int):
+                value = trial.suggest_int(option, **given)
+            else:
+                value = trial.suggest_float(option, **given)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"search.space.{option}={given}: give {{low: 1, high: 8}}, with log: true if you like, or "
+                f"{{choices: [a, b]}} ({error!r})"
+            ) from error
+        overrides.append(override(option, value))
+    return overrides
+
+
+def override(option: str, value: Any) -> str:
+    return f"{option}={'null' if value is None else value}"
+
+
+@contextlib.contextmanager
+def next_trial(study: Any, folder: Path, most: int) -> Iterator[Any]:
+    """One that was interrupted, or a new one; held until the end of the block. None where there are `most` already.
+
+    Args:
+        study: of the folder.
+        folder: with the trials' folders.
+        most: trials of all processes.
+    """
+    from optuna.trial import Trial, TrialState
+
+    with contextlib.ExitStack() as held:
+        with locked(folder / STORAGE):
+            every = study.get_trials(deepcopy=False)
+            running = (trial for trial in every if trial.state == TrialState.RUNNING)
+            found = next((trial for trial in running if _hold(folder, trial.number, held)), None)
+            if found:
+                trial = Trial(study, found._trial_id)
+            elif len(every) < most:
+                trial = study.ask()
+                _hold(folder, trial.number, held)
+            else:
+                trial = None
+        yield trial
+
+
+def _hold(folder: Path, number: int, held: contextlib.ExitStack) -> bool:
+    """Takes the lock of a trial, which ends with the process at the latest; whether nobody else has it."""
+    (folder / str(number)).mkdir(exist_ok=True)
+    file = (folder / str(number) / ".held").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return False
+    held.enter_context(file)
+    return True

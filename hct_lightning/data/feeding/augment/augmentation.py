@@ -1,0 +1,234 @@
+"""Augmentation of uint8 batches on the device.
+
+What happens to an image is drawn from (seed, epoch, index, number of the crop) and nothing else: it is the same for any
+number of ranks and micro-batches. Only mixing takes a second image: the one before in the micro-batch (the last one
+for the first), so with mixing the micro-batch an image stands in matters, and one alone is not mixed.
+"""
+
+import math
+
+import numpy as np
+from torch import Tensor
+
+from hct_lightning.data.feeding.augment import damage
+from hct_lightning.data.feeding.augment.geometry import linear, resample, window
+from hct_lightning.data.feeding.augment.mixing import mix
+from hct_lightning.data.feeding.augment.tones import change_tones
+from hct_lightning.data.feeding.loader import Batch
+from hct_lightning.data.reading.geometry import Size
+from hct_lightning.data.reading.regions import Regions, Turned
+
+STEP = 32  # pixels by which sides of crops grow
+SMALLEST = 128  # that HCT takes
+
+_UNLIMITED = ("jitter", "scale", "aspect", "mixup", "cutmix")
+_MOST = {"rotation": 45, "noise": 255, "colour": 1}
+
+
+class Augmentation:
+    """Changes training batches.
+
+    Args:
+        flip: probability of a flip from left to right.
+        vertical_flip: probability of a flip from top to bottom.
+        quarter_turns: probability of a turn by 90, 180 or 270 degrees (180 unless height = width).
+        jitter: the crop moves by up to so many pixels, up and down and to the sides, at full
+            resolution; what it reaches beyond the image is mirrored.
+        crop: sides of a training crop when training begins, as a share of the image's; they grow linearly to whole
+            images. A crop is at full resolution; as many are taken of an image as have its area together.
+        crop_until: the part of the training after which crops are whole images.
+        resample: probability of what the next three say; other images keep every pixel as it is.
+        scale: the image is enlarged by factors of 1 / (1 + scale) .. 1 + scale.
+        aspect: its height is enlarged against its width by factors of 1 / (1 + aspect) .. 1 + aspect.
+        rotation: it is turned by up to so many degrees.
+        brightness: factors within 1 - brightness .. 1 + brightness.
+        contrast: factors within 1 - contrast .. 1 + contrast.
+        colour: factors of each channel within 1 - colour .. 1 + colour.
+        blur: probability of a blur, of a deviation of 0.7 to 1.3 pixels.
+        noise: deviation of normal noise, drawn within 0 .. noise, of values of 0..255.
+        jpeg: probability of JPEG at a quality of 30 to 90.
+        erase: probability that a box, a tenth to a half of each side, has one value.
+        mixup: alpha of Beta(alpha, alpha), from which the share of the other image is drawn.
+        cutmix: likewise, of the other image's area; with both, each image gets one of them.
+        mix_until: the part of the training after which images are no longer mixed.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        flip: float = 0.0,
+        vertical_flip: float = 0.0,
+        quarter_turns: float = 0.0,
+        jitter: int = 0,
+        crop: float = 1.0,
+        crop_until: float = 0.7,
+        resample: float = 0.5,
+        scale: float = 0.0,
+        aspect: float = 0.0,
+        rotation: float = 0.0,
+        brightness: float = 0.0,
+        contrast: float = 0.0,
+        colour: float = 0.0,
+        blur: float = 0.0,
+        noise: float = 0.0,
+        jpeg: float = 0.0,
+        erase: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        mix_until: float = 0.8,
+    ) -> None:
+        options = {key: value for key, value in locals().items() if key != "self"}
+        for name, value in options.items():
+            most = math.inf if name in _UNLIMITED else _MOST.get(name, 1)
+            least = 0.1 if name == "crop" else 0
+            if not least <= value <= most:
+                where = "data.flip" if name == "flip" else f"data.augment.{name}"
+                raise ValueError(f"{where}={value}: give {least} to {most}")
+        self.flip = flip
+        self.vertical_flip = vertical_flip
+        self.quarter_turns = quarter_turns
+        self.jitter = jitter
+        self.crop = crop
+        self.crop_until = crop_until
+        self.resample = resample
+        self.scale = scale
+        self.aspect = aspect
+        self.rotation = rotation
+        self.brightness = brightness
+        self.contrast = contrast
+        self.colour = colour
+        self.blur = blur
+        self.noise = noise
+        self.jpeg = jpeg
+        self.erase = erase
+        self.mixup = mixup
+        self.cutmix = cutmix
+        self.mix_until = mix_until
+        off = {"crop": 1.0} | {name: options[name] for name in ("crop_until", "resample", "mix_until")}
+        self._used = {name: value for name, value in options.items() if value != off.get(name, 0)}
+        self.active = bool(self._used)
+
+    def extra_bytes(self, images: int, *, image_bytes: int) -> int:
+        """The most that a call takes beside a batch of so many images: copies, as floats where it calculates."""
+        changing = 2 if self.active else 0
+        for used, copies in (
+            (self.scale or self.aspect or self.rotation, 7),
+            (self.brightness or self.contrast or self.colour, 6),
+            (self.blur, 5),
+            (self.noise, 2),
+            (self.jpeg, 2),
+        ):
+            changing = max(changing, copies if used else 0)
+        mixing = images + (6 if self.mixup else 0) if images > 1 and (self.mixup or self.cutmix) else 0
+        crops = images if self.crop < 1 else 0
+        return (crops + max(changing, mixing)) * image_bytes
+
+    def crops(self, size: Size, progress: float) -> tuple[int, Size]:
+        """How many crops are taken of an image, and their size.
+
+        Args:
+            size: of the images.
+            progress: the part of the training that is done.
+        """
+        grown = 1.0 if progress >= self.crop_until else progress / self.crop_until
+        share = self.crop + (1 - self.crop) * grown
+        height, width = (min(side, max(SMALLEST, math.ceil(share * side / STEP) * STEP)) for side in size)
+        return size[0] * size[1] // (height * width), (height, width)
+
+    def __call__(self, batch: Batch, *, seed: int, epoch: int, classes: int, progress: float = 0.0) -> Batch:
+        """The batch, changed in place where crops are whole images; its labels are shares of the classes when mixed.
+
+        Where several crops are taken, there are first one of each image, then a second, and so on, with their labels;
+        `index` has each image once.
+        """
+        if not self.active:
+            return batch
+        if not isinstance(batch.images, Tensor):
+            rng = np.random.default_rng((seed, epoch, int(batch.index[0])))
+            return batch._replace(images=self._turn(batch.images, rng))
+        count, size = self.crops((batch.images.shape[2], batch.images.shape[3]), progress)
+        whole = size == tuple(batch.images.shape[2:])
+        keys = [(seed, epoch, i, *([n] if n else [])) for n in range(count) for i in batch.index.tolist()]
+        rngs = [np.random.default_rng(key) for key in keys]
+        images = batch.images.permute(0, 2, 3, 1)  # b h w c
+        places = images if whole else images.new_empty((len(keys), *size, images.shape[3]))
+        for place, image, rng in zip(places, [*images] * count, rngs, strict=True):
+            self._change(image, place, rng)
+        batch = batch._replace(images=places.permute(0, 3, 1, 2), labels=batch.labels.repeat(count))
+        if (self.mixup or self.cutmix) and progress < self.mix_until:
+            return mix(batch, rngs, classes, mixup=self.mixup, cutmix=self.cutmix)
+        return batch
+
+    def check_regions(self) -> None:
+        """Raises ValueError for what can't be done to an image that is read by region."""
+        for name in self._used.keys() - {"flip", "vertical_flip", "quarter_turns"}:
+            raise ValueError(
+                f"data.augment.{name}={self._used[name]} changes whole images, and with memory=stream "
+                "data.resolution=native reads large ones by region; leave it out (flips and quarter turns work)"
+            )
+
+    def _turn(self, image: Regions, rng: np.random.Generator) -> Turned:
+        """What `_change` does to an image in memory, as far as `check_regions` lets it."""
+        flip, vertical_flip, turn = rng.random(3)
+        turns = rng.integers(1, 4)
+        height, width, _ = image.shape
+        quarters = 0 if turn >= self.quarter_turns else -int(turns) if height == width else 2
+        return Turned(image, flip=flip < self.flip, vertical_flip=vertical_flip < self.vertical_flip, quarters=quarters)
+
+    def _change(self, image: Tensor, place: Tensor, rng: np.random.Generator) -> None:
+        """h w c -> h w c, to `place`, which may be the image. All is drawn whatever is used, so that options don't
+        shift one another."""
+        flip, vertical_flip, turn = rng.random(3)
+        turns = int(rng.integers(1, 4))
+        shift = rng.integers(-self.jitter, self.jitter + 1, 2)
+        brightness, contrast = 1 + rng.uniform(-1, 1, 2) * (self.brightness, self.contrast)
+        where, zoom, aspect, angle = rng.random(2), *rng.uniform(-1, 1, 3)
+        colour = 1 + rng.uniform(-1, 1, image.shape[2]) * self.colour
+        resampled, *damages = rng.random(4)
+        strengths = rng.random(8)
+        noise_seed = int(rng.integers(2**62))
+
+        changed = image
+        if flip < self.flip:
+            changed = changed.flip(1)
+        if vertical_flip < self.vertical_flip:
+            changed = changed.flip(0)
+        if turn < self.quarter_turns:
+            changed = changed.rot90(turns if image.shape[0] == image.shape[1] else 2, (1, 0))
+        drawn = (zoom, aspect, angle) if resampled < self.resample else None
+        changed = self._look(changed, (place.shape[0], place.shape[1]), where, shift, drawn)
+        if self.brightness or self.contrast or self.colour:
+            factors = colour.tolist() if self.colour else None
+            changed = change_tones(changed, brightness=brightness, contrast=contrast, colour=factors)
+        if changed.data_ptr() != place.data_ptr() or changed.stride() != place.stride():
+            place.copy_(changed)
+        if damages[0] < self.blur:
+            damage.blur(place, 1 + int(3 * strengths[0]), 16)
+        if self.noise:
+            damage.add_noise(place, self.noise * strengths[1], noise_seed)
+        if damages[1] < self.jpeg:
+            damage.compress(place, round(30 + 60 * strengths[2]))
+        if damages[2] < self.erase:
+            sides = 0.1 + 0.4 * strengths[3:5]
+            damage.erase(place, tuple(strengths[5:7]), tuple(sides), int(256 * strengths[7]))
+
+    def _look(
+        self, image: Tensor, size: Size, where: np.ndarray, shift: np.ndarray, drawn: tuple[float, float, float] | None
+    ) -> Tensor:
+        """The crop of `size`, at `where` of all places that it fits in and moved by `shift`; a view where it can be.
+
+        With `drawn`, numbers of -1 to 1, for scale, aspect and rotation it is resampled.
+        """
+        room = np.array(image.shape[:2]) - size
+        if not drawn or not (self.scale or self.aspect or self.rotation):
+            top, left = (np.round(where * room).astype(int) + shift).tolist()
+            return window(image, (top, left), size)
+        zoom, stretch = ((1 + most) ** part for most, part in zip((self.scale, self.aspect), drawn, strict=False))
+        zooms = zoom * math.sqrt(stretch), zoom / math.sqrt(stretch)
+        seen = np.array(size) / zooms  # of the image
+        room = np.array(image.shape[:2]) - seen
+        centre = (np.array(image.shape[:2]) - 1) / 2 + (where - 0.5) * room + shift
+        return resample(image, (centre[0], centre[1]), linear(zooms, self.rotation * drawn[2]), size)

@@ -1,0 +1,98 @@
+"""What cameras, scanners and files do to an image: blur, noise, JPEG; and a part of it that is missing.
+
+Each works in the image's place. Legend: h height, w width, c channels; images are h w c uint8.
+"""
+
+import torch
+from torch import Tensor
+
+BANDS = 8  # of rows that have the same noise: drawing it takes longer than all else
+
+
+def blur(image: Tensor, passes: int, weight: int) -> None:
+    """Each pixel takes a part of its four neighbours, in whole numbers; the outermost stay.
+
+    Args:
+        image: h w c uint8.
+        passes: how often; after n of them the deviation is sqrt(n * weight / 32) pixels.
+        weight: of each neighbour in a row and a column, in 64ths, up to 21.
+    """
+    for _ in range(passes):
+        for dim in (0, 1):
+            length = image.shape[dim] - 2
+            if length < 1:
+                continue
+            near = image.narrow(dim, 0, length).to(torch.int16)
+            near += image.narrow(dim, 2, length)
+            middle = image.narrow(dim, 1, length)
+            near.mul_(weight).add_(middle.to(torch.int16).mul_(64 - 2 * weight)).add_(32)
+            middle.copy_(near.bitwise_right_shift_(6))
+
+
+def add_noise(image: Tensor, deviation: float, seed: int) -> None:
+    """Adds normal noise, the same in each of `BANDS` bands of rows.
+
+    Args:
+        image: h w c uint8.
+        deviation: of values of 0..255.
+        seed: of a generator on the image's device, whose draws are its own.
+    """
+    rows = max(1, -(-image.shape[0] // BANDS))
+    generator = torch.Generator(image.device).manual_seed(seed)
+    noise = torch.randn((rows, *image.shape[1:]), generator=generator, device=image.device)
+    noise = noise.mul_(deviation).round_().to(torch.int16)
+    for band in image.split(rows):
+        band.copy_((noise[: len(band)] + band).clamp_(0, 255))
+
+
+def compress(image: Tensor, quality: int) -> None:
+    """What JPEG loses at a quality, of each channel as of luminance; blocks of 8x8 pixels, as far as they are whole.
+
+    torchvision's `jpeg` works on the host alone, and a device would be waited for.
+    """
+    height, width = (side // 8 * 8 for side in image.shape[:2])
+    if not height or not width:
+        return
+    cosines, steps = _tables(image.device)
+    scale = 5000 / quality if quality < 50 else 200 - 2 * quality
+    steps = ((steps * scale + 50) / 100).floor().clamp(1, 255)
+    for channel in image[:height, :width].unbind(2):
+        for band in channel.split(max(8, height // BANDS // 8 * 8)):
+            blocks = band.reshape(-1, 8, width // 8, 8).transpose(1, 2).float().sub_(128)
+            found = cosines @ blocks @ cosines.T
+            found = found.div_(steps).round_().mul_(steps)
+            blocks = (cosines.T @ found @ cosines).add_(128.5).clamp_(0, 255.4)
+            band.copy_(blocks.transpose(1, 2).reshape(band.shape))
+
+
+def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
+    """The discrete cosine transform of 8 values, and the steps of luminance at quality 50 (ITU T.81, table K.1)."""
+    place, frequency = torch.arange(8.0), torch.arange(8.0)[:, None]
+    cosines = torch.cos((2 * place + 1) * frequency * torch.pi / 16) / 2
+    cosines[0] /= 2**0.5
+    steps = [
+        [16, 11, 10, 16, 24, 40, 51, 61],
+        [12, 12, 14, 19, 26, 58, 60, 55],
+        [14, 13, 16, 24, 40, 57, 69, 56],
+        [14, 17, 22, 29, 51, 87, 80, 62],
+        [18, 22, 37, 56, 68, 109, 103, 77],
+        [24, 35, 55, 64, 81, 104, 113, 92],
+        [49, 64, 78, 87, 103, 121, 120, 101],
+        [72, 92, 95, 98, 112, 100, 103, 99],
+    ]
+    steps = torch.tensor(steps, dtype=torch.float32)
+    return cosines.to(device, non_blocking=True), steps.to(device, non_blocking=True)
+
+
+def erase(image: Tensor, place: tuple[float, float], size: tuple[float, float], value: int) -> None:
+    """A box of one value.
+
+    Args:
+        image: h w c uint8.
+        place: of its top left corner, (down, right), as shares of the way that there is.
+        size: its sides, as shares of the image's.
+        value: 0..255.
+    """
+    sides = [max(1, round(share * side)) for share, side in zip(size, image.shape[:2], strict=True)]
+    top, left = (round(at * (side - own)) for at, side, own in zip(place, image.shape[:2], sides, strict=True))
+    image[top : top + sides[0], left : left + sides[1]] = value

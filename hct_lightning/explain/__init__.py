@@ -1,0 +1,1 @@
+"""Where a network looks: maps over an image, their overlays, and the receptive field."""

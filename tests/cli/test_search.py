@@ -1,0 +1,79 @@
+"""Trials that processes share. The whole search, with real runs: tests/tasks/test_search.py."""
+
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hct_lightning.cli.search import next_trial, open_study, suggest
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+optuna = pytest.importorskip("optuna")
+
+
+def study_in(folder: Path, **options: Any) -> Any:
+    given = {"sampler": "RandomSampler", "sampler_options": {"seed": 0}, "pruner": "NopPruner", "pruner_options": {}}
+    return open_study(folder, **(given | options))
+
+
+def test_values_become_overrides():
+    space = {
+        "a": {"low": 1, "high": 3},
+        "b": {"low": 0.5, "high": 1.0},
+        "c": {"low": 1e-4, "high": 1, "log": True},
+        "group": {"sub": {"d": {"choices": [None, "x", 2]}}},
+    }
+    fixed = optuna.trial.FixedTrial({"a": 2, "b": 0.75, "c": 0.01, "group.sub.d": None})
+    assert suggest(fixed, space) == ["a=2", "b=0.75", "c=0.01", "group.sub.d=null"]
+
+
+@pytest.mark.parametrize("given", [{"low": 1}, {"high": 1, "to": 2}, 3, {"low": 5, "high": 1}])
+def test_a_space_that_is_none_is_named(tmp_path, given):
+    with pytest.raises(ValueError, match=r"search\.space\.optim\.lr="):
+        suggest(study_in(tmp_path).ask(), {"optim.lr": given})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampler": "Oracle"}, "search.sampler=Oracle: choose a class of optuna.samplers"),
+        ({"pruner": "BasePruner"}, "search.pruner=BasePruner"),
+        ({"sampler_options": {"seeds": 1}}, "search.sampler_options=.*seeds"),
+    ],
+)
+def test_what_optuna_does_not_have_is_named(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        study_in(tmp_path, **options)
+
+
+def test_a_trial_is_held_by_one_and_none_is_too_many(tmp_path):
+    study, other = study_in(tmp_path), study_in(tmp_path)
+    with next_trial(study, tmp_path, 2) as first, next_trial(other, tmp_path, 2) as second:
+        assert [first.number, second.number] == [0, 1]
+        with next_trial(study, tmp_path, 2) as third:
+            assert third is None
+        study.tell(first, 1.0)
+    with next_trial(study, tmp_path, 2) as again:  # the second has no end, and nobody holds it any more
+        assert again.number == 1
+        other.tell(again.number, 2.0)
+    assert study.best_value == 2.0
+
+
+def begin_and_die(folder: str) -> None:
+    study = study_in(Path(folder))
+    with next_trial(study, Path(folder), 9) as trial:
+        trial.suggest_int("a", 1, 100)
+        os._exit(1)
+
+
+def test_a_trial_of_a_process_that_died_goes_on_with_its_values(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=begin_and_die, args=(str(tmp_path),))
+    process.start()
+    process.join()
+    study = study_in(tmp_path)
+    before = study.trials[0].params
+    with next_trial(study, tmp_path, 9) as trial:
+        assert trial.number == 0
+        assert trial.suggest_int("a", 1, 100) == before["a"]

@@ -1,0 +1,101 @@
+"""A search with real runs: two processes share it, a killed one goes on."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+optuna = pytest.importorskip("optuna")
+
+SEARCH = (
+    "task=search",
+    "search.trials=4",
+    "+search.space.optim.lr={low: 1e-4, high: 1e-2, log: true}",
+    "+search.space.data.batch_size={choices: [2, 4]}",
+    "export=[]",
+    "fit.report=false",
+    "data.num_workers=0",
+)
+
+
+def study_of(folder: Path) -> optuna.Study:
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / "search.journal"))
+    return optuna.load_study(study_name="search", storage=optuna.storages.JournalStorage(backend))
+
+
+def trials_of(folder: Path) -> list:
+    return study_of(folder).trials
+
+
+def test_a_search_runs_its_trials_and_says_which_is_best(cli, tiny, tmp_path):
+    folder = tmp_path / "search"
+    options = ("search.trials=1", f"search.folder={folder}", f"hydra.run.dir={folder}/log")
+    done = cli(*tiny, *SEARCH, "trainer.max_epochs=1", *options, cwd=tmp_path)
+    (trial,) = trials_of(folder)
+    record = json.loads((folder / "0" / "run.json").read_text())
+    assert record["status"] == "completed"
+    assert trial.value == pytest.approx(record["metrics"]["best"])
+    assert "best: trial 0, val/accuracy" in done.stdout
+    assert f"optim.lr={trial.params['optim.lr']}" in done.stdout
+    assert (folder / "sweep.json").exists()
+    # Killed when a run was completed, and before it could say so.
+    study_of(folder).ask().suggest_float("optim.lr", 1e-4, 1e-2, log=True)
+    (folder / "1").mkdir()
+    for name in ("run.json", "metrics.csv"):
+        shutil.copy(folder / "0" / name, folder / "1" / name)
+    done = cli(*tiny, *SEARCH, "trainer.max_epochs=1", *options, "search.trials=2", cwd=tmp_path)
+    assert [again.value for again in trials_of(folder)] == [trial.value] * 2
+    assert "epoch 1/1" not in done.stderr
+
+
+def test_without_a_space_it_says_so(cli, tmp_path):
+    done = cli("task=search", f"search.folder={tmp_path}/search", cwd=tmp_path, status=1)
+    assert "search.space is empty" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_share_it_and_a_killed_one_goes_on(cli, environment, tiny, tmp_path):
+    folder = tmp_path / "search"
+    more = ("search.trials=3", "trainer.max_epochs=3", "callbacks.last.every_steps=1", f"search.folder={folder}")
+    command = [sys.executable, "-m", "hct_lightning", *tiny, *SEARCH, *more]
+
+    def start(name: str) -> subprocess.Popen:
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(
+            [*command, f"hydra.run.dir={folder}/log/{name}"], cwd=tmp_path, env=environment, **quiet
+        )
+
+    one, other = start("one"), start("other")
+    while not all((folder / str(i) / "checkpoints" / "last.ckpt").exists() for i in (0, 1)):
+        assert one.poll() is None or other.poll() is None
+        time.sleep(0.05)
+    one.kill()
+    one.wait()
+    other.wait()
+    done = cli(*tiny, *SEARCH, *more, f"hydra.run.dir={folder}/log/third", cwd=tmp_path)
+    trials = trials_of(folder)
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
+    assert all(sorted(trial.intermediate_values) == [1, 2, 3] for trial in trials)
+    assert len({trial.params["optim.lr"] for trial in trials}) == 3
+    for trial in trials:
+        record = json.loads((folder / str(trial.number) / "run.json").read_text())
+        assert record["status"] == "completed"
+        assert record["global_batch"] == trial.params["data.batch_size"]
+    assert "best: trial" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_trial_that_is_worse_than_others_is_ended(cli, tiny, tmp_path):
+    folder = tmp_path / "search"
+    # Better than all right.
+    pruner = ("search.pruner=ThresholdPruner", "~search.pruner_options", "+search.pruner_options={lower: 1.1}")
+    options = ("search.trials=1", "trainer.max_epochs=50", f"search.folder={folder}", f"hydra.run.dir={folder}/log")
+    done = cli(*tiny, *SEARCH, *pruner, *options, cwd=tmp_path)
+    assert [trial.state.name for trial in trials_of(folder)] == ["PRUNED"]
+    assert json.loads((folder / "0" / "run.json").read_text())["status"] == "pruned"
+    assert "no trial was completed" in done.stderr
