@@ -49,7 +49,7 @@ def test_an_artifact_of_the_run_predicts_as_the_checkpoint_does(cli, trained, ph
     command = ["task=predict", f"run={trained}", f"predict.input={photos}", "predict.artifact=torchscript"]
     done = cli(*command, f"predict.output={tmp_path}/out.csv", cwd=tmp_path)
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
-    assert [row["path"] for row in rows] == find_images(str(photos))
+    assert [row["path"] for row in rows] == find_images(str(photos), "predict.input")
     network, spec = load_network(trained / "checkpoints" / "best.ckpt")
     pixels = FileReader(spec.decoding)(rows[0]["path"])[None]
     with torch.inference_mode():
