@@ -54,10 +54,15 @@ def main(cfg: DictConfig, folder: Path) -> None:
     """
     if OmegaConf.is_missing(cfg.predict, "input"):
         raise ValueError("predict.input is not set; give predict.input=<image, folder, glob or list>")
-    run = Run(folder, writes=is_rank_zero())
     if cfg.predict.artifact:
         by_artifact(cfg, folder)
-        return
+    else:
+        by_checkpoint(cfg, folder)
+
+
+def by_checkpoint(cfg: DictConfig, folder: Path) -> None:
+    """By the network of a checkpoint, on `trainer.devices`."""
+    run = Run(folder, writes=is_rank_zero())
     checkpoint = run.checkpoint(cfg.ckpt or "best")
     network, spec = load_network(checkpoint, cfg.safety.allow)
     images = find_images(plain(cfg.predict)["input"], "predict.input")
@@ -131,7 +136,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
 
 def by_artifact(cfg: DictConfig, folder: Path) -> None:
-    """The same by an artifact: one process, on the CPU, as the artifact is made."""
+    """By an artifact of the run: one process, on the CPU, as the artifact is made."""
     options = plain(cfg.predict)
     place = find_artifact(folder, str(options["artifact"]))
     size = {"resolution": options["resolution"]} if options["resolution"] else {}

@@ -142,9 +142,7 @@ def choose_memory(
         raise ValueError(f"memory={memory}: choose speed, auto, low or stream")
     chosen: Memory = memory if memory in ("low", "stream") else "speed"
     fixed = micro_batches != "auto"
-    wanted = micro_batches if isinstance(micro_batches, int) else 0 if fixed else -(-share // batch_size)
-    if wanted < 1:
-        raise ValueError(f"micro_batches={micro_batches}: give at least 1, or auto")
+    wanted = parts_wanted(micro_batches, share, batch_size)
     at_once = -(-share // wanted)
     room = Room(device.type, available_bytes(device, ranks_here), available_bytes(torch.device("cpu"), ranks_here))
 
@@ -181,6 +179,19 @@ def choose_memory(
     if plan.micro_batches <= share:  # else the sampler says why it can't be
         plan = plan._replace(micro_batches=min(plan.micro_batches, max(1, global_batch // ranks)))
     return plan
+
+
+def parts_wanted(micro_batches: int | str, share: int, batch_size: int) -> int:
+    """Into how many parts a share of a global batch is divided where memory is plenty.
+
+    Raises:
+        ValueError: for another option than a number or `auto`.
+    """
+    if micro_batches == "auto":
+        return -(-share // batch_size)
+    if not isinstance(micro_batches, int) or micro_batches < 1:
+        raise ValueError(f"micro_batches={micro_batches}: give at least 1, or auto")
+    return micro_batches
 
 
 def fewest_parts(
