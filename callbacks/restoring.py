@@ -63,7 +63,7 @@ def _compare(saved: Any, fresh: Any, name: str) -> None:
             _compare(saved[key], fresh[key], f"{name}.{key}")
     elif fresh is None:
         return
-    elif type(fresh) in (int, float):
+    elif isinstance(fresh, int | float) and not isinstance(fresh, bool):
         kinds = (int,) if name.startswith("loops") else (int, float)  # a clock begins at 0, and goes on with 0.5
         if type(saved) not in kinds or saved < min(fresh, 0):  # some are -1 before the first
             raise ValueError(f"{name} is {saved!r:.100}, not a count")

@@ -109,7 +109,7 @@ def check_network(model: Mapping[str, Any], allow: Iterable[str], where: str) ->
         ValueError: for any other target, and for one that is nested.
     """
     target = model.get("_target_")
-    if target not in _named("model"):
+    if not isinstance(target, str) or target not in _named("model"):
         if not isinstance(target, str) or not _inside(target, allow):
             package = str(target).rpartition(".")[0]
             known = ", ".join(sorted(_named("model")))

@@ -153,9 +153,9 @@ def load_artifact(
         raise ImportError(f"{folder}: {error}") from error
     try:
         return Artifact(description, server.load(file, description, threads))
-    except ValueError:
-        raise
     except Exception as error:  # each runtime has its own for a file that it can't read
+        if isinstance(error, ValueError) and str(file) in str(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{file} can't be loaded: {reason}; export it again") from error
 

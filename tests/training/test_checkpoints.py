@@ -65,6 +65,7 @@ def test_what_is_no_checkpoint_or_names_what_is_not_allowed_is_refused(tmp_path)
         ({"_target_": "os.system"}, r"its network is os\.system"),
         ({"_target_": "lightning.fabric.utilities.cloud_io._load", "path_or_url": "x"}, "its network is lightning"),
         ({"_target_": "hct_lightning.app.main"}, "its network is hct_lightning"),
+        ({"_target_": {"_target_": "os.system"}}, "its network is {'_target_'"),
         ({"blocks": {"_target_": "timm.create_model", "model_name": "resnet18"}}, "the option '_target_'"),
         ({"_args_": [3]}, "_args_"),
         ({"_partial_": True}, "_partial_"),

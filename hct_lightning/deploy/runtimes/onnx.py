@@ -46,7 +46,7 @@ def load(file: Path, description: Mapping[str, Any], threads: int | None) -> Cal
     """1 c h w uint8 -> 1 classes logits."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
     def logits(images: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {"pixels": images.contiguous().numpy()})[0])
