@@ -197,7 +197,7 @@ class Augmentation:
         if vertical_flip < self.vertical_flip:
             changed = changed.flip(0)
         if turn < self.quarter_turns:
-            changed = changed.rot90(turns if image.shape[0] == image.shape[1] else 2, (0, 1))
+            changed = changed.rot90(turns if image.shape[0] == image.shape[1] else 2, (1, 0))
         drawn = (zoom, aspect, angle) if resampled < self.resample else None
         changed = self._look(changed, (place.shape[0], place.shape[1]), where, shift, drawn)
         if self.brightness or self.contrast or self.colour:
