@@ -23,7 +23,7 @@ from hct_lightning.cli.recompose import given_options
 from hct_lightning.data.feeding.loader import Images, Loader, auto_workers
 from hct_lightning.data.feeding.samplers import EveryImageOnce
 from hct_lightning.data.inputs import find_images, skips_unreadable
-from hct_lightning.data.reading.decoding import padding_note, sizes_in_words
+from hct_lightning.data.reading.decoding import Decoding, padding_note, sizes_in_words
 from hct_lightning.data.reading.image import sample_sizes
 from hct_lightning.data.reading.readers import FileReader, NativeReader
 from hct_lightning.deploy.artifact import digest, load_artifact, read_description
@@ -108,9 +108,7 @@ def by_checkpoint(cfg: DictConfig, folder: Path) -> None:
             *(len(todo), sizes_in_words(decoding)),
             *(devices.accelerator, trainer.world_size, precision, way.batch),
         )
-        sizes = sample_sizes(todo.paths, max_pixels=decoding.max_pixels) if decoding.size else []
-        if note := padding_note(decoding, sizes):
-            log.info("  note: %s", note)
+        note_padding(todo.paths, decoding)
         if cfg.compile:
             network.compile(dynamic=False)
         shard = EveryImageOnce(len(todo), rank=trainer.global_rank, world=trainer.world_size)
@@ -133,6 +131,13 @@ def by_checkpoint(cfg: DictConfig, folder: Path) -> None:
     if is_rank_zero():
         file.finish()
         show(file)
+
+
+def note_padding(paths: Sequence[str], decoding: Decoding) -> None:
+    """Says where images are mostly padded."""
+    sizes = sample_sizes(paths, max_pixels=decoding.max_pixels) if decoding.size else []
+    if note := padding_note(decoding, sizes):
+        log.info("  note: %s", note)
 
 
 def by_artifact(cfg: DictConfig, folder: Path) -> None:

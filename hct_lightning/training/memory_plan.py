@@ -167,11 +167,10 @@ def choose_memory(
         log.info("estimating the memory of a training step ...")
         plan = fewest_parts(fits, share, at_once, memory)
         if plan is None:
-            one = taken(chosen, 1)
             raise ValueError(
-                f"a training step with one image takes about {one / 2**30:.1f} GiB; {room.bytes / 2**30:.1f} GiB are "
-                "available to each rank. Use memory=low, memory=stream, a smaller data.resolution, fewer trainer.devices on this "
-                "machine, or trainer.precision=bf16-mixed"
+                f"a training step with one image takes about {taken(chosen, 1) / 2**30:.1f} GiB; "
+                f"{room.bytes / 2**30:.1f} GiB are available to each rank. Use memory=low, memory=stream (HCT), a smaller "
+                "data.resolution, fewer trainer.devices on this machine, or trainer.precision=bf16-mixed"
             )
         plan = plan._replace(micro_batches=wanted if fixed else max(wanted, plan.micro_batches))
         gaps = int(GAPS * taken(plan.memory, -(-share // plan.micro_batches)))
