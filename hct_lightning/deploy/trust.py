@@ -13,12 +13,10 @@ from torch._C import PyTorchFileReader
 
 # Operations of TorchScript that read or write files, by whichever name an archive gives their package.
 _ON_FILES = re.compile(rb"\b(from_file|save|load|read_file|write_file|load_tensor|rpc\w*|fork)\b")
-# Operations that are not meant to be called: among them those that read and write wherever they are told to. (The
-# quantized tensor is made of the given one, by copying.)
-_INTERNAL = re.compile(
-    rb"\b(?!(_convolution|_weight_norm|_is_full_backward_hook|_make_per_tensor_quantized_tensor)\b)_[a-z]\w*"
-    rb"|\w*unsafe\w*"
-)
+# Operations that are not meant to be called: among them those that read and write wherever they are told to.
+# Those of networks, and an attribute of modules, are known.
+_KNOWN = rb"_convolution|_weight_norm|_make_per_(tensor|channel)_quantized_tensor|_is_full_backward_hook"
+_INTERNAL = re.compile(rb"\b(?!(%s)\b)_[a-z]\w*|\w*unsafe\w*" % _KNOWN)
 _PACKAGE = re.compile(rb"\bops\s*\.\s*(?!(prim|quantized)\b)\w*")
 _PROGRAM = 2**26  # bytes of source
 # Classes of C++ have this name; those of quantized weights alone are needed.

@@ -25,7 +25,7 @@ namespace {
 void check_archive(const std::filesystem::path& file) {
   static const std::regex on_files(R"(\b(from_file|save|load|read_file|write_file|load_tensor|rpc\w*|fork)\b)");
   static const std::regex internal(
-      R"(\b(?!(_convolution|_weight_norm|_is_full_backward_hook|_make_per_tensor_quantized_tensor)\b)_[a-z]\w*|unsafe)");
+      R"(\b(?!(_convolution|_weight_norm|_make_per_(tensor|channel)_quantized_tensor|_is_full_backward_hook)\b)_[a-z]\w*|unsafe)");
   static const std::regex package(R"(\bops\s*\.\s*(?!(prim|quantized)\b)\w*)");
   static const std::regex any_class(R"(\bclasses\b)"), quantized("__torch__\\.torch\\.classes\\.quantized");
   static const std::regex in_trace("torch[.\n]classes");
