@@ -35,6 +35,7 @@ ELSEWHERE = {
     "slurm.__main__",
     "benchmarks.harness.__main__",
     # Benchmarks and their sides, which tests/test_docs.py runs as documented, but small.
+    "benchmarks.augment",
     "benchmarks.baselines.litdata_loading",
     "benchmarks.baselines.plain_inference",
     "benchmarks.baselines.plain_reading",

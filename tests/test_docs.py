@@ -10,9 +10,11 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 from collections.abc import Iterator
 from functools import partial
@@ -179,7 +181,22 @@ SMALL = ("data.resolution=128", "data.batch_size=4", "trainer.max_epochs=1", "da
 SMALL_SCENES = ("data.scene_size=128", "data.train=24", "data.valid=10")
 SMALL_FOUR = ("trainer.devices=2", "data.batch_size=1", "data.resolution=256")
 SMALL_TASKS = {
+    "benchmark=augment": (
+        "benchmark.resolution=256",
+        "benchmark.batch_size=2",
+        "benchmark.rounds=1",
+        "benchmark.warmup=1",
+        "~benchmark.kinds",
+        "+benchmark.kinds={tones: {contrast: 0.2}, mixup: {mixup: 0.2}}",
+    ),
     "benchmark=data": ("benchmark.source_size=512", "benchmark.resolution=256", "benchmark.rounds=1"),
+    "benchmark=serve": (
+        "benchmark.resolution=128",
+        "benchmark.images=4",
+        "benchmark.clients=2",
+        "benchmark.rounds=1",
+        "benchmark.warmup=1",
+    ),
     "benchmark=step": ("benchmark.resolution=256", "benchmark.rounds=1", "benchmark.warmup=1"),
     "benchmark=memory": (
         "benchmark.resolution=256",
@@ -211,9 +228,11 @@ SMALL_TASKS = {
         "benchmark.rounds=1",
         "benchmark.warmup=1",
     ),
+    "task=explain": ("explain.tile=64",),
     "task=plan": ("plan.resolution=[256]", "plan.timed_at=[128,192]"),
 }
 SHORTER = {
+    "explain.resolution=2048": "explain.resolution=256",
     "plan.resolution=[2048,4000]": "plan.resolution=[256]",
     "plan.resolution=[24000]": "plan.resolution=[256]",
     "trainer.max_epochs=30": "trainer.max_epochs=1",
@@ -306,12 +325,32 @@ def bucket(store) -> Iterator[str]:
         server.shutdown()
 
 
+def serves(args: list[str], folder: Path) -> None:
+    """It says where it is, and ends in order."""
+    with subprocess.Popen(
+        [sys.executable, *HCT[1:], *args],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as server:
+        first = server.stderr.readline()
+        time.sleep(20)  # a server that can't begin ends before
+        ended = server.poll()
+        os.killpg(server.pid, signal.SIGINT)
+        assert (ended, server.wait(60)) == (None, 0), first + server.stderr.read()
+    assert "Ctrl-C ends it" in first
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # a benchmark is many processes, and the first one builds the C++ program
 @pytest.mark.parametrize("command", [command for command in RUNS if "+slurm=" not in command], ids=str)
 def test_runs(command, home, trained, cli, tmp_path, request):
     """As it stands, but small. Submissions to Slurm: `tests/slurm`."""
     args = arguments(command, trained)
+    if "task=serve" in args:
+        serves(args, home)
+        return
     for given in ("data.root=store", "data.root=s3://bucket/store"):
         if given in args:
             root = request.getfixturevalue("bucket" if "://" in given else "store")
@@ -373,6 +412,13 @@ def check_module(words: list[str], environment: dict[str, str], folder: Path) ->
     assert len(words[3:]) <= len(re.findall(r"^  folder", usage, re.MULTILINE))
 
 
+def check_workspace(words: list[str], environment: dict[str, str], folder: Path) -> None:
+    """Its help names as many arguments, in this order."""
+    usage = run([sys.executable, *words[1:3], "--help"], environment, folder)
+    assert re.search(r"usage: python -m (\S+) \[-h\] (.*)", usage).groups() == (words[2], "entity project")
+    assert len(words[3:]) == 2
+
+
 def check_predict(words: list[str], environment: dict[str, str], folder: Path) -> None:
     """Its help has the options."""
     program = (ROOT / "hct_lightning" / "deploy" / "cpp" / "main.cpp").read_text()
@@ -394,6 +440,18 @@ def check_completion(words: list[str], environment: dict[str, str], folder: Path
     assert "hydra_bash_completion" in shell
 
 
+def check_curl(words: list[str], environment: dict[str, str], folder: Path) -> None:
+    """It asks the address, the port and the path that are there by default; what it asks: tests/tasks/test_serve.py."""
+    serve = composed(["task=serve", "serve.token=null"]).serve
+    assert words[-1] == f"http://{serve.host}:{serve.port}/predict"
+
+
+def check_export(words: list[str], environment: dict[str, str], folder: Path) -> None:
+    """The variable is one that conf/ reads."""
+    name = words[1].partition("=")[0]
+    assert any(f"oc.env:{name}," in file.read_text() for file in (ROOT / "conf").rglob("*.yaml"))
+
+
 def check_opt_out(words: list[str], environment: dict[str, str], folder: Path) -> None:
     """OpenVINO's packages bring the program."""
     assert importlib.metadata.entry_points(group="console_scripts", name=words[0])
@@ -407,9 +465,12 @@ CHECKS = {
     "python -m hct_lightning.slurm": check_module,
     "python -m hct_lightning.data.sources.pages": check_module,
     "python -m hct_lightning.deploy.build_cpp": check_module,
+    "python -m hct_lightning.report.wandb_workspace": check_workspace,
     "build/cpp/hct_predict": check_predict,
     "source": check_activate,
     "eval": check_completion,
+    "curl": check_curl,
+    "export": check_export,
     "opt_in_out": check_opt_out,
 }
 

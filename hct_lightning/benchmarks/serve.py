@@ -29,6 +29,7 @@ from hct_lightning.data.reading.readers import FileReader
 from hct_lightning.data.sources import drawing
 from hct_lightning.deploy.artifact import load_artifact
 from hct_lightning.machine import runtime
+from hct_lightning.runs import signals
 
 PATIENCE_S = 300  # for the server to be ready
 
@@ -133,14 +134,15 @@ def served(artifact: str, files: list[str], clients: int, batch_size: int) -> No
 
 
 @contextlib.contextmanager
-def server(artifact: str, *options: str) -> Iterator[int]:
+def server(artifact: str, *overrides: str) -> Iterator[int]:
     """`task=serve` in a process of its own, when it is ready: its port."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    command = [sys.executable, "-m", "hct_lightning", "task=serve", f"serve.artifact={artifact}", *options]
+    command = [sys.executable, "-m", "hct_lightning", "task=serve", f"serve.artifact={artifact}", *overrides]
     command += [f"serve.port={port}", "serve.token=null", f"hydra.run.dir={Path(artifact).parent}/served"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as started:
+    options: dict[str, Any] = {"stdout": subprocess.DEVNULL, "preexec_fn": signals.end_with_parent}
+    with subprocess.Popen(command, start_new_session=True, **options) as started:
         try:
             until = time.monotonic() + PATIENCE_S
             while not is_ready(port):

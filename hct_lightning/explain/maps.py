@@ -31,11 +31,11 @@ class Map:
         return (self.values.clamp(min=0) - low) / (high - low) if high > low else torch.zeros_like(self.values)
 
 
-def rank_correlation(a: Map, b: Map) -> float:
+def rank_correlation(a: Map, b: Map) -> float | None:
     """Spearman's, of two maps of one size: 1 where they order the image alike, 0 where they have nothing in common.
 
-    nan where one is the same everywhere.
+    None where one is the same everywhere.
     """
     if a.values.unique().numel() == 1 or b.values.unique().numel() == 1:
-        return float("nan")
+        return None
     return spearman_corrcoef(a.values.flatten(), b.values.flatten()).item()

@@ -20,7 +20,7 @@ Track = Callable[[Iterable[int], int], Iterable[int]]
 
 @torch.inference_mode()
 def occlusion_map(
-    network: FromPixels, pixels: Tensor, target: int, *, grey: Tensor, tile: int, batch: int, track: Track
+    network: FromPixels, pixels: Tensor, target: int, *, grey: Tensor, tile: int | None, batch: int, track: Track
 ) -> Map:
     """Args:
     network: in evaluation.
@@ -31,6 +31,7 @@ def occlusion_map(
     batch: tiles at a time.
     track: shows progress; takes what is done, and its number.
     """
+    tile = tile or max(1, max(pixels.shape[2:]) // 16)
     places = list(product(edges(pixels.shape[2], tile), edges(pixels.shape[3], tile)))
     before = network(pixels)[0, target]
     lost = []

@@ -31,7 +31,7 @@ def receptive_field(network: FromPixels, images: Iterable[Tensor]) -> Tensor:
         h w fp32, on the CPU; its sum is 1.
 
     Raises:
-        ValueError: when the network has no map before pooling, or there are no images.
+        ValueError: when the network has no map before pooling, there are no images, or they differ in size.
     """
     features = getattr(network.network, "forward_features", None)
     total, count = None, 0
@@ -46,6 +46,10 @@ def receptive_field(network: FromPixels, images: Iterable[Tensor]) -> Tensor:
         centre = found[0, :, found.shape[2] // 2, found.shape[3] // 2].sum()
         (gradient,) = torch.autograd.grad(centre, x)
         one = gradient[0].abs().mean(dim=0).cpu()
+        if total is not None and total.shape != one.shape:
+            raise ValueError(
+                "explain.receptive_field averages over images of one size; give explain.resolution=1024, say"
+            )
         total, count = one if total is None else total + one, count + 1
     if total is None:
         raise ValueError("no image could be read, so there is no receptive field")

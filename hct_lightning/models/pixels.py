@@ -152,6 +152,11 @@ class FromPixels(nn.Module):
         """b c h w uint8, or one image that is read by region -> the map after the first stages."""
         assert self.tile, "set_streaming was called"
         hct, device = cast(HCT, self.network), self.scale.device
+        if any(module.training for stage in self._local_stages() for module in stage.modules()):
+            raise ValueError(
+                "memory=stream takes the statistics of the first stages as they are, and they can't be measured tile by "
+                "tile; leave callbacks=averaged out, or give callbacks.batch_norm.images=0"
+            )
         parameters = [p for part in (hct.stem, *self._local_stages()) for p in part.parameters() if p.requires_grad]
         if isinstance(pixels, Tensor):
             images = [(partial(_region, image), (image.shape[2], image.shape[3])) for image in pixels.split(1)]

@@ -3,18 +3,20 @@
 import contextlib
 import logging
 import multiprocessing
+import os
 import signal
 import socket
 from collections.abc import Iterator
 from typing import Any
 
 from hct_lightning.deploy.extra import extra
+from hct_lightning.runs import signals
 from hct_lightning.serving.api import ArtifactAPI
 from hct_lightning.serving.gate import Figures, Gate
 from hct_lightning.serving.page import Page
 
 with extra("serve"):
-    from litserve import LitServer
+    from litserve import Callback, LitServer
     from starlette.requests import Request
     from starlette.responses import HTMLResponse, Response
     from starlette.routing import Route
@@ -22,6 +24,13 @@ with extra("serve"):
 log = logging.getLogger(__name__)
 
 GRACE_S = 5  # for requests that are being answered when it ends
+
+
+class EndWithServer(Callback):
+    """The process that holds the artifact ends with the first one, however that ends."""
+
+    def on_before_setup(self, *args: Any, **kwargs: Any) -> None:
+        signals.end_with_parent()
 
 
 class Server(LitServer):
@@ -67,6 +76,7 @@ def build(api: ArtifactAPI, page: Page, *, token: str | None, max_bytes: int, wa
         api,
         accelerator="cpu",
         timeout=timeout,
+        callbacks=EndWithServer(),
         middlewares=[(Gate, gate)],
         disable_openapi_url=True,  # its page of documentation comes from elsewhere
     )
@@ -92,6 +102,7 @@ def run(server: Server, *, host: str, port: int) -> None:
     check_free(host, port)
     # LitServe knows Ctrl-C alone: after any other exception it waits for itself for ever.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.register_at_fork(after_in_child=signals.end_with_parent)  # those of LitServe that are forked
     try:
         server.run(
             host=host,

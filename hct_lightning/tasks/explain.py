@@ -120,8 +120,7 @@ def choose_methods(options: dict[str, Any], subject: Subject) -> dict[str, Metho
     Raises:
         ValueError: for an unknown one, or when nothing is left to do.
     """
-    network, size = subject.network, subject.decoding.size
-    assert size is not None, "a network's images have a size"
+    network = subject.network
     asked = [options["method"]] if isinstance(options["method"], str) else options["method"]
     if unknown := [name for name in asked if name not in METHODS]:
         raise ValueError(f"explain.method={','.join(unknown)}: choose of {', '.join(METHODS)}")
@@ -133,9 +132,8 @@ def choose_methods(options: dict[str, Any], subject: Subject) -> dict[str, Metho
             f"explain.method={options['method']} leaves nothing to do with {subject.title}; "
             "give explain.method=[gradient,occlusion] or explain.receptive_field=true"
         )
-    tile = options["tile"] or max(1, max(size) // 16)
-    for name, value in (("tile", tile), ("batch_size", options["batch_size"])):
-        if not isinstance(value, int) or value < 1:
+    for name in ("tile", "batch_size"):
+        if (value := options[name]) is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"explain.{name}={value}: give a positive number")
     methods: dict[str, Method] = {}
     if "gradient" in asked:
@@ -148,8 +146,8 @@ def choose_methods(options: dict[str, Any], subject: Subject) -> dict[str, Metho
         methods["occlusion"] = partial(
             occlusion_map,
             grey=(255 * torch.tensor(subject.spec.mean)).round().byte().to(subject.device),
-            tile=tile,
-            batch=options["batch_size"],
+            tile=options["tile"],
+            batch=options["batch_size"] or 1,
             track=partial(track, "occluding"),
         )
     return {name: methods[name] for name in asked}

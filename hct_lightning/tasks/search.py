@@ -48,7 +48,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
 _OF_OPTUNA = ("sampler", "sampler_options", "pruner", "pruner_options")
 _OF_SLURM = ("SLURM_", "SUBMITIT_")  # the job is this process's
-_NOT_OF_TRIALS = ("task", "search", "sweeps", "slurm", "run", "ckpt")
+_NOT_OF_TRIALS = ("task", "search", "sweeps", "slurm", "run")
 
 
 def _run(study: Any, trial: Any, folder: Path, overrides: list[str]) -> None:
@@ -56,13 +56,20 @@ def _run(study: Any, trial: Any, folder: Path, overrides: list[str]) -> None:
     from optuna.trial import TrialState
 
     run = Run(folder)
+    if run.record.get("status") == "completed":  # killed before it could say so
+        study.tell(trial, _value(folder))
+        return
     run.update(overrides=overrides)
     log.info("trial %d: %s", trial.number, shlex.join(suggestions(trial)))
     goes_on = (folder / "checkpoints" / "last.ckpt").exists()
-    child = start_run([*overrides, f'run="{folder}"' if goes_on else f'hydra.run.dir="{folder}"'], but=_OF_SLURM)
+    if goes_on:  # from there, and not from weights that it began with
+        command = [*(option for option in overrides if key_of(option) != "ckpt"), f'run="{folder}"']
+    else:
+        command = [*overrides, f'hydra.run.dir="{folder}"']
+    child = start_run(command, but=_OF_SLURM)
     reported = set(study.trials[trial.number].intermediate_values)
     try:
-        pruned = _watch(child, trial, RunFiles(folder, str(trial.number)), reported)
+        pruned = _watch(child, trial, folder, reported)
     except BaseException:
         child.terminate()
         child.wait()
@@ -80,14 +87,19 @@ def _run(study: Any, trial: Any, folder: Path, overrides: list[str]) -> None:
         log.error("trial %d failed: %s", trial.number, reason)
         study.tell(trial, state=TrialState.FAIL)
     else:
-        study.tell(trial, max(value for _, value in RunFiles(folder, "").metrics[METRIC]))
+        study.tell(trial, _value(folder))
 
 
-def _watch(child: Popen, trial: Any, files: RunFiles, reported: set[int]) -> bool:
+def _value(folder: Path) -> float:
+    """What a completed trial counts by."""
+    return max(value for _, value in RunFiles(folder, folder.name).metrics[METRIC])
+
+
+def _watch(child: Popen, trial: Any, folder: Path, reported: set[int]) -> bool:
     """Until the run ends; whether it was ended because others are better."""
     while True:
         ended = child.poll() is not None
-        for epoch, value in RunFiles(files.folder, files.name).metrics.get(METRIC, ()):
+        for epoch, value in RunFiles(folder, folder.name).metrics.get(METRIC, ()):
             if int(epoch) not in reported:
                 trial.report(value, int(epoch))
                 reported.add(int(epoch))

@@ -13,7 +13,7 @@ import torch
 
 from hct_lightning.data.reading.geometry import Size
 from hct_lightning.machine.allocators import pinned_bytes
-from hct_lightning.training.memory import Memory, StepMemory
+from hct_lightning.training.memory import STREAM_TILE, Memory, StepMemory
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,8 @@ class MemoryPlan(NamedTuple):
         """
         smaller = [max(128, 3 * side // 4 // 32 * 32) for side in size]
         ways = [f"micro_batches={min(share, 2 * self.micro_batches)}"] if self.micro_batches < share else []
-        ways += ["memory=low"] if self.memory == "speed" else ["memory=stream"] if self.memory == "low" else []
+        ways += ["memory=low"] if self.memory == "speed" else []
+        ways += ["memory=stream"] if self.memory == "low" and min(size) > STREAM_TILE else []
         ways += [f"data.resolution={smaller[0] if len({*smaller}) == 1 else str(smaller).replace(' ', '')}"]
         return f"use {' or '.join(ways)}"
 

@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
 from hct_lightning.callbacks.average_weights import AverageWeights
-from hct_lightning.callbacks.batch_norm import BatchNormStatistics
+from hct_lightning.callbacks.batch_norm import BatchNormStatistics, _gather
+from hct_lightning.training.batch_norm import measure_statistics
 
 
 class Saved(Callback):
@@ -113,3 +115,23 @@ def test_averages_come_first(fit):
 def test_a_value_out_of_range_is_named(options, message):
     with pytest.raises(ValueError, match=message):
         BatchNormStatistics(**({"images": 8, "freeze": 0.0} | options))
+
+
+def of_a_rank(rank: int, file: str) -> None:
+    """Two ranks with half of the batches each have bitwise what one process with all of them has."""
+    dist.init_process_group("gloo", f"file://{file}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    network, batches = (
+        torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)),
+        torch.randn(6, 2, 3, 9, 9),
+    )
+    measure_statistics(network, batches)
+    alone = {name: value.clone() for name, value in network.state_dict().items()}
+    measure_statistics(network, batches[rank::2], _gather)
+    assert same(network.state_dict(), alone)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ranks_agree(tmp_path):
+    torch.multiprocessing.spawn(of_a_rank, (str(tmp_path / "meet"),), nprocs=2)

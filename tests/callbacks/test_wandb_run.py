@@ -126,22 +126,23 @@ def test_what_was_exported_and_what_it_costs(run):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # three runs, one after the other
 def test_after_preemption_no_row_is_lost(cli, tiny, tmp_path):
     """A run is killed behind its last checkpoint, and does those steps again: W&B takes rows of rising numbers alone."""
     folder = tmp_path / "run"
     options = ("logger=wandb", "logger.wandb.mode=offline", "export=[]")
-    cli(*tiny, *options, "trainer.max_epochs=1", f"hydra.run.dir={folder}", cwd=tmp_path)
+    short = [option.replace("max_epochs=2", "max_epochs=1") for option in tiny]
+    cli(*short, *options, f"hydra.run.dir={folder}", cwd=tmp_path)
     shutil.copy(folder / "checkpoints" / "last.ckpt", tmp_path / "earlier.ckpt")
     cli(f"run={folder}", "trainer.max_epochs=2", cwd=tmp_path)
-    shutil.copy(
-        tmp_path / "earlier.ckpt", folder / "checkpoints" / "last.ckpt"
-    )  # as if it had been killed before it saved
+    # As if it had been killed before it saved.
+    shutil.copy(tmp_path / "earlier.ckpt", folder / "checkpoints" / "last.ckpt")
     cli(f"run={folder}", "trainer.max_epochs=2", cwd=tmp_path)
 
     found = pieces(folder)
     assert len(found) == 3
     steps = [record.history.step.num for piece in found for record in piece if record.history.item]
-    assert len(steps) > 12
+    assert len(steps) > 20
     assert steps == sorted(set(steps)), "each above the one before"
     _, history, ids = read(folder)
     assert len(ids) == 1

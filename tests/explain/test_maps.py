@@ -1,7 +1,5 @@
 """Maps: what is drawn, and how two are compared."""
 
-import math
-
 import pytest
 import torch
 
@@ -21,4 +19,4 @@ def test_rank_correlation_is_of_the_order_alone():
     assert rank_correlation(a, Map(-a.values, "")) == pytest.approx(-1)
     # 1 - 6 * sum d^2 / (n (n^2 - 1)) with d = 1, 1, 1, 1
     assert rank_correlation(a, Map(torch.tensor([[2.0, 1.0], [4.0, 3.0]]), "")) == pytest.approx(0.6)
-    assert math.isnan(rank_correlation(a, Map(torch.ones(2, 2), "")))
+    assert rank_correlation(a, Map(torch.ones(2, 2), "")) is None

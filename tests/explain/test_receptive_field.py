@@ -43,6 +43,8 @@ def test_attention_reaches_the_whole_image_where_convolutions_do_not(hct):
 def test_a_network_without_a_map_is_named(pixels):
     with pytest.raises(ValueError, match="Identity gives no map before pooling"):
         receptive_field(FromPixels(nn.Identity(), (0.5,) * 3, (0.25,) * 3), [pixels])
+    with pytest.raises(ValueError, match=r"of one size; give explain\.resolution"):
+        receptive_field(FromPixels(OneConvolution(), (0.5,) * 3, (0.25,) * 3), [pixels, pixels[:, :, :64]])
     with pytest.raises(ValueError, match="no image could be read"):
         receptive_field(FromPixels(OneConvolution(), (0.5,) * 3, (0.25,) * 3), [])
 

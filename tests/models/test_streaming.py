@@ -214,5 +214,10 @@ def test_trains_on_a_source_as_on_the_image():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-4, msg=name)
     with pytest.raises(ValueError, match="takes memory=stream"):
         network()(Array(pixels))
+    made = network()
+    made.set_streaming(128)
+    made.network.stages[1].train()
+    with pytest.raises(ValueError, match="can't be measured tile by tile"):
+        made(Array(pixels))
     with pytest.raises(ValueError, match="100x300 is too small"):
         step(Array(image(100, 300)), 1)

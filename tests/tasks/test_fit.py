@@ -213,12 +213,11 @@ def test_options_given_on_resuming_take_effect_from_any_folder_and_stay(cli, tra
 @pytest.mark.slow
 def test_a_time_ends_a_run_whose_epochs_are_open(cli, tiny, tmp_path):
     timm = ("model=timm", "model.model_name=test_convnext", "export=[]")
-    limits = ("trainer.max_epochs=-1", "trainer.max_time=00:00:00:08")
+    limits = ("trainer.max_epochs=-1", "trainer.max_time=00:00:00:15")
     cli(*tiny, *timm, *limits, f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "completed"
-    rates = [float(row["lr-AdamW/pg1"]) for row in rows_of(tmp_path / "run") if row["lr-AdamW/pg1"]]
-    assert max(rates) > 0.0009
-    assert rates[-1] < 0.0003  # the cosine has come down in that time
+    rates = [float(rate) for row in rows_of(tmp_path / "run") for name, rate in row.items() if "lr-" in name and rate]
+    assert rates[-1] < 0.3 * max(rates)  # the cosine has come down in that time
 
 
 def test_bad_options_end_with_one_clear_line(cli, tiny, tmp_path):

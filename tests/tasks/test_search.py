@@ -1,6 +1,7 @@
 """A search with real runs: two processes share it, a killed one goes on."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -21,9 +22,13 @@ SEARCH = (
 )
 
 
-def trials_of(folder: Path) -> list:
+def study_of(folder: Path) -> optuna.Study:
     backend = optuna.storages.journal.JournalFileBackend(str(folder / "search.journal"))
-    return optuna.load_study(study_name="search", storage=optuna.storages.JournalStorage(backend)).trials
+    return optuna.load_study(study_name="search", storage=optuna.storages.JournalStorage(backend))
+
+
+def trials_of(folder: Path) -> list:
+    return study_of(folder).trials
 
 
 def test_a_search_runs_its_trials_and_says_which_is_best(cli, tiny, tmp_path):
@@ -37,6 +42,14 @@ def test_a_search_runs_its_trials_and_says_which_is_best(cli, tiny, tmp_path):
     assert "best: trial 0, val/accuracy" in done.stdout
     assert f"optim.lr={trial.params['optim.lr']}" in done.stdout
     assert (folder / "sweep.json").exists()
+    # Killed when a run was completed, and before it could say so.
+    study_of(folder).ask().suggest_float("optim.lr", 1e-4, 1e-2, log=True)
+    (folder / "1").mkdir()
+    for name in ("run.json", "metrics.csv"):
+        shutil.copy(folder / "0" / name, folder / "1" / name)
+    done = cli(*tiny, *SEARCH, "trainer.max_epochs=1", *options, "search.trials=2", cwd=tmp_path)
+    assert [again.value for again in trials_of(folder)] == [trial.value] * 2
+    assert "epoch 1/1" not in done.stderr
 
 
 def test_without_a_space_it_says_so(cli, tmp_path):
@@ -48,7 +61,7 @@ def test_without_a_space_it_says_so(cli, tmp_path):
 @pytest.mark.timeout(900)
 def test_two_processes_share_it_and_a_killed_one_goes_on(cli, environment, tiny, tmp_path):
     folder = tmp_path / "search"
-    more = ("trainer.max_epochs=4", "callbacks.last.every_steps=1", f"search.folder={folder}")
+    more = ("search.trials=3", "trainer.max_epochs=3", "callbacks.last.every_steps=1", f"search.folder={folder}")
     command = [sys.executable, "-m", "hct_lightning", *tiny, *SEARCH, *more]
 
     def start(name: str) -> subprocess.Popen:
@@ -66,9 +79,9 @@ def test_two_processes_share_it_and_a_killed_one_goes_on(cli, environment, tiny,
     other.wait()
     done = cli(*tiny, *SEARCH, *more, f"hydra.run.dir={folder}/log/third", cwd=tmp_path)
     trials = trials_of(folder)
-    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 4
-    assert all(sorted(trial.intermediate_values) == [1, 2, 3, 4] for trial in trials)
-    assert len({trial.params["optim.lr"] for trial in trials}) == 4
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
+    assert all(sorted(trial.intermediate_values) == [1, 2, 3] for trial in trials)
+    assert len({trial.params["optim.lr"] for trial in trials}) == 3
     for trial in trials:
         record = json.loads((folder / str(trial.number) / "run.json").read_text())
         assert record["status"] == "completed"
@@ -79,7 +92,8 @@ def test_two_processes_share_it_and_a_killed_one_goes_on(cli, environment, tiny,
 @pytest.mark.slow
 def test_a_trial_that_is_worse_than_others_is_ended(cli, tiny, tmp_path):
     folder = tmp_path / "search"
-    pruner = ("search.pruner=ThresholdPruner", "search.pruner_options={lower: 1.1}")  # better than all right
+    # Better than all right.
+    pruner = ("search.pruner=ThresholdPruner", "~search.pruner_options", "+search.pruner_options={lower: 1.1}")
     options = ("search.trials=1", "trainer.max_epochs=50", f"search.folder={folder}", f"hydra.run.dir={folder}/log")
     done = cli(*tiny, *SEARCH, *pruner, *options, cwd=tmp_path)
     assert [trial.state.name for trial in trials_of(folder)] == ["PRUNED"]

@@ -289,3 +289,15 @@ def test_32_clients_for_a_minute(trained, scenes, environment, tmp_path):
     assert statuses[200] > 500
     assert held[-1] < 1.05 * max(held[1:4]) + 10, held
     assert served.stop(signal.SIGTERM) == 0
+
+
+@pytest.mark.slow
+def test_nothing_stays_when_it_is_killed(trained, environment, tmp_path):
+    served = Served(trained / "artifacts" / "torchscript", tmp_path, environment)
+    assert served.memory_mb() > 0
+    served.process.kill()
+    served.process.wait()
+    until = time.monotonic() + 10
+    while served.memory_mb():
+        assert time.monotonic() < until
+        time.sleep(0.1)

@@ -54,6 +54,17 @@ def test_micro_batches_of_any_size_make_the_step_of_their_global_batch():
     torch.testing.assert_close(module.network[1].weight, linear.weight - rate * linear.weight.grad)
 
 
+def test_several_crops_of_an_image_weigh_as_much_as_one():
+    def trained(seen: Batch) -> torch.Tensor:
+        module = classifier(images_per_backward=1.5)
+        trainer().fit(module, loader(seen), loader(batch(0, 1, 2)))
+        return module.network[1].weight
+
+    one = batch(0, 2)
+    crops = one._replace(images=one.images.repeat(3, 1, 1, 1), labels=one.labels.repeat(3))
+    torch.testing.assert_close(trained(crops), trained(one))
+
+
 def test_padding_is_not_counted_and_figures_are_those_of_all_images():
     module = classifier()
     batches = batch(0, 2, 1, index=[0, 2, 1]), batch(1, 1, index=[3, -1])

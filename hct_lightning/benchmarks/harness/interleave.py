@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
 
+GRACE_S = 20  # for a side to end by itself
+
 
 class Measured(NamedTuple):
     """What one side took.
@@ -77,6 +79,9 @@ def interleave(sides: Mapping[str, Sequence[str]], *, warmup: int, rounds: int) 
             log.info("round %d of %d", turn + 1, warmup + rounds)
         for process in running.values():
             process.stdin.close()
+        for process in running.values():  # one may have processes of its own to end
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
     return results
 
 

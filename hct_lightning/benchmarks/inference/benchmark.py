@@ -25,6 +25,7 @@ from hct_lightning.benchmarks.inference.paper import (
     TUNED_INT8,
     paper_rows,
 )
+from hct_lightning.benchmarks.inference.profile import profiled
 from hct_lightning.benchmarks.inference.shapes import Shape, Turns, table
 from hct_lightning.benchmarks.inference.subjects import Model, find
 from hct_lightning.data.datamodule import ImageData
@@ -53,6 +54,7 @@ def benchmark(
     photo: str | None,
     cpp: str | None,
     accuracy: int | None,
+    profile: bool,
     data: ImageData,
     output: str,
 ) -> dict[str, Any]:
@@ -62,7 +64,8 @@ def benchmark(
     `best_vs_eager`, `best_vs_tuned_eager`, `best_vs_torchscript_int8`, `best_vs_tuned_torchscript_int8`,
     `torchscript_vs_eager` (above 1: ours is faster), `cpp_vs_python` (below 1: C++ is faster),
     `loaded_vs_benchmark` (above 1: a program that only loads the artifact is slower), `file_to_answer`
-    and `predict_vs_parts` (a folder of files, against the longer of reading and computing alone). The options are explained in conf/benchmark/inference.yaml.
+    and `predict_vs_parts` (a folder of files, against the longer of reading and computing alone). `profile` adds
+    `best_vs_limit` (the best one's time, in times of its arithmetic at the machine's peak). The options are explained in conf/benchmark/inference.yaml.
 
     Raises:
         ValueError: when no model takes the sizes, or an option is out of its range.
@@ -96,6 +99,9 @@ def benchmark(
     if baselines:
         tables, of_files = from_file(photo, served[best], best, one, turns, out)
         more, ratios = more + tables, ratios | of_files
+    if profile:
+        tables, limit = profiled(ours, served, rows, sizes[0])
+        more, ratios = more + tables, ratios | limit
     judged = judge(served, data, accuracy) if accuracy else None
     if judged:
         more.append(judged)

@@ -48,7 +48,9 @@ def export(network: nn.Module, example: Tensor, folder: Path, *, dynamic: bool, 
     return Exported("openvino", precision, FILE, multiple=MULTIPLE)
 
 
-def compile_model(file: Path, precision: str, threads: int | None = None) -> openvino.CompiledModel:
+def compile_model(
+    file: Path, precision: str, threads: int | None = None, *, profile: bool = False
+) -> openvino.CompiledModel:
     """Compiles the file for pixels in the order NHWC.
 
     The file takes NCHW, as the file of every artifact does, but decoded images lie in memory as NHWC: so no
@@ -62,6 +64,7 @@ def compile_model(file: Path, precision: str, threads: int | None = None) -> ope
     options: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+        "PERF_COUNT": profile,
     }
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads

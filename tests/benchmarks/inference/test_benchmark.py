@@ -107,6 +107,7 @@ def test_every_ratio_on_a_fresh_network(cli, photos, tmp_path):
         *QUICK,
         "benchmark.resolutions=[256]",
         "benchmark.artifacts=[torchscript]",
+        "benchmark.profile=true",
         f"benchmark.photo={photo}",
         f"hydra.run.dir={tmp_path}/run",
         cwd=tmp_path,
@@ -122,6 +123,7 @@ def test_every_ratio_on_a_fresh_network(cli, photos, tmp_path):
         "file_to_answer",
         "loaded_vs_benchmark",
         "predict_vs_parts",
+        "best_vs_limit",
     }
     assert all(ratio > 0 for ratio in ratios.values())
     assert "C++ torchscript" in {row["side"] for row in written["rows"]}

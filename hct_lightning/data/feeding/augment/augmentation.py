@@ -175,7 +175,7 @@ class Augmentation:
         flip, vertical_flip, turn = rng.random(3)
         turns = rng.integers(1, 4)
         height, width, _ = image.shape
-        quarters = 0 if turn >= self.quarter_turns else int(turns) if height == width else 2
+        quarters = 0 if turn >= self.quarter_turns else -int(turns) if height == width else 2
         return Turned(image, flip=flip < self.flip, vertical_flip=vertical_flip < self.vertical_flip, quarters=quarters)
 
     def _change(self, image: Tensor, place: Tensor, rng: np.random.Generator) -> None:

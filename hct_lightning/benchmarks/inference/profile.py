@@ -1,0 +1,176 @@
+"""Where the time of a call goes, operator by operator, and what this machine could do at most."""
+
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from hct_lightning.benchmarks.inference.subjects import Model
+from hct_lightning.data.reading.geometry import Size
+from hct_lightning.deploy.artifact import load_artifact
+from hct_lightning.machine.runtime import resolve_precision
+
+SIDE = 2048  # of the matrices whose product is timed
+COPIED = 2**28  # bytes, more than caches hold of what two cores use at once
+CALLS = 5
+SHOWN = 15  # operators of an artifact
+_IN_WORDS = {
+    "fp32": "products in fp32, GOP/s",
+    "bf16": "products in bf16, GOP/s",
+    "int8": "products in int8, GOP/s",
+    "GB/s": "memory, read and written, GB/s",
+}
+
+
+def fastest(work: Callable[[], object], calls: int = CALLS) -> float:
+    """The least seconds of some calls, for a peak is what can be reached at all."""
+    times = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def peaks(side: int = SIDE, copied: int = COPIED) -> dict[str, float]:
+    """What this machine reaches: products of matrices in GOP/s (a multiply-add is two), copies in GB/s read and written.
+
+    bf16 is left out where the CPU only emulates it.
+    """
+    dtypes = {"fp32": torch.float32}
+    if resolve_precision("auto", "cpu") == "bf16-mixed":
+        dtypes["bf16"] = torch.bfloat16
+    operations = 2 * side**3 / 1e9
+    found = {}
+    for name, dtype in dtypes.items():
+        matrix = torch.randn(side, side).to(dtype)
+        found[name] = operations / fastest(lambda m=matrix: m @ m)
+    small = torch.randint(-128, 128, (side, side), dtype=torch.int8)
+    found["int8"] = operations / fastest(lambda: torch._int_mm(small, small))
+    source, target = torch.ones(copied, dtype=torch.uint8), torch.empty(copied, dtype=torch.uint8)
+    found["GB/s"] = 2 * copied / 1e9 / fastest(lambda: target.copy_(source))
+    return found
+
+
+def operations(network: nn.Module, shape: tuple[int, int, int, int]) -> float:
+    """Of convolutions and products in a call, in GOP; counted on fake tensors.
+
+    Args:
+        network: takes uint8 images.
+        shape: n c h w.
+    """
+    with FakeTensorMode() as fake, torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network._apply(fake.from_tensor)
+        network.eval()(torch.empty(shape, dtype=torch.uint8))
+    return counter.get_total_flops() / 1e9
+
+
+def operators(model: Model, pixels: Tensor) -> list[dict[str, Any]]:
+    """Seconds of each kind of operator in one call of an artifact, the longest first.
+
+    Args:
+        model: an artifact.
+        pixels: 1 c h w uint8.
+    """
+    ways = {"openvino": _of_openvino, "onnx": _of_onnx}
+    times = ways.get(model.about["runtime"], _of_torch)(model, pixels)
+    return [{"operator": name, "s": seconds} for name, seconds in times.most_common()]
+
+
+def _of_torch(model: Model, pixels: Tensor) -> Counter[str]:
+    artifact = load_artifact(model.where)
+    for _ in range(3):
+        artifact.logits(pixels)
+    with profile(activities=[ProfilerActivity.CPU]) as record:
+        for _ in range(CALLS):
+            artifact.logits(pixels)
+    return Counter({event.key: event.self_cpu_time_total / 1e6 / CALLS for event in record.key_averages()})
+
+
+def _of_openvino(model: Model, pixels: Tensor) -> Counter[str]:
+    """Each node's least time of some calls, by type and kernel."""
+    import openvino
+
+    from hct_lightning.deploy.runtimes.openvino import compile_model
+
+    file = Path(model.where) / model.about["file"]
+    request = compile_model(file, model.about["precision"], profile=True).create_infer_request()
+    given = openvino.Tensor(pixels.permute(0, 2, 3, 1).contiguous().numpy(), shared_memory=True)
+    least: dict[tuple[str, str], float] = {}
+    for _ in range(CALLS):
+        request.infer([given])
+        for node in request.profiling_info:
+            key = node.node_name, f"{node.node_type} {node.exec_type}"
+            least[key] = min(least.get(key, float("inf")), node.real_time.total_seconds())
+    return _summed(least)
+
+
+def _of_onnx(model: Model, pixels: Tensor) -> Counter[str]:
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.enable_profiling, options.profile_file_prefix = True, f"{folder}/profile"
+        session = onnxruntime.InferenceSession(Path(model.where) / model.about["file"], options)
+        for _ in range(CALLS):
+            session.run(None, {"pixels": pixels.contiguous().numpy()})
+        events = json.loads(Path(session.end_profiling()).read_text())
+    least: dict[tuple[str, str], float] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            key = event["name"], event["args"]["op_name"]
+            least[key] = min(least.get(key, float("inf")), event["dur"] / 1e6)
+    return _summed(least)
+
+
+def _summed(least: Mapping[tuple[str, str], float]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for (_, kind), seconds in least.items():
+        total[kind] += seconds  # type: ignore[assignment] -- a Counter of seconds
+    return total
+
+
+def profiled(
+    models: Mapping[str, Model], served: Mapping[str, Model], rows: Sequence[dict[str, Any]], size: Size
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Tables of the machine's peaks and of each artifact's operators, and the least `vs_limit` of an artifact.
+
+    `vs_limit`, which rows on the CPU get, is their time in times of what the arithmetic alone would take at the peak
+    of their precision. A checkpoint or a network of timm says how much arithmetic that is: where there is none, it
+    is left out.
+
+    Args:
+        models: all that are measured, by name.
+        served: those of them that take images of `size`.
+        rows: of the benchmark, changed in place.
+        size: (height, width).
+    """
+    most = peaks()
+    tables = [
+        {"title": "What this machine reaches", "rows": [{"what": _IN_WORDS[k], "rate": v} for k, v in most.items()]}
+    ]
+    spec = next((model.spec for model in models.values() if model.spec), None)
+    ratios = {}
+    if spec:
+        work = operations(spec.build(), (1, spec.decoding.channels, *size))
+        at_size = f"{size[0]}x{size[1]}"
+        for row in rows:
+            counts = row["size"] == at_size and row["device"] == "cpu"
+            limit = row["batch"] * work / most.get(row["precision"], most["fp32"])
+            row["vs_limit"] = row["p50_s"] / limit if counts else None
+        ours = [row for row in rows if row["side"] in served and row["vs_limit"]]
+        ratios["best_vs_limit"] = min(ours, key=lambda row: row["p50_s"] / row["batch"])["vs_limit"]
+    for name, model in served.items():
+        if model.kind == "artifact":
+            pixels = torch.randint(0, 256, (1, *size, model.decoding.channels), dtype=torch.uint8).permute(0, 3, 1, 2)
+            tables.append({"title": f"Operators of {name}", "rows": operators(model, pixels)[:SHOWN]})
+    return tables, ratios
