@@ -23,7 +23,7 @@ from hct_lightning.cli.recompose import given_options
 from hct_lightning.data.feeding.loader import Images, Loader, auto_workers
 from hct_lightning.data.feeding.samplers import EveryImageOnce
 from hct_lightning.data.inputs import find_images, skips_unreadable
-from hct_lightning.data.reading.decoding import padding_note, sizes_in_words
+from hct_lightning.data.reading.decoding import Decoding, padding_note, sizes_in_words
 from hct_lightning.data.reading.image import sample_sizes
 from hct_lightning.data.reading.readers import FileReader, NativeReader
 from hct_lightning.deploy.artifact import digest, load_artifact, read_description
@@ -54,10 +54,15 @@ def main(cfg: DictConfig, folder: Path) -> None:
     """
     if OmegaConf.is_missing(cfg.predict, "input"):
         raise ValueError("predict.input is not set; give predict.input=<image, folder, glob or list>")
-    run = Run(folder, writes=is_rank_zero())
     if cfg.predict.artifact:
         by_artifact(cfg, folder)
-        return
+    else:
+        by_checkpoint(cfg, folder)
+
+
+def by_checkpoint(cfg: DictConfig, folder: Path) -> None:
+    """By the network of a checkpoint, on `trainer.devices`."""
+    run = Run(folder, writes=is_rank_zero())
     checkpoint = run.checkpoint(cfg.ckpt or "best")
     network, spec = load_network(checkpoint, cfg.safety.allow)
     images = find_images(plain(cfg.predict)["input"], "predict.input")
@@ -103,9 +108,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
             *(len(todo), sizes_in_words(decoding)),
             *(devices.accelerator, trainer.world_size, precision, way.batch),
         )
-        sizes = sample_sizes(todo.paths, max_pixels=decoding.max_pixels) if decoding.size else []
-        if note := padding_note(decoding, sizes):
-            log.info("  note: %s", note)
+        note_padding(todo.paths, decoding)
         if cfg.compile:
             network.compile(dynamic=False)
         shard = EveryImageOnce(len(todo), rank=trainer.global_rank, world=trainer.world_size)
@@ -130,8 +133,15 @@ def main(cfg: DictConfig, folder: Path) -> None:
         show(file)
 
 
+def note_padding(paths: Sequence[str], decoding: Decoding) -> None:
+    """Says where images are mostly padded."""
+    sizes = sample_sizes(paths, max_pixels=decoding.max_pixels) if decoding.size else []
+    if note := padding_note(decoding, sizes):
+        log.info("  note: %s", note)
+
+
 def by_artifact(cfg: DictConfig, folder: Path) -> None:
-    """The same by an artifact: one process, on the CPU, as the artifact is made."""
+    """By an artifact of the run: one process, on the CPU, as the artifact is made."""
     options = plain(cfg.predict)
     place = find_artifact(folder, str(options["artifact"]))
     size = {"resolution": options["resolution"]} if options["resolution"] else {}

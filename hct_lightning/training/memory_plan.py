@@ -142,9 +142,7 @@ def choose_memory(
         raise ValueError(f"memory={memory}: choose speed, auto, low or stream")
     chosen: Memory = memory if memory in ("low", "stream") else "speed"
     fixed = micro_batches != "auto"
-    wanted = micro_batches if isinstance(micro_batches, int) else 0 if fixed else -(-share // batch_size)
-    if wanted < 1:
-        raise ValueError(f"micro_batches={micro_batches}: give at least 1, or auto")
+    wanted = parts_wanted(micro_batches, share, batch_size)
     at_once = -(-share // wanted)
     room = Room(device.type, available_bytes(device, ranks_here), available_bytes(torch.device("cpu"), ranks_here))
 
@@ -169,11 +167,10 @@ def choose_memory(
         log.info("estimating the memory of a training step ...")
         plan = fewest_parts(fits, share, at_once, memory)
         if plan is None:
-            one = taken(chosen, 1)
             raise ValueError(
-                f"a training step with one image takes about {one / 2**30:.1f} GiB; {room.bytes / 2**30:.1f} GiB are "
-                "available to each rank. Use memory=low, memory=stream, a smaller data.resolution, fewer trainer.devices on this "
-                "machine, or trainer.precision=bf16-mixed"
+                f"a training step with one image takes about {taken(chosen, 1) / 2**30:.1f} GiB; "
+                f"{room.bytes / 2**30:.1f} GiB are available to each rank. Use memory=low, memory=stream (HCT), a smaller "
+                "data.resolution, fewer trainer.devices on this machine, or trainer.precision=bf16-mixed"
             )
         plan = plan._replace(micro_batches=wanted if fixed else max(wanted, plan.micro_batches))
         gaps = int(GAPS * taken(plan.memory, -(-share // plan.micro_batches)))
@@ -181,6 +178,19 @@ def choose_memory(
     if plan.micro_batches <= share:  # else the sampler says why it can't be
         plan = plan._replace(micro_batches=min(plan.micro_batches, max(1, global_batch // ranks)))
     return plan
+
+
+def parts_wanted(micro_batches: int | str, share: int, batch_size: int) -> int:
+    """Into how many parts a share of a global batch is divided where memory is plenty.
+
+    Raises:
+        ValueError: for another option than a number or `auto`.
+    """
+    if micro_batches == "auto":
+        return -(-share // batch_size)
+    if not isinstance(micro_batches, int) or micro_batches < 1:
+        raise ValueError(f"micro_batches={micro_batches}: give at least 1, or auto")
+    return micro_batches
 
 
 def fewest_parts(

@@ -58,7 +58,7 @@ def export(
         for node in exported.graph.nodes
         if node.meta.get("nn_module_stack")
     }
-    model = openvino.convert(exported)
+    model = openvino.convert(exported, example, dynamic=dynamic)
     ignored = []
     for operation in model.get_ordered_ops():
         name = operation.get_friendly_name()

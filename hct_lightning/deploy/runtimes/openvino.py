@@ -20,9 +20,15 @@ with extra("deploy"):
 FILE = "model.xml"  # the weights are in model.bin
 
 
-def convert(exported: ExportedProgram) -> openvino.Model:
-    """The program as an OpenVINO model in its own precision, `pixels` in, `logits` out."""
+def convert(exported: ExportedProgram, example: Tensor, *, dynamic: bool) -> openvino.Model:
+    """The program as an OpenVINO model in its own precision, `pixels` in, `logits` out.
+
+    The shape is said again, for conversion loses it, and without it OpenVINO transposes images instead of computing
+    on them as they lie.
+    """
     model = openvino.convert_model(exported)
+    b, c, h, w = example.shape
+    model.reshape([b, c, -1, -1] if dynamic else [b, c, h, w])
     model.input().set_names({"pixels"})
     model.output().set_names({"logits"})
     return model
@@ -44,7 +50,7 @@ def export(network: nn.Module, example: Tensor, folder: Path, *, dynamic: bool, 
         precision: in which OpenVINO computes, `fp32` or `bf16`.
     """
     network = copy.deepcopy(network).float()
-    save(convert(program(network, example, dynamic=dynamic)), folder)
+    save(convert(program(network, example, dynamic=dynamic), example, dynamic=dynamic), folder)
     return Exported("openvino", precision, FILE, multiple=MULTIPLE)
 
 

@@ -45,6 +45,7 @@ def test_the_border_of_the_int8_stem_is_that_of_the_network(network, size, tmp_p
     import openvino
 
     from hct_lightning.deploy.int8 import openvino as exporter
+    from hct_lightning.deploy.runtimes.openvino import compile_model
 
     images = [torch.randint(150, 256, (1, 3, *size), dtype=torch.uint8) for _ in range(3)]
     made = exporter.export(network, images[0], tmp_path, dynamic=False, calibration=images, percent=100)
@@ -56,6 +57,9 @@ def test_the_border_of_the_int8_stem_is_that_of_the_network(network, size, tmp_p
     precision = {about["layerType"].astype(str): about["runtimePrecision"].astype(str) for about in kernels}
     assert precision["Convolution"] == precision["Pooling"] == "u8"
     assert "Transpose" not in precision
+    served = compile_model(tmp_path / made.file, "int8").get_runtime_model().get_ops()
+    turned = [op for op in served if op.get_rt_info()["layerType"].astype(str) == "Transpose"]
+    assert not [op for op in turned if 3 in op.get_output_partial_shape(0).to_shape()], "no image is transposed"
     found = torch.from_numpy(stem(images[1].numpy())[0])
     block = network.network.stages[0][0]
     with torch.inference_mode():
