@@ -52,7 +52,7 @@ def training(resolution: int, batch_size: int) -> None:
     serve(work_of(step, random_batch(batch_size, resolution)), **facts)
 
 
-def augmenting(resolution: int, batch_size: int, options: dict[str, float]) -> None:
+def augmenting(resolution: int, batch_size: int, options: dict[str, Any]) -> None:
     step, facts = step_of_fit()  # for its settings and its device
     device = next(step.network.parameters()).device
     images, labels = (part.to(device) for part in random_batch(batch_size, resolution))
