@@ -23,6 +23,11 @@ def _text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _size(value: Any) -> bool:
+    """Height and width, or null where every image keeps its own."""
+    return value is None or (isinstance(value, list | tuple) and len(value) == 2 and all(map(_count, value)))
+
+
 class _Whole(dict[Any, Any]):
     """All of its keys have to be there."""
 
@@ -49,7 +54,7 @@ _SHAPE: dict[Any, Any] = {
         counts=_Whole(train={str: _count}),
         images=_Whole(train=_count, valid=_count),
         source_size=_Whole(smallest=[_count], largest=[_count]),
-        decoding=_Whole(channels=_count, size=[_count]),
+        decoding=_Whole(channels=_count, size=_size),
         notes=[_text],
     ),
     "global_batch": lambda value: _count(value) and value > 0,

@@ -111,7 +111,7 @@ def test_what_is_asked_for_is_done(plan):
     assert plan(8, 2.5, micro_batches=2)[:2] == (2, "low")
     assert plan(8, 4.5, micro_batches=2)[:2] == (2, "speed")
     assert plan(8, 1.5, micro_batches=1, memory="speed")[:2] == (1, "speed")
-    with pytest.raises(ValueError, match="memory=slow: choose speed, auto or low"):
+    with pytest.raises(ValueError, match="memory=slow: choose speed, auto, low or stream"):
         plan(8, 9, memory="slow")
     with pytest.raises(ValueError, match="micro_batches=0: give at least 1"):
         plan(8, 9, micro_batches=0)
@@ -136,4 +136,4 @@ def test_from_the_command_line(cli, tiny, tmp_path):
     done = cli(f"run={tmp_path}/run", "memory=auto", "trainer.max_epochs=3", cwd=tmp_path)
     assert said in done.stderr
     done = cli(*tiny, "memory=slow", cwd=tmp_path, status=1)
-    assert "error: memory=slow: choose speed, auto or low" in done.stderr
+    assert "error: memory=slow: choose speed, auto, low or stream" in done.stderr
