@@ -131,9 +131,12 @@ def photos() -> Path:
     return Path(__file__).parent / "photos"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """Debian's or another one that is installed; Playwright drives it and brings none."""
+    """Debian's or another one that is installed; Playwright drives it and brings none.
+
+    For a module: while Playwright runs, so does an event loop, and tests of others begin their own.
+    """
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     playwright = None
     if program or os.environ.get("HCT_BROWSER") == "required":

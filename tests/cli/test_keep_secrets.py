@@ -14,18 +14,19 @@ def holding(folder: Path) -> set[Path]:
 
 
 def test_what_is_submitted_is_readable_by_its_owner_alone(environment, tmp_path):
-    """All that a submission writes is there before sbatch is called; a script stands for it."""
-    sbatch = tmp_path / "bin" / "sbatch"
-    sbatch.parent.mkdir()
-    sbatch.write_text("#!/bin/sh\necho Submitted batch job 7\n")
-    sbatch.chmod(0o755)
+    """All that a submission writes is there before sbatch is called; scripts stand for it, and for srun."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("sbatch", "srun"):  # submitit looks whether srun is there
+        (programs / name).write_text("#!/bin/sh\necho Submitted batch job 7\n")
+        (programs / name).chmod(0o755)
     folder = tmp_path / "sweep"
     secret = f"+slurm.environment.MINE={CANARY}"
     options = ("-m", "seed=1,2", "+slurm=cpu", "slurm.wait=false", secret, f"hydra.sweep.dir={folder}")
     done = subprocess.run(
         [sys.executable, "-m", "hct_lightning", *options],
         cwd=tmp_path,
-        env=environment | {"PATH": f"{sbatch.parent}{os.pathsep}{os.environ['PATH']}"},
+        env=environment | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         timeout=120,

@@ -41,7 +41,7 @@ def test_people_read_figures_data_and_limits_and_nothing_of_the_machine(artifact
     write_card(artifact, full_run, model=MODEL, license=None)
     text = (artifact / "README.md").read_text()
     for said in (
-        "# HCT, 3 classes at 64x96 px",
+        "# HCT, 3 classes, 64x96 pixels",
         "| Accuracy | 80.0% of 6 validation images |",
         "| Its 95 % interval | 40.7% to 95.9% |",
         f"| Time of one image | 20.0 ms on {markdown_text(machine_facts()['cpu'])}, ",

@@ -21,7 +21,8 @@ def test_the_page_of_a_run_of_which_all_was_measured(full_run, tmp_path):
     assert 'class="missing"' not in text
     assert "<b>owl" not in text
     assert "&lt;b&gt;owl&lt;/b&gt;" in text
-    assert text.count("data:image/jpeg;base64,") == 6 + 5  # the worst, and all that are right
+    # The worst and all that are right; an overlay and a receptive field.
+    assert text.count("data:image/jpeg;base64,") == 6 + 5 + 2
     assert "data.root=my photos" in summary
 
 
