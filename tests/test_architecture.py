@@ -34,7 +34,7 @@ ELSEWHERE = {
     "__main__",
     "slurm.__main__",
     "benchmarks.harness.__main__",
-    # Benchmarks and their sides, which tests/test_docs.py runs as documented, but small.
+    # Benchmarks and their sides, which tests/docs run as documented, but small.
     "benchmarks.augment",
     "benchmarks.baselines.litdata_loading",
     "benchmarks.baselines.plain_inference",
