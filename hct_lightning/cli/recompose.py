@@ -72,7 +72,8 @@ def _still_meant(key: str, given: Collection[str]) -> bool:
 
 def _recorded(folder: Path) -> list[str]:
     """The overrides of a run: those it began with, those it went on with, and its paths, which hold in any folder."""
-    overrides = [_by_new_name(override) for override in read_overrides(folder / BEGUN)]
+    begun = [_by_new_name(override) for override in read_overrides(folder / BEGUN)]
+    overrides = [*{override.partition("=")[0]: override for override in begun}.values()]  # given twice, the last counts
     since = {key_of(override): override for override in _since(folder)}
     overrides = [override for override in overrides if _still_meant(key_of(override), since)] + [*since.values()]
     mine = {key_of(override) for override in overrides}

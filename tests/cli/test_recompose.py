@@ -43,6 +43,14 @@ def test_recompose_reads_what_a_run_recorded_by_an_earlier_name(earlier):
     assert [arg for arg in args if "micro_batches" in arg] == ["micro_batches=2"]
 
 
+def test_of_an_option_that_was_given_twice_the_last_counts(earlier):
+    recorded = earlier / ".hydra" / "overrides.yaml"
+    recorded.write_text("- trainer.max_epochs=2\n- trainer.max_epochs=1\n")
+    assert [arg for arg in recompose([f"run={earlier}"]) if "max_epochs" in arg] == ["trainer.max_epochs=1"]
+    args = recompose([f"run={earlier}", "trainer.max_epochs=2"])
+    assert [arg for arg in args if "max_epochs" in arg] == ["trainer.max_epochs=2"]
+
+
 def test_recompose_with_other_data_keeps_what_all_data_sets_share(earlier):
     args = recompose([f"run={earlier}", "data=scenes"])
     assert "data.resolution=512" in args
