@@ -62,6 +62,9 @@ class ArtifactAPI(LitAPI):
         threads: of a call; None leaves it to the runtime.
         keep_memory: see `runtime.keep_memory`.
         trust: see `load_artifact`.
+
+    Raises:
+        ValueError: for an artifact of images at their own sizes.
     """
 
     def __init__(
@@ -80,6 +83,11 @@ class ArtifactAPI(LitAPI):
         self.map_tiles = map_tiles
         self.loading = {"threads": threads, "keep_memory": keep_memory, "trust": trust}
         decoding = Decoding.from_json(read_description(folder)["decoding"])
+        if decoding.size is None:
+            raise ValueError(
+                f"{folder} takes images at their own sizes, which can't be put into batches; use task=predict, or export a "
+                "network that was trained at one data.resolution"
+            )
         self.decoding = replace(decoding, max_pixels=min(decoding.max_pixels, max_pixels))
 
     def setup(self, device: str) -> None:

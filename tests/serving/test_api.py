@@ -1,7 +1,9 @@
 """The artifact's side of the server: what becomes of the bytes of an image, and who gets which answer."""
 
 import io
+import json
 import queue
+import shutil
 import threading
 
 import pytest
@@ -110,3 +112,13 @@ def test_each_of_a_batch_gets_its_own_answer(api, artifact):
         torch.testing.assert_close(torch.tensor(list(answer["probabilities"].values())), exact, rtol=0, atol=1e-5)
         assert answer["class"] == "abcd"[int(exact.argmax())]
     assert got["map"][0]["map"].keys() == {"drop", "region", "size"}
+
+
+def test_an_artifact_of_images_at_their_own_sizes_is_refused(artifact, tmp_path):
+    shutil.copytree(artifact, tmp_path / "native")
+    about = json.loads((tmp_path / "native" / "artifact.json").read_text())
+    about["decoding"]["size"] = None
+    (tmp_path / "native" / "artifact.json").write_text(json.dumps(about))
+    options = {"batch_size": 1, "max_pixels": 10**6, "map_tiles": 0, "threads": None, "keep_memory": False}
+    with pytest.raises(ValueError, match=r"native takes images at their own sizes"):
+        ArtifactAPI(tmp_path / "native", **options, trust=False)
