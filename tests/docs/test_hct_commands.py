@@ -140,7 +140,7 @@ def test_runs(command, home, trained, cli, tmp_path, request):
     if "task=serve" in args:
         serves(args, home)
         return
-    for given in ("data.root=store", "data.root=s3://bucket/store"):
+    for given in ("data.root=store", "data.root=pages-store", "data.root=s3://bucket/store"):
         if given in args:
             root = request.getfixturevalue("bucket" if "://" in given else "store")
             args[args.index(given)] = f"data.root={root}"
