@@ -97,7 +97,7 @@ def test_resumed_on_another_number_of_ranks_the_global_batches_are_the_same(envi
     "images",
     [
         pytest.param(7, id="one rank pads", marks=pytest.mark.slow),
-        pytest.param(3, id="one has none"),
+        pytest.param(3, id="one has none", marks=pytest.mark.slow),
     ],
 )
 def test_ddp4_validates_every_image_once(cli, tmp_path, images):

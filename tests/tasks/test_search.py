@@ -31,6 +31,7 @@ def trials_of(folder: Path) -> list:
     return study_of(folder).trials
 
 
+@pytest.mark.slow
 def test_a_search_runs_its_trials_and_says_which_is_best(cli, tiny, tmp_path):
     folder = tmp_path / "search"
     options = ("search.trials=1", f"search.folder={folder}", f"hydra.run.dir={folder}/log")

@@ -61,6 +61,7 @@ def test_what_a_card_reserves_is_more_than_the_tensors(step):
     assert 1.05 < step(4).reserved / step(4).tensors < 1.6
 
 
+@pytest.mark.slow
 def test_streaming_takes_less_than_low_the_larger_the_image(build):
     """What is left grows with the map after the first stages; each further tile at once takes some more."""
     from hct_lightning.training.memory import step_memory
