@@ -11,24 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hct_lightning.deploy.extra import extra
 from hct_lightning.runs.files import locked
 
 STORAGE = "search.journal"
-
-
-@contextlib.contextmanager
-def search_extra() -> Iterator[None]:
-    """Around imports of what the extra `search` installs.
-
-    Raises:
-        ImportError: saying how to install it.
-    """
-    try:
-        yield
-    except ImportError as error:
-        raise ImportError(
-            f"{error.name} is not installed: pip install 'hct-lightning[search]'", name=error.name
-        ) from error
 
 
 def open_study(
@@ -46,7 +32,7 @@ def open_study(
     Raises:
         ValueError: for a class that Optuna does not have, or arguments that it does not take.
     """
-    with search_extra():
+    with extra("search"):
         import optuna
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
