@@ -6,6 +6,7 @@ and decoding included. made: the same size from a source that costs next to noth
 own bytes on the disk.
 """
 
+import logging
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,9 +23,13 @@ from hct_lightning.data.reading.regions import open_regions
 from hct_lightning.data.reading.vips import libvips
 from hct_lightning.machine import runtime
 from hct_lightning.models import HCT, FromPixels
-from hct_lightning.models.streaming import Source, StreamedHCT
+from hct_lightning.models.streaming import StreamedHCT
+from hct_lightning.models.tiles import Source
+from hct_lightning.runs.console import Lines
 from hct_lightning.training.memory import STREAM_TILE
 from hct_lightning.training.step import AUTOCAST, TrainingStep
+
+log = logging.getLogger(__name__)
 
 
 def benchmark(
@@ -40,8 +45,8 @@ def benchmark(
     """Measures and gives ratios and a row per side.
 
     The ratios: `pixels_per_s_ratio` of made to whole, `pixels_per_s_ratio_from_tiff` of tiff to whole, and the
-    processes' peaks in GiB: `peak_gb_40k` of tiff, `peak_gb_100k` of huge, `peak_gb_train_24k` of train, named
-    after the default sizes.
+    processes' peaks in GB (10^9 bytes): `peak_gb_40k` of tiff, `peak_gb_100k` of huge, `peak_gb_train_24k` of train,
+    named after the default sizes.
 
     Args:
         photo: the file that the TIFF repeats.
@@ -50,8 +55,9 @@ def benchmark(
         huge_resolution: of the largest; 0 leaves it out.
         train_resolution: of the training step; 0 leaves it out.
         tile: what a tile stands for, in pixels.
-        rounds: of whole, tiff and made, after one that does not count for whole. The others are run once.
+        rounds: of whole, tiff and made; the fastest counts. The others are run once.
     """
+    log.info("writing a TIFF of %d px", file_resolution)
     with TemporaryDirectory() as home:
         path = Path(home) / "image.tif"
         write_tiff(photo, path, file_resolution)
@@ -60,10 +66,11 @@ def benchmark(
             "tiff": process(streamed, path=str(path), resolution=file_resolution, tile=tile),
             "made": process(streamed, path=None, resolution=file_resolution, tile=tile),
         }
-        measured = interleave(sides, warmup=0, rounds=rounds + 1)
+        measured = interleave(sides, warmup=0, rounds=rounds)
     for name, work, side in (("huge", streamed, huge_resolution), ("train", trained, train_resolution)):
         options = {"path": None} if work is streamed else {}
         if side:
+            log.info("%s: %d px, once", name, side)
             measured |= interleave({name: process(work, resolution=side, tile=tile, **options)}, warmup=0, rounds=1)
     sizes = {"whole": resolution, "tiff": file_resolution, "made": file_resolution}
     sizes |= {"huge": huge_resolution, "train": train_resolution}
@@ -72,11 +79,11 @@ def benchmark(
     ratios = {
         "pixels_per_s_ratio": speed["made"] / speed["whole"],
         "pixels_per_s_ratio_from_tiff": speed["tiff"] / speed["whole"],
-        "peak_gb_40k": measured["tiff"].peak_gib,
+        "peak_gb_40k": measured["tiff"].peak_gib * 2**30 / 1e9,
     }
     for name, key in (("huge", "peak_gb_100k"), ("train", "peak_gb_train_24k")):
         if name in measured:
-            ratios[key] = measured[name].peak_gib
+            ratios[key] = measured[name].peak_gib * 2**30 / 1e9
     return {"title": "Images larger than memory", "ratios": ratios, "rows": rows}
 
 
@@ -125,8 +132,9 @@ def whole(resolution: int) -> None:
     made, precision = network()
     made.eval()
     pixels = Repeated(resolution).read(0, resolution, 0, resolution)
-    images = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    serve(partial(_inferred, made, images, precision), precision=precision)
+    run = partial(_inferred, made, torch.from_numpy(pixels).permute(2, 0, 1)[None], precision)
+    run()  # what is compiled for these shapes
+    serve(run, precision=precision)
 
 
 def streamed(path: str | None, resolution: int, tile: int) -> None:
@@ -135,10 +143,13 @@ def streamed(path: str | None, resolution: int, tile: int) -> None:
     if path:
         how = Decoding(channels=3, size=None, geometry="cover", max_pixels=resolution**2)
         source = open_regions(path, how)
-    serve(
-        partial(_inferred, StreamedHCT(made.eval(), tile=tile, workers=torch.get_num_threads()), source, precision),
-        precision=precision,
-    )
+    tiles = StreamedHCT(made.eval(), tile=tile, workers=torch.get_num_threads())
+    logging.basicConfig(format="%(message)s", level=logging.INFO)  # to standard error, as the program itself
+
+    def run(image: Source) -> None:
+        tiles(image, Lines(f"  {resolution} px", "tiles"))
+
+    serve(partial(_inferred, run, source, precision), precision=precision)
 
 
 def _inferred(run: Any, image: Any, precision: str) -> None:

@@ -14,6 +14,7 @@ takes convolutions for granted: it shows where attention looks, not what the net
 Legend: n positions, c channels, h height, w width.
 """
 
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 
 from hct_lightning.explain.maps import Map
 from hct_lightning.models import HCT, FromPixels
-from hct_lightning.models.hct import AttentionConvBlock, as_tokens
+from hct_lightning.models.hct import AttentionConvBlock
+from hct_lightning.models.streaming import attention_sums, by_rows, key_peak, through_block, tokens_of
 
 
 def has_attention(network: FromPixels) -> bool:
@@ -41,12 +43,16 @@ def attention_map(network: FromPixels, pixels: Tensor, target: int) -> Map:
     """
     hct = cast(HCT, network.network)
     x = hct.stem(network.normalise(pixels, torch.float32))
+    return rollout(x, [block for stage in hct.stages for block in cast(nn.Sequential, stage)])
+
+
+def rollout(x: Tensor, blocks: Iterable[nn.Module]) -> Map:
+    """The map over x, 1 c h w, which goes through blocks; at the stride of the first that attends."""
     entered: list[tuple[AttentionConvBlock, Tensor]] = []
-    for stage in hct.stages:
-        for block in cast(nn.Sequential, stage):
-            if isinstance(block, AttentionConvBlock):
-                entered.append((block, x))
-            x = block(x)
+    for block in blocks:
+        if isinstance(block, AttentionConvBlock):
+            entered.append((block, x))
+        x = through_block(block, x)
     weights = torch.full((1, *x.shape[2:]), 1 / x[0, 0].numel(), device=x.device)
     for block, before in reversed(entered):
         weights = _through(block, before, weights)
@@ -57,6 +63,9 @@ def _through(block: AttentionConvBlock, x: Tensor, weights: Tensor) -> Tensor:
     """Weights of what a block gives -> weights of what it got, the map x: 1 h' w' -> 1 h w, both of sum 1."""
     weights = F.interpolate(weights[None], x.shape[2:], mode="nearest")[0]
     weights = weights / weights.sum()
-    tokens = as_tokens(block.act1(block.bn1(x)))
-    attended = block.attn.received(tokens, weights.flatten(1)).view_as(weights)
-    return (weights + attended) / 2
+    sums, peak = attention_sums(block, x), key_peak(block, x)
+    lines = [part[:, 0].flatten(1) for part in by_rows(weights[:, None])]
+    asked = [block.attn.asked(tokens_of(block, rows), line, sums) for rows, line in zip(by_rows(x), lines, strict=True)]
+    total = torch.stack(asked).sum(dim=0)
+    given = [block.attn.given(tokens_of(block, rows), total, peak) for rows in by_rows(x)]
+    return (weights + torch.cat(given, dim=1).view_as(weights)) / 2

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hct_lightning.explain.maps import Map
 from hct_lightning.models import FromPixels
 
+UNIT = "of the score"
 COARSEST = 32  # pixels a position, of the map that is looked at by default
 
 
@@ -35,7 +36,7 @@ def gradient_map(network: FromPixels, pixels: Tensor, target: int, *, layer: str
     found = method.attribute(x, target=target)
     if not isinstance(found, Tensor) or found.dim() != 4:
         raise ValueError(f"explain.layer={layer}: it gives no map of b c h w; name another of the network's modules")
-    return Map(found[0].sum(dim=0).detach().float().cpu(), "of the score")
+    return Map(found[0].sum(dim=0).detach().float().cpu(), UNIT)
 
 
 def default_layer(network: nn.Module) -> str:

@@ -14,16 +14,24 @@ class Map:
     Args:
         values: h w fp32, on the CPU; negative ones speak against the class and are drawn as 0.
         unit: of the values, as words that follow a number.
+        whole: the map that this is a part of, and has its colours from.
     """
 
     values: Tensor
     unit: str
+    whole: "Map | None" = None
 
     @property
     def range(self) -> tuple[float, float]:
         """What is drawn darkest and brightest."""
+        if self.whole:
+            return self.whole.range
         shown = self.values.clamp(min=0)
         return shown.min().item(), shown.max().item()
+
+    def part(self, rows: slice, columns: slice) -> "Map":
+        """A part, with the colours of the whole."""
+        return Map(self.values[rows, columns], self.unit, self)
 
     def shares(self) -> Tensor:
         """h w of 0..1: the place of each value between darkest and brightest."""

@@ -118,7 +118,7 @@ class PerformerAttention(nn.Module):
     def received(self, x: Tensor, weights: Tensor) -> Tensor:
         """How much each token is attended to: a weighted mean of the rows of the attention matrix, and of the heads.
 
-        The matrix itself, n x n, is not formed.
+        The matrix itself, n x n, is not formed. Part by part: `sums`, then `asked`, then `given`.
 
         Args:
             x: b n c.
@@ -127,12 +127,21 @@ class PerformerAttention(nn.Module):
         Returns:
             b n, which sum to 1.
         """
-        q, k = self.q(x), self.k(x)
+        return self.given(x, self.asked(x, weights, self.sums(x)))
+
+    def asked(self, x: Tensor, weights: Tensor, sums: Tensor) -> Tensor:
+        """What tokens with such weights ask of all keys, b n c -> b h m; those of parts add up."""
+        q = self.q(x)
         with _without_autocast(x):
             q = self._features(self._split_heads(q), is_query=True)  # b h n m
-            k = self._features(self._split_heads(k), is_query=False)
-            of_row = q @ k.sum(dim=-2)[..., None]  # what a row is divided by, b h n 1
-            asked = (q * (weights[:, None, :, None] / of_row)).sum(dim=-2)  # b h m
+            of_row = q @ sums[..., -1:]  # what a row is divided by, b h n 1
+            return (q * (weights[:, None, :, None] / of_row)).sum(dim=-2)
+
+    def given(self, x: Tensor, asked: Tensor, key_peak: Tensor | None = None) -> Tensor:
+        """How much of that each token gives, a mean of the heads: b n c -> b n; `key_peak` as of `sums`."""
+        k = self.k(x)
+        with _without_autocast(x):
+            k = self._features(self._split_heads(k), is_query=False, peak=key_peak)
             return (k @ asked[..., None])[..., 0].mean(dim=1)
 
     def _split_heads(self, x: Tensor) -> Tensor:

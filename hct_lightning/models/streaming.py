@@ -14,6 +14,7 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hct_lightning.models.hct import HCT, AttentionConvBlock, as_tokens, check_size
 from hct_lightning.models.pixels import FromPixels, read_region
@@ -55,17 +56,30 @@ class StreamedHCT:
             progress: is called with the number of tiles that are done and the number of all.
             kept: holds what tiles gave, and goes on with it.
         """
+        return self.logits(self.first_stages(source, progress, kept))
+
+    def first_stages(self, source: Source, progress: Progress | None = None, kept: Kept | None = None) -> Tensor:
+        """The map after the network's `local_stages`, 1 c h w; arguments are those of `__call__`."""
         h, w, _ = source.shape
         check_size(h, w)
         read = partial(read_region, source, self.pixels.scale.device)
         local = self.pixels.first_stages(read, (h, w), self.tile, workers=self.workers, background=self.background)
-        x = local.joined(progress, kept)
-        for stage in self.hct.stages[self.hct.local_stages :]:
-            for block in cast(nn.Sequential, stage):
-                x = _block(block, x)
-        totals = [self.hct.act(self.hct.norm(rows)).sum(dim=(2, 3), dtype=torch.float32) for rows in _by_rows(x)]
+        return local.joined(progress, kept)
+
+    def logits(self, x: Tensor, stage: int | None = None) -> Tensor:
+        """Those of a map that so many stages have given; by default it is the one of `first_stages`.
+
+        With gradients, parts of a map are computed again in the backward pass.
+        """
+        for block in self.blocks(self.hct.local_stages if stage is None else stage, len(self.hct.stages)):
+            x = through_block(block, x)
+        totals = [self.hct.act(self.hct.norm(rows)).sum(dim=(2, 3), dtype=torch.float32) for rows in by_rows(x)]
         mean = torch.stack(totals).sum(dim=0) / x[0, 0].numel()
         return self.hct.forward_head(mean[..., None, None])
+
+    def blocks(self, start: int, stop: int) -> Iterator[nn.Module]:
+        """The blocks of stages, in order."""
+        return (block for stage in list(self.hct.stages)[start:stop] for block in cast(nn.Sequential, stage))
 
 
 class StreamsLargeImages(nn.Module):
@@ -102,27 +116,44 @@ class InMemory:
         return self._image[y0:y1, x0:x1].cpu().numpy()
 
 
-def _block(block: nn.Module, x: Tensor) -> Tensor:
+def through_block(block: nn.Module, x: Tensor) -> Tensor:
     """A block of the later stages on a whole map, some rows at a time."""
     run: Callable[[Tensor], Tensor] = block
     if isinstance(block, AttentionConvBlock):
-        run = partial(block, sums=_attention_sums(block, x))
+        run = partial(block, sums=attention_sums(block, x))
     reach, (h, w) = reach_of(block), x.shape[2:]
     tile = max(1, POSITIONS_AT_ONCE // w // reach.stride), reach.length(w)
-    return Tiled(run, reach, lambda rows, columns: x[:, :, rows, columns], (h, w), tile).joined()
+    return Tiled(partial(_again, run), reach, lambda rows, columns: x[:, :, rows, columns], (h, w), tile).joined()
 
 
-def _attention_sums(block: AttentionConvBlock, x: Tensor) -> Tensor:
+def attention_sums(block: AttentionConvBlock, x: Tensor) -> Tensor:
     """The sums of a block's attention over a whole map."""
-
-    def parts() -> Iterator[Tensor]:
-        return (as_tokens(block.act1(block.bn1(rows))) for rows in _by_rows(x))
-
-    peak = None
-    if block.attn.kernel == "softmax":
-        peak = torch.stack([block.attn.key_peak(part) for part in parts()]).amax(dim=0)
-    return torch.stack([block.attn.sums(part, peak) for part in parts()]).sum(dim=0)
+    peak = key_peak(block, x)
+    return torch.stack([_again(partial(_sums, block, peak), rows) for rows in by_rows(x)]).sum(dim=0)
 
 
-def _by_rows(x: Tensor) -> tuple[Tensor, ...]:
+def _sums(block: AttentionConvBlock, peak: Tensor | None, rows: Tensor) -> Tensor:
+    return block.attn.sums(tokens_of(block, rows), peak)
+
+
+def key_peak(block: AttentionConvBlock, x: Tensor) -> Tensor | None:
+    """What the softmax kernel wants to know of all keys of a map; None for the other kernel."""
+    if block.attn.kernel != "softmax":
+        return None
+    with torch.no_grad():  # it cancels out
+        return torch.stack([block.attn.key_peak(tokens_of(block, rows)) for rows in by_rows(x)]).amax(dim=0)
+
+
+def tokens_of(block: AttentionConvBlock, rows: Tensor) -> Tensor:
+    """What a block's attention sees of rows of its map, 1 c h w -> 1 (h w) c."""
+    return as_tokens(block.act1(block.bn1(rows)))
+
+
+def by_rows(x: Tensor) -> tuple[Tensor, ...]:
+    """A map, 1 c h w, some rows at a time."""
     return x.split(max(1, POSITIONS_AT_ONCE // x.shape[3]), dim=2)
+
+
+def _again(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Runs it; where there are gradients, once more in the backward pass, and keeps nothing until then."""
+    return checkpoint(run, x, use_reentrant=False) if torch.is_grad_enabled() else run(x)

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,42 +19,62 @@ from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import given_options
 from hct_lightning.data.inputs import find_images, skips_unreadable
 from hct_lightning.data.reading.channels import as_rgb
-from hct_lightning.data.reading.decoding import Decoding
-from hct_lightning.data.reading.image import UnreadableImageError, read_image, read_seen
-from hct_lightning.explain.attention import attention_map, has_attention
-from hct_lightning.explain.gradient import check_layer, default_layer, gradient_map
-from hct_lightning.explain.maps import Map, rank_correlation
-from hct_lightning.explain.occlusion import occlusion_map
+from hct_lightning.data.reading.image import UnreadableImageError, read_seen
+from hct_lightning.data.reading.readers import FileReader, NativeReader, Reader
+from hct_lightning.data.reading.regions import Regions
+from hct_lightning.explain.maps import rank_correlation
+from hct_lightning.explain.methods import Methods
 from hct_lightning.explain.overlay import check_look, save_overlay
+from hct_lightning.explain.places import hottest, reduced
 from hct_lightning.explain.receptive_field import draw, half_side, receptive_field
+from hct_lightning.explain.streamed import StreamedMaps
 from hct_lightning.machine.devices import choose_devices, peak_memory_gib
 from hct_lightning.models import FromPixels
+from hct_lightning.models.tiles import Source
 from hct_lightning.runs.console import results, track
 from hct_lightning.runs.files import open_whole, write_whole
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import load_network
+from hct_lightning.training.large_images import StreamsInMemory, tiles_done, way_through
 from hct_lightning.training.spec import NetworkSpec
 
 log = logging.getLogger(__name__)
 
-METHODS = ("gradient", "attention", "occlusion")
-Method = Callable[[FromPixels, Tensor, int], Map]
+EXPLAINING = 2  # an image in memory takes so many times what it takes where the network only answers
+MAPS = 8  # of an image that is read by region, as large as the one after the first stages; gradients are among them
 
 
 class Subject(NamedTuple):
-    """A trained network, and how it reads images."""
+    """A trained network, and how it reads images.
+
+    room: bytes for an image that is read by region.
+    """
 
     network: FromPixels
     spec: NetworkSpec
-    decoding: Decoding
+    reader: Reader
     device: torch.device
+    room: int
 
     @classmethod
     def of(cls, cfg: DictConfig, checkpoint: Path) -> "Subject":
         network, spec = load_network(checkpoint, cfg.safety.allow)
         decoding = spec.reading(given_options(cfg, "data", *spec.unsaid), plain(cfg.explain)["resolution"])
         device = choose_devices(cfg.trainer.accelerator, 1, 1, 1).of_rank_zero
-        return cls(network.requires_grad_(False).to(device), spec, decoding, device)
+        reader, room = FileReader(decoding) if decoding.size else NativeReader(decoding), 0
+        if isinstance(reader, NativeReader):
+            way = way_through(
+                reader,
+                device,
+                max_memory_gb=cfg.explain.max_memory_gb,
+                batch_size=1,
+                micro_batches=1,
+                ranks_here=1,
+                build=spec.build,
+                precision="32-true",
+            )
+            reader, room = reader.opening(way.most_pixels // EXPLAINING), way.room
+        return cls(network.requires_grad_(False).to(device), spec, reader, device, room)
 
     def untrained(self, seed: int) -> FromPixels:
         """The same network with random weights."""
@@ -62,9 +82,15 @@ class Subject(NamedTuple):
             torch.manual_seed(seed)
             return self.spec.build().eval().requires_grad_(False).to(self.device)
 
-    def read(self, path: str) -> Tensor:
-        """1 c h w uint8, on the device."""
-        return read_image(path, self.decoding)[None].to(self.device)
+    def read(self, path: str) -> Tensor | Regions:
+        """1 c h w uint8, on the device; or an image that is read by region."""
+        image = self.reader.open(path) if isinstance(self.reader, NativeReader) else self.reader(path)
+        return image[None].to(self.device) if isinstance(image, Tensor) else image
+
+    def stream(self, network: FromPixels, source: Source) -> StreamedMaps:
+        """Takes an image that is read by region through a network."""
+        streamed = StreamsInMemory(network, self.room, maps=MAPS).fitted(source)
+        return StreamedMaps(streamed, source, tiles_done(source))
 
     @property
     def title(self) -> str:
@@ -80,12 +106,14 @@ def main(cfg: DictConfig, folder: Path) -> None:
         raise ValueError("explain.input is not set; give explain.input=<image, folder, glob or list>")
     options = plain(cfg.explain)
     check_look(options["colours"], options["alpha"])
+    if not isinstance(options["places"], int) or options["places"] < 0:
+        raise ValueError(f"explain.places={options['places']}: give a number, 0 for none")
     images = find_images(options["input"], "explain.input")
     skips = skips_unreadable(cfg.data.on_error, images, "explain.input")
     subject = Subject.of(cfg, Run(folder).checkpoint(cfg.ckpt or "best"))
     if options["target"] not in (None, *subject.spec.classes):
         raise ValueError(f"explain.target={options['target']}: the classes are {', '.join(subject.spec.classes)}")
-    methods = choose_methods(options, subject)
+    methods = Methods(subject.network, options, subject.spec.mean, subject.title)
     fields = [subject] if options["receptive_field"] else []
     if fields and options["against"]:
         fields.append(Subject.of(cfg, Run(Path(options["against"]).expanduser()).checkpoint("best")))
@@ -93,9 +121,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
     out = Path(options["output"] or folder / "explain").expanduser()
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
-    record: dict[str, Any] = {"methods": list(methods), "images": rows}
+    record: dict[str, Any] = {"methods": list(methods.names), "images": rows}
     try:
-        if methods:
+        if methods.names:
             fresh = subject.untrained(cfg.seed) if options["sanity"] else None
             for path, place in zip(images, places(out, images), strict=True):
                 log.info("%s (%d of %d)", path, len(rows) + 1, len(images))
@@ -114,45 +142,6 @@ def main(cfg: DictConfig, folder: Path) -> None:
     show(record, out)
 
 
-def choose_methods(options: dict[str, Any], subject: Subject) -> dict[str, Method]:
-    """By name, with their options.
-
-    Raises:
-        ValueError: for an unknown one, or when nothing is left to do.
-    """
-    network = subject.network
-    asked = [options["method"]] if isinstance(options["method"], str) else options["method"]
-    if unknown := [name for name in asked if name not in METHODS]:
-        raise ValueError(f"explain.method={','.join(unknown)}: choose of {', '.join(METHODS)}")
-    if "attention" in asked and not has_attention(network):
-        asked = [name for name in asked if name != "attention"]
-        log.info("%s has no linear attention: the method `attention` is left out", subject.title)
-    if not asked and not options["receptive_field"]:
-        raise ValueError(
-            f"explain.method={options['method']} leaves nothing to do with {subject.title}; "
-            "give explain.method=[gradient,occlusion] or explain.receptive_field=true"
-        )
-    for name in ("tile", "batch_size"):
-        if (value := options[name]) is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"explain.{name}={value}: give a positive number")
-    methods: dict[str, Method] = {}
-    if "gradient" in asked:
-        layer = options["layer"] or default_layer(network.network)
-        check_layer(network.network, layer)
-        methods["gradient"] = partial(gradient_map, layer=layer)
-    if "attention" in asked:
-        methods["attention"] = attention_map
-    if "occlusion" in asked:
-        methods["occlusion"] = partial(
-            occlusion_map,
-            grey=(255 * torch.tensor(subject.spec.mean)).round().byte().to(subject.device),
-            tile=options["tile"],
-            batch=options["batch_size"] or 1,
-            track=partial(track, "occluding"),
-        )
-    return {name: methods[name] for name in asked}
-
-
 def places(out: Path, images: list[str]) -> Iterator[Path]:
     """A folder for each image, named after it; a number tells those of one name apart."""
     seen: dict[str, int] = {}
@@ -166,53 +155,68 @@ def explain(
     path: str,
     subject: Subject,
     fresh: FromPixels | None,
-    methods: dict[str, Method],
+    methods: Methods,
     place: Path,
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    """Writes the overlays of an image, full and small.
+    """Writes the overlays of an image, full and small; of one that is read by region reduced, and of places in full.
 
     Args:
         path: of the image.
         subject: the network.
         fresh: one with random weights to compare with, or None.
-        methods: by name.
+        methods: that make the maps.
         place: the folder to write to.
         options: those of the task.
 
     Returns:
         What the network says of the image, and what was written.
     """
-    pixels, picture = subject.read(path), as_rgb(read_seen(path, subject.decoding))
-    with torch.inference_mode():
-        probabilities = subject.network(pixels)[0].softmax(dim=0).tolist()
-    classes = subject.spec.classes
+    image, classes = subject.read(path), subject.spec.classes
+    look = methods.look(subject.network, image, subject.stream)
+    probabilities = look.logits.softmax(dim=0).tolist()
     answer = max(range(len(classes)), key=probabilities.__getitem__)
     target = classes.index(options["target"]) if options["target"] else answer
-    place.mkdir(exist_ok=True)
-    maps = {}
-    for name, method in methods.items():
+    maps, seconds = {}, {}
+    for name, method in look.maps.items():
         began = time.perf_counter()
-        found = method(subject.network, pixels, target)
-        alike = rank_correlation(found, method(fresh, pixels, target)) if fresh else None
+        maps[name] = method(target)
+        seconds[name] = time.perf_counter() - began
+    del look
+    again = methods.look(fresh, image, subject.stream).maps if fresh else {}
+    place.mkdir(exist_ok=True)
+    whole = isinstance(image, Tensor)
+    picture = as_rgb(read_seen(path, subject.reader.decoding) if whole else reduced(image))
+    size = list(picture.shape[1:]) if whole else list(image.shape[:2])
+    about = {}
+    for name, found in maps.items():
         text = f"{name}: {classes[target]}, probability {probabilities[target]:.3f}"
-        save_overlay(place / name, picture, found, text, colours=options["colours"], alpha=options["alpha"])
-        maps[name] = {
-            "png": f"{place.name}/{name}.png",
-            "jpg": f"{place.name}/{name}.jpg",
+        save = partial(save_overlay, text=text, colours=options["colours"], alpha=options["alpha"])
+        save(place / name, picture, found)
+        about[name] = written(place / name) | {
             "unit": found.unit,
             "range": found.range,
             "cells": list(found.values.shape),
-            "correlation_with_random": alike,
-            "seconds": time.perf_counter() - began,
+            "correlation_with_random": rank_correlation(found, again[name](target)) if again else None,
+            "seconds": seconds[name],
+            "places": [],
         }
+        for i, one in enumerate([] if whole else hottest(found, image.shape[:2], options["places"]), start=1):
+            save(file := place / f"{name}-{i}", as_rgb(one.read(image)), one.found)
+            sides = {"rows": [one.rows.start, one.rows.stop], "columns": [one.columns.start, one.columns.stop]}
+            about[name]["places"].append(written(file) | sides)
     return {
         "class": classes[answer],
         "probability": probabilities[answer],
         "target": classes[target],
-        "size": list(picture.shape[1:]),
-        "maps": maps,
+        "size": size,
+        "maps": about,
     }
+
+
+def written(file: Path) -> dict[str, Any]:
+    """The pictures of an overlay, relative to the folder of all."""
+    return {ending: f"{file.parent.name}/{file.name}.{ending}" for ending in ("png", "jpg")}
 
 
 def receptive_fields(
@@ -223,7 +227,12 @@ def receptive_fields(
     def readable(subject: Subject) -> Iterator[Tensor]:
         for path in track("receptive field", images, len(images)):
             with suppress(*[UnreadableImageError] if skips else []):
-                yield subject.read(str(path))
+                if not isinstance(pixels := subject.read(str(path)), Tensor):
+                    raise ValueError(
+                        f"explain.receptive_field takes images that fit the memory, {path} does not; give "
+                        "explain.resolution=2048, say"
+                    )
+                yield pixels
 
     fields = [
         (subject.title, state, receptive_field(network, readable(subject)))

@@ -26,6 +26,7 @@ SIDE = 1024  # px of the image that says what a pixel takes
 LEAST = 2**26  # bytes
 GAPS = 2  # an allocator's bytes over those of the tensors
 TILE_BYTES = {4: 30, 2: 18}  # a pixel of a tile, by the bytes of a number: measured, its reading included
+ANSWERING = 3  # maps: the one after the first stages, what the next block makes of it, and parts of both
 SMALLEST_TILE, LARGEST_TILE = 256, 4096  # px; beyond, the margin is a small part
 
 
@@ -128,7 +129,9 @@ class Tiling(NamedTuple):
     workers: int
 
 
-def tiling(network: FromPixels, source: Source, room: int, *, number_bytes: int, threads: int) -> Tiling:
+def tiling(
+    network: FromPixels, source: Source, room: int, *, number_bytes: int, threads: int, maps: int = ANSWERING
+) -> Tiling:
     """The largest tiles that fit, as many at once as there are threads.
 
     Args:
@@ -137,6 +140,7 @@ def tiling(network: FromPixels, source: Source, room: int, *, number_bytes: int,
         room: bytes.
         number_bytes: of a number in the network's precision.
         threads: of this process.
+        maps: as large as the one after the first stages, that are held at once.
 
     Raises:
         ValueError: when not even a small tile fits.
@@ -147,8 +151,7 @@ def tiling(network: FromPixels, source: Source, room: int, *, number_bytes: int,
     first, last = reach.span(slice(0, 1))
     margin = last - first + reach.stride
     chans = WIDTHS[network.network.local_stages - 1]
-    # The map after the first stages, what the next block makes of it, and parts of both.
-    held = 3 * number_bytes * chans * reach.length(height) * reach.length(width)
+    held = maps * number_bytes * chans * reach.length(height) * reach.length(width)
     strips = 2 * width * channels if getattr(source, "by_strips", False) else 0  # bytes for each row of a tile
     for workers in (threads, 1):
         pixel = workers * TILE_BYTES[number_bytes]
@@ -173,6 +176,7 @@ class StreamsInMemory:
         room: bytes.
         background: as `StreamedHCT` has it.
         keep: gives the map of an image by its name and tile; None keeps nothing.
+        maps: as `tiling` has it.
     """
 
     def __init__(
@@ -182,24 +186,40 @@ class StreamsInMemory:
         *,
         background: int | None = None,
         keep: Callable[[str, int], KeptMap] | None = None,
+        maps: int = ANSWERING,
     ) -> None:
-        self.network, self.room, self.background, self.keep = network, room, background, keep
+        self.network, self.room, self.background, self.keep, self.maps = network, room, background, keep, maps
 
     def __call__(self, source: Source) -> Tensor:
+        streamed, name = self.fitted(source), name_of(source)
+        kept = self.keep(name, streamed.tile) if self.keep and name else None
+        logits = streamed(source, tiles_done(source), kept)
+        if kept:
+            kept.remove()
+        return logits
+
+    def fitted(self, source: Source) -> StreamedHCT:
+        """The network in tiles that fit an image."""
         device = self.network.scale.device.type
         streamed = StreamedHCT(self.network, background=self.background)  # says what can't be
         dtype = self.network.precision(device)
         threads = torch.get_num_threads() if device == "cpu" else 2
-        found = tiling(self.network, source, self.room, number_bytes=dtype.itemsize, threads=threads)
+        found = tiling(self.network, source, self.room, number_bytes=dtype.itemsize, threads=threads, maps=self.maps)
         streamed.tile, streamed.workers = found
         height, width, _ = source.shape
-        name: Any = getattr(source, "name", "an image")
         log.info(
             "%s: %dx%d pixels do not fit into %.1f GB as a whole; in tiles of %d, %d at a time",
-            *(name, width, height, self.room / 1e9, *found),
+            *(name_of(source) or "an image", width, height, self.room / 1e9, *found),
         )
-        kept = self.keep(name, found.tile) if self.keep and name else None
-        logits = streamed(source, Lines(f"  {name}", "tiles"), kept)
-        if kept:
-            kept.remove()
-        return logits
+        return streamed
+
+
+def name_of(source: Source) -> str:
+    """Its file; empty where it has none."""
+    name: Any = getattr(source, "name", "")
+    return name
+
+
+def tiles_done(source: Source) -> Lines:
+    """Says in the log how far an image is."""
+    return Lines(f"  {name_of(source) or 'an image'}", "tiles")

@@ -17,6 +17,7 @@ from hct_lightning.explain.gradient import gradient_map
 from hct_lightning.explain.maps import Map, rank_correlation
 from hct_lightning.explain.occlusion import occlusion_map
 from hct_lightning.tasks.explain import main, places
+from hct_lightning.training import large_images
 from hct_lightning.training.checkpoints import load_network
 
 
@@ -72,6 +73,37 @@ def test_the_files_hold_the_maps_of_the_library(explained, trained):
         assert rank_correlation(held, found) > 0.9, name  # libvips shrinks with a difference of 1 or 2 of 255
 
 
+def test_an_image_that_does_not_fit_has_its_places_in_full(trained, photos, tmp_path):
+    """In process: what fits is decided by a limit that the process itself has nearly reached."""
+    with Image.open(next(photos.rglob("*.jpg"))) as image:
+        image.resize((1500, 1100)).save(tmp_path / "large.png")
+    room = (large_images._resident_bytes() + 8e7) / 1e9
+    with initialize_config_module("hct_lightning.conf", version_base="1.3"):
+        checkpoint = f"ckpt={trained}/checkpoints/best.ckpt"
+        image = (f"explain.input={tmp_path}/large.png", "explain.resolution=native", f"explain.max_memory_gb={room}")
+        cfg = compose("config", ["task=explain", checkpoint, *image, "explain.places=2"])
+    main(cfg, tmp_path)
+    (row,) = json.loads((tmp_path / "explain" / "explain.json").read_text())["images"]
+    assert row["size"] == [1100, 1500]
+    assert set(row["maps"]) == {"gradient", "attention"}
+    about = row["maps"]["gradient"]
+    first = about["places"][0]
+    network, spec = load_network(trained / "checkpoints" / "best.ckpt")
+    with Image.open(tmp_path / "large.png") as image:
+        pixels = np.array(image)
+    target = spec.classes.index(row["target"])
+    exact = gradient_map(network, torch.from_numpy(pixels).permute(2, 0, 1)[None], target, layer="stages.2")
+    held = np.load(tmp_path / "explain" / "large" / "gradient.npy")
+    torch.testing.assert_close(torch.from_numpy(held), exact.values, rtol=1e-2, atol=1e-4)
+    (top, bottom), (left, right) = first["rows"], first["columns"]
+    with Image.open(tmp_path / "explain" / first["png"]) as image:
+        assert image.width == right - left
+        assert image.height > bottom - top
+    hot = np.unravel_index(exact.values.argmax(), exact.values.shape)
+    assert top <= (hot[0] + 0.5) * 1100 / held.shape[0] < bottom
+    assert left <= (hot[1] + 0.5) * 1500 / held.shape[1] < right
+
+
 def test_the_receptive_field_before_and_after(explained):
     out, said = explained
     fields = json.loads((out / "explain.json").read_text())["receptive_field"]
@@ -103,6 +135,7 @@ def test_an_unreadable_image_is_named_and_what_was_done_is_kept(cli, trained, ex
         ("explain.target=cat", "explain.target=cat: the classes are dots, grid, rings, stripes"),
         ("explain.tile=0.5", "explain.tile=0.5: give a positive number"),
         ("explain.method=[]", "leaves nothing to do"),
+        ("explain.places=-1", "explain.places=-1: give a number"),
         ("explain.colours=jet", "explain.colours=jet: choose one of viridis"),
     ],
 )

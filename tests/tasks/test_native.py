@@ -82,6 +82,26 @@ def test_two_ranks_stream_resume_and_end_as_one(cli, images, tmp_path):
     assert not [name for name in a if not torch.equal(a[name], b[name])]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_one_place_decides_and_at_a_third_of_the_size_it_does_not(cli, tmp_path):
+    """The recipe of docs/training.md, with 1536 px in the place of 12,000: streamed, and reduced."""
+
+    def trained(name: str, small: int, large: str) -> float:
+        crops, run = tmp_path / f"{name}-384", tmp_path / name
+        places = ("data.train=400", "data.valid=40", f"data.root={tmp_path}/needles")
+        recipe = ("data=needles", "data.batch_size=16", "trainer.max_epochs=6", "export=[]")
+        cli(*recipe, *places, f"data.resolution={small}", f"hydra.run.dir={crops}", cwd=tmp_path, timeout=400)
+        weights = f"ckpt={crops}/checkpoints/best.ckpt"
+        more = ("data.scene_size=1536", f"data.root={tmp_path}/needles", f"data.resolution={large}")
+        cli("+experiment=needles", weights, *more, f"hydra.run.dir={run}", cwd=tmp_path, timeout=400)
+        cli("task=validate", f"run={run}", cwd=tmp_path)
+        return json.loads((run / "validate" / "best.json").read_text())["metrics"]["val/accuracy"]
+
+    assert trained("full", 384, "native") >= 0.95
+    assert trained("reduced", 128, "512") <= 0.8
+
+
 def test_what_does_not_go_with_it_is_refused(cli, images, tmp_path):
     for options, message in (
         (("memory=stream", "model=timm"), "ResNet can't be streamed; HCT can"),
