@@ -20,12 +20,12 @@ from hct_lightning.cli.recompose import given_options
 from hct_lightning.data.inputs import find_images, skips_unreadable
 from hct_lightning.data.reading.channels import as_rgb
 from hct_lightning.data.reading.image import UnreadableImageError, read_seen
-from hct_lightning.data.reading.readers import FileReader, NativeReader, Reader
+from hct_lightning.data.reading.readers import FileReader, NativeReader
 from hct_lightning.data.reading.regions import Regions
 from hct_lightning.explain.maps import rank_correlation
 from hct_lightning.explain.methods import Methods
 from hct_lightning.explain.overlay import check_look, save_overlay
-from hct_lightning.explain.places import hottest, reduced
+from hct_lightning.explain.places import Place, hottest, reduced
 from hct_lightning.explain.receptive_field import draw, half_side, receptive_field
 from hct_lightning.explain.streamed import StreamedMaps
 from hct_lightning.machine.devices import choose_devices, peak_memory_gib
@@ -52,7 +52,7 @@ class Subject(NamedTuple):
 
     network: FromPixels
     spec: NetworkSpec
-    reader: Reader
+    reader: FileReader | NativeReader
     device: torch.device
     room: int
 
@@ -182,12 +182,18 @@ def explain(
         began = time.perf_counter()
         maps[name] = method(target)
         seconds[name] = time.perf_counter() - began
-    del look
+    del look, method  # of an image that is read by region they hold a large map
     again = methods.look(fresh, image, subject.stream).maps if fresh else {}
     place.mkdir(exist_ok=True)
-    whole = isinstance(image, Tensor)
-    picture = as_rgb(read_seen(path, subject.reader.decoding) if whole else reduced(image))
-    size = list(picture.shape[1:]) if whole else list(image.shape[:2])
+    spots: dict[str, list[tuple[Place, Tensor]]] = {}
+    if isinstance(image, Tensor):
+        picture = as_rgb(read_seen(path, subject.reader.decoding))
+        size = list(picture.shape[1:])
+    else:
+        picture, size = as_rgb(reduced(image)), [image.shape[0], image.shape[1]]
+        for name, found in maps.items():
+            hot = hottest(found, (size[0], size[1]), options["places"])
+            spots[name] = [(one, as_rgb(one.read(image))) for one in hot]
     about = {}
     for name, found in maps.items():
         text = f"{name}: {classes[target]}, probability {probabilities[target]:.3f}"
@@ -201,8 +207,8 @@ def explain(
             "seconds": seconds[name],
             "places": [],
         }
-        for i, one in enumerate([] if whole else hottest(found, image.shape[:2], options["places"]), start=1):
-            save(file := place / f"{name}-{i}", as_rgb(one.read(image)), one.found)
+        for i, (one, pixels) in enumerate(spots.get(name, []), start=1):
+            save(file := place / f"{name}-{i}", pixels, one.found)
             sides = {"rows": [one.rows.start, one.rows.stop], "columns": [one.columns.start, one.columns.stop]}
             about[name]["places"].append(written(file) | sides)
     return {

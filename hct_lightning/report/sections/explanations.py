@@ -1,6 +1,6 @@
 """Where the network looks: the overlays and receptive fields of `task=explain`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def _overlays(folder: Path, images: Sequence[Mapping[str, Any]]) -> list[Block]:
     rows = []
     for row in images[:SHOWN]:
         name = Path(row["path"]).name
-        found = [Picture(folder / about["jpg"], method) for method, about in row["maps"].items()]
+        found = [picture for method, about in row["maps"].items() for picture in _pictures(folder, method, about)]
         found = [picture for picture in found if _is_of(folder, picture.file)]
         said = f"{name}: {row['class']} {row['probability']:.1%}, maps for {row['target']}"
         blocks += [Pictures(said, found, whole=True)] if found else []
@@ -44,6 +44,13 @@ def _overlays(folder: Path, images: Sequence[Mapping[str, Any]]) -> list[Block]:
     if any(row[-1] is not None for row in rows):
         blocks.append(Table(["image", "method", "correlation"], rows, caption))
     return blocks
+
+
+def _pictures(folder: Path, method: str, about: Mapping[str, Any]) -> Iterator[Picture]:
+    """The overlay of a method, and of an image that was read by region the places that matter most."""
+    yield Picture(folder / about["jpg"], method)
+    for i, place in enumerate(about.get("places", []), start=1):
+        yield Picture(folder / place["jpg"], f"{method}, place {i}")
 
 
 def _is_of(folder: Path, file: Path) -> bool:

@@ -40,5 +40,5 @@ def test_a_third_of_the_size_has_the_place_and_no_stripes(tmp_path):
 def test_small_and_large_images_look_alike():
     """So that what is learned on small ones, BatchNorm's statistics too, holds on large ones."""
     small, large = np.stack([draw(0, i, 384) for i in range(16)]), draw(0, 0, 1536)
-    assert small.mean() == pytest.approx(large.mean(), abs=4)
-    assert small.std() == pytest.approx(large.std(), abs=4)
+    assert small.mean() == pytest.approx(large.mean(), abs=8)
+    assert small.std() == pytest.approx(large.std(), abs=8)

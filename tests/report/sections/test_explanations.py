@@ -1,5 +1,7 @@
 """What a report shows of `task=explain`."""
 
+import json
+
 from PIL import Image
 
 from hct_lightning.report.files import open_runs
@@ -20,6 +22,16 @@ def test_overlays_correlations_and_the_field(full_run):
     assert "Where the network looks" in page
     assert '<figure class="pictures whole">' in page
     assert "<i>.jpg" not in page
+
+
+def test_places_of_a_large_image_stand_behind_its_map(full_run):
+    file = full_run / "explain" / "explain.json"
+    record = json.loads(file.read_text())
+    about = record["images"][0]["maps"]["gradient"]
+    about["places"] = [{"jpg": about["jpg"]}, {"jpg": "../../private.jpg"}]
+    file.write_text(json.dumps(record))
+    overlays = explanations(open_runs([full_run])).blocks[0]
+    assert [picture.text for picture in overlays.pictures] == ["gradient", "gradient, place 1"]
 
 
 def test_files_elsewhere_that_a_folder_names_are_not_shown(full_run):
