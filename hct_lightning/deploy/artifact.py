@@ -129,15 +129,7 @@ def load_artifact(
     description = read_description(folder)
     if description["runtime"] not in RUNTIMES:
         raise ValueError(f"{folder}: runtime {description['runtime']!r:.50} is unknown to this version")
-    if description["file"] not in description["sha256"]:
-        raise ValueError(f"{folder}: artifact.json gives no digest of {description['file']!r:.200}")
-    for name, expected in description["sha256"].items():
-        file = folder / name
-        if Path(name).name != name:
-            raise ValueError(f"{folder}: artifact.json names a file outside its folder")
-        if not file.is_file() or digest(file) != expected:
-            raise ValueError(f"{file} has changed since it was exported; export it again")
-    file = folder / description["file"]
+    file = checked_file(folder, description)
     if description["runtime"] in MACHINE_CODE and not (trust or is_own(description["sha256"][file.name])):
         raise ValueError(
             f"{file} is machine code that you have not compiled here: it could do anything; if you trust who did, "
@@ -158,6 +150,23 @@ def load_artifact(
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{file} can't be loaded: {reason}; export it again") from error
+
+
+def checked_file(folder: Path, description: Mapping[str, Any]) -> Path:
+    """The model file; all files are those that the description has the digests of.
+
+    Raises:
+        ValueError: when one has changed, or lies elsewhere.
+    """
+    if description["file"] not in description["sha256"]:
+        raise ValueError(f"{folder}: artifact.json gives no digest of {description['file']!r:.200}")
+    for name, expected in description["sha256"].items():
+        file = folder / name
+        if Path(name).name != name:
+            raise ValueError(f"{folder}: artifact.json names a file outside its folder")
+        if not file.is_file() or digest(file) != expected:
+            raise ValueError(f"{file} has changed since it was exported; export it again")
+    return folder / description["file"]
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -123,6 +123,7 @@ class FromPixels(nn.Module):
         *,
         workers: int = 1,
         background: int | None = None,
+        instead: Callable[[Tensor], Tensor] | None = None,
     ) -> Tiled:
         """HCT's stem and first stages for an image that is read tile by tile, in the caller's precision.
 
@@ -131,6 +132,7 @@ class FromPixels(nn.Module):
             size: height and width of the image.
             tile: height and width, in pixels, of what a tile stands for.
             workers: as `Tiled` has them, like `background`.
+            instead: computes what the stem and these stages would, 1 c h w uint8 -> 1 c' h' w'.
         """
         stem, stages = cast(HCT, self.network).stem, self._local_stages()
         kind = self.scale.device.type
@@ -146,7 +148,7 @@ class FromPixels(nn.Module):
 
         reach = reach_of(stem, *stages)
         side = max(1, tile // reach.stride)
-        return Tiled(run, reach, read, size, (side, side), workers, background)
+        return Tiled(instead or run, reach, read, size, (side, side), workers, background)
 
     def _streamed(self, pixels: Tensor | Source) -> Tensor:
         """b c h w uint8, or one image that is read by region -> the map after the first stages."""

@@ -32,20 +32,28 @@ class StreamedHCT:
         workers: tiles that are read and computed at once.
         background: tiles whose pixels, a channel, are within so many of 255 of one another are taken for uniform and
             not computed; exact with 0. None computes all.
+        first: computes what the network's first stages would, 1 c h w uint8 -> 1 c' h' w', by so many callers at once
+            as there are workers: those of an artifact, say.
 
     Raises:
         ValueError: where the network is no HCT, or is in training.
     """
 
     def __init__(
-        self, network: FromPixels, *, tile: int = 4096, workers: int = 1, background: int | None = None
+        self,
+        network: FromPixels,
+        *,
+        tile: int = 4096,
+        workers: int = 1,
+        background: int | None = None,
+        first: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         if not isinstance(network.network, HCT):
             raise ValueError(f"{type(network.network).__name__} can't be streamed; HCT can")
         if network.training:
             raise ValueError("streaming is for evaluation: call eval() of the network first")
         self.pixels, self.hct, self.tile = network, network.network, tile
-        self.workers, self.background = workers, background
+        self.workers, self.background, self.first = workers, background, first
 
     @torch.inference_mode()
     def __call__(self, source: Source, progress: Progress | None = None, kept: Kept | None = None) -> Tensor:
@@ -63,7 +71,8 @@ class StreamedHCT:
         h, w, _ = source.shape
         check_size(h, w)
         read = partial(read_region, source, self.pixels.scale.device)
-        local = self.pixels.first_stages(read, (h, w), self.tile, workers=self.workers, background=self.background)
+        options = {"workers": self.workers, "background": self.background, "instead": self.first}
+        local = self.pixels.first_stages(read, (h, w), self.tile, **options)
         return local.joined(progress, kept)
 
     def logits(self, x: Tensor, stage: int | None = None) -> Tensor:

@@ -37,6 +37,7 @@ from hct_lightning.runs.folder import Run
 from hct_lightning.runs.predictions import Predictions, whole_rows
 from hct_lightning.training.by_artifact import decoding_of, find_artifact, predict_all
 from hct_lightning.training.checkpoints import load_network
+from hct_lightning.training.first_stages import FirstStages
 from hct_lightning.training.kept_map import KeptMap
 from hct_lightning.training.large_images import StreamsInMemory, Way, check_background, way_through
 from hct_lightning.training.module import ImageClassifier
@@ -72,11 +73,18 @@ def by_checkpoint(cfg: DictConfig, folder: Path) -> None:
     check_background(cfg.predict.background)
     devices = devices_of(cfg, len(images))
     precision = resolve_precision(cfg.trainer.precision, devices.accelerator)
+    made_by = {"checkpoint": digest(checkpoint), "decoding": decoding.as_json(), "precision": precision}
+    first = None
+    if name := cfg.predict.first_stages:
+        if devices.accelerator != "cpu":
+            raise ValueError(f"predict.first_stages={name} computes on the CPU; give trainer.accelerator=cpu")
+        first = FirstStages(find_artifact(folder, str(name), "predict.first_stages"), network)
+        made_by |= {"first_stages": first.sha256}
     file = Predictions(
         Path(cfg.predict.output or folder / "predict" / "predictions.csv").expanduser(),
         images,
         spec.classes,
-        {"checkpoint": digest(checkpoint), "decoding": decoding.as_json(), "precision": precision},
+        made_by,
     )
 
     def begin() -> dict[str, Any]:
@@ -125,6 +133,7 @@ def by_checkpoint(cfg: DictConfig, folder: Path) -> None:
                 way.room,
                 background=cfg.predict.background,
                 keep=partial(KeptMap.of_image, file.path, file.made_by, rank=trainer.global_rank),
+                first=first,
             )
             either = StreamsLargeImages(network, way.most_pixels, streams)
             trainer.predict(ImageClassifier(either, classes=spec.classes), loader, return_predictions=False)

@@ -14,8 +14,8 @@ from hct_lightning.runs.console import track
 from hct_lightning.runs.predictions import Predictions
 
 
-def find_artifact(run: Path, name: str) -> Path:
-    """The folder of an artifact of the run in `run`, or of any other.
+def find_artifact(run: Path, name: str, option: str = "predict.artifact") -> Path:
+    """The folder of an artifact of the run in `run`, or of any other, that an option names.
 
     Raises:
         ValueError: when there is none, with those that the run has.
@@ -25,8 +25,7 @@ def find_artifact(run: Path, name: str) -> Path:
             return folder
     there = ", ".join(read_descriptions(run / "artifacts")) or "none"
     raise ValueError(
-        f"predict.artifact={name}: no artifact of this run (it has {there}), and no folder of one; make it with "
-        "task=export"
+        f"{option}={name}: no artifact of this run (it has {there}), and no folder of one; make it with task=export"
     )
 
 

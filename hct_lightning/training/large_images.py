@@ -177,6 +177,7 @@ class StreamsInMemory:
         background: as `StreamedHCT` has it.
         keep: gives the map of an image by its name and tile; None keeps nothing.
         maps: as `tiling` has it.
+        first: gives what computes the first stages, as `StreamedHCT` has it, for so many callers at once.
     """
 
     def __init__(
@@ -187,7 +188,9 @@ class StreamsInMemory:
         background: int | None = None,
         keep: Callable[[str, int], KeptMap] | None = None,
         maps: int = ANSWERING,
+        first: Callable[[int], Callable[[Tensor], Tensor]] | None = None,
     ) -> None:
+        self.first = first
         self.network, self.room, self.background, self.keep, self.maps = network, room, background, keep, maps
 
     def __call__(self, source: Source) -> Tensor:
@@ -206,6 +209,7 @@ class StreamsInMemory:
         threads = torch.get_num_threads() if device == "cpu" else 2
         found = tiling(self.network, source, self.room, number_bytes=dtype.itemsize, threads=threads, maps=self.maps)
         streamed.tile, streamed.workers = found
+        streamed.first = self.first(found.workers) if self.first else None
         height, width, _ = source.shape
         log.info(
             "%s: %dx%d pixels do not fit into %.1f GB as a whole; in tiles of %d, %d at a time",

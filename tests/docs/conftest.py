@@ -54,6 +54,15 @@ def pages(environment, photos) -> Path:
 
 
 @pytest.fixture(scope="module")
+def openvino_int8(cli, trained, home) -> Path:
+    """This artifact of a copy of the small run."""
+    run = shutil.copytree(trained, home / "copy")
+    small = ("export.calibration=2", "export.evaluation=0")
+    cli("task=export", f"run={run}", "export=[openvino_int8]", *small, cwd=home)
+    return run / "artifacts" / "openvino_int8"
+
+
+@pytest.fixture(scope="module")
 def store(cli, home) -> Path:
     """A prepared store of the photos, served below the url that `bucket` gives."""
     cli("task=prepare", *SMALL, "data=folder", "data.root=photos", "prepare.output=prepared", cwd=home)

@@ -84,6 +84,9 @@ SMALL_TASKS = {
     "task=plan": ("plan.resolution=[256]", "plan.timed_at=[128,192]"),
 }
 SHORTER = {
+    "benchmark.file_resolution=4000": "benchmark.file_resolution=512",
+    "benchmark.huge_resolution=10000": "benchmark.huge_resolution=512",
+    "benchmark.train_resolution=2400": "benchmark.train_resolution=512",
     "explain.resolution=2048": "explain.resolution=256",
     "plan.resolution=[2048,4000]": "plan.resolution=[256]",
     "plan.resolution=[24000]": "plan.resolution=[256]",
@@ -145,6 +148,8 @@ def test_runs(command, home, trained, cli, tmp_path, request):
             root = request.getfixturevalue("bucket" if "://" in given else "store")
             args[args.index(given)] = f"data.root={root}"
             args.append(f"data.cache={tmp_path}/cache")
+    if (given := "predict.first_stages=openvino_int8") in args:
+        args[args.index(given)] = f"predict.first_stages={request.getfixturevalue('openvino_int8')}"
     if "data=pages" in args:
         request.getfixturevalue("pages")
     if any(arg.startswith("validate.by=") for arg in args):

@@ -59,6 +59,7 @@ def export(
         if node.meta.get("nn_module_stack")
     }
     model = openvino.convert(exported, example, dynamic=dynamic)
+    openvino.name_first_stages(model, exported, network)
     ignored = []
     for operation in model.get_ordered_ops():
         name = operation.get_friendly_name()

@@ -1,6 +1,7 @@
 """OpenVINO: the fast runtime on x86."""
 
 import copy
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from torch.export import ExportedProgram
 from hct_lightning.deploy.artifact import Exported
 from hct_lightning.deploy.extra import extra
 from hct_lightning.deploy.program import MULTIPLE, program
+from hct_lightning.models import HCT, FromPixels
 
 with extra("deploy"):
     import openvino
     from openvino.preprocess import PrePostProcessor
 
 FILE = "model.xml"  # the weights are in model.bin
+FIRST_STAGES = "first_stages"  # the name of the map after those that an image can pass tile by tile
 
 
 def convert(exported: ExportedProgram, example: Tensor, *, dynamic: bool) -> openvino.Model:
@@ -32,6 +35,18 @@ def convert(exported: ExportedProgram, example: Tensor, *, dynamic: bool) -> ope
     model.input().set_names({"pixels"})
     model.output().set_names({"logits"})
     return model
+
+
+def name_first_stages(model: openvino.Model, exported: ExportedProgram, network: nn.Module) -> None:
+    """Names the map after HCT's `local_stages`, so that a loader finds it. In other networks there is none."""
+    if not (isinstance(network, FromPixels) and isinstance(network.network, HCT)):
+        return
+    # An operation is named after the node of the program that it comes from, and the node knows its module.
+    stage = f"network.stages.{network.network.local_stages - 1}."
+    nodes = [node for node in exported.graph.nodes if node.meta.get("nn_module_stack")]
+    inside = [node.name for node in nodes if list(node.meta["nn_module_stack"].values())[-1][0].startswith(stage)]
+    operations = [op for op in model.get_ordered_ops() if op.get_friendly_name().split("/")[0] == inside[-1]]
+    operations[-1].output(0).get_tensor().add_names({FIRST_STAGES})
 
 
 def save(model: openvino.Model, folder: Path) -> None:
@@ -50,7 +65,10 @@ def export(network: nn.Module, example: Tensor, folder: Path, *, dynamic: bool, 
         precision: in which OpenVINO computes, `fp32` or `bf16`.
     """
     network = copy.deepcopy(network).float()
-    save(convert(program(network, example, dynamic=dynamic), example, dynamic=dynamic), folder)
+    exported = program(network, example, dynamic=dynamic)
+    model = convert(exported, example, dynamic=dynamic)
+    name_first_stages(model, exported, network)
+    save(model, folder)
     return Exported("openvino", precision, FILE, multiple=MULTIPLE)
 
 
@@ -62,19 +80,56 @@ def compile_model(
     The file takes NCHW, as the file of every artifact does, but decoded images lie in memory as NHWC: so no
     image is copied. Where the CPU does not compute in bf16, fp32 takes its place, which is faster there.
     """
+    return _compiled(openvino.Core().read_model(file), precision, {"PERF_COUNT": profile}, threads)
+
+
+def _compiled(
+    model: openvino.Model, precision: str, options: Mapping[str, Any], threads: int | None
+) -> openvino.CompiledModel:
     core = openvino.Core()
-    steps = PrePostProcessor(core.read_model(file))
+    steps = PrePostProcessor(model)
     steps.input().tensor().set_layout(openvino.Layout("NHWC"))
     steps.input().model().set_layout(openvino.Layout("NCHW"))
     bf16 = precision != "fp32" and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    options: dict[str, Any] = {
+    chosen: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
-        "PERF_COUNT": profile,
+        **options,
     }
     if threads is not None:
-        options["INFERENCE_NUM_THREADS"] = threads
-    return core.compile_model(steps.build(), "CPU", options)
+        chosen["INFERENCE_NUM_THREADS"] = threads
+    return core.compile_model(steps.build(), "CPU", chosen)
+
+
+def load_first_stages(file: Path, precision: str, threads: int) -> Callable[[Tensor], Tensor]:
+    """The part that an image can pass tile by tile: 1 c h w uint8 -> 1 c' h' w' fp32, for any height and width.
+
+    Args:
+        file: of an HCT.
+        precision: of the artifact.
+        threads: callers at once; each computes on one.
+
+    Raises:
+        ValueError: when the file says of no map that it is this one.
+    """
+    model = openvino.Core().read_model(file)
+    outputs = (output for operation in model.get_ordered_ops() for output in operation.outputs())
+    found = next((output for output in outputs if FIRST_STAGES in output.get_names()), None)
+    if found is None:
+        raise ValueError(f"{file} names no first stages; export it again with this version, of an HCT")
+    part = openvino.Model([found], model.get_parameters())
+    part.reshape([1, part.input().get_partial_shape()[1], -1, -1])
+    compiled = _compiled(part, precision, {"NUM_STREAMS": threads}, threads)
+    mine = threading.local()
+
+    def stages(pixels: Tensor) -> Tensor:
+        if not hasattr(mine, "request"):
+            mine.request = compiled.create_infer_request()
+        rows = pixels.permute(0, 2, 3, 1).contiguous()
+        mine.request.infer([openvino.Tensor(rows.numpy(), shared_memory=True)])
+        return torch.from_numpy(mine.request.get_output_tensor().data.copy())
+
+    return stages
 
 
 def load(file: Path, description: Mapping[str, Any], threads: int | None) -> Callable[[Tensor], Tensor]:
