@@ -14,7 +14,7 @@ from hct_lightning.models import FromPixels
 from hct_lightning.models.streaming import InMemory, StreamedHCT
 
 LEAST_DB = 10  # signal over difference of two maps of the same weights, one of them in int8
-SIDE = 256  # px of the image on which they are compared
+SIZE = (300, 413)  # px of the image on which they are compared: not the size that an artifact is made for
 
 
 class FirstStages:
@@ -56,8 +56,13 @@ class FirstStages:
     def _compare(self, network: FromPixels, folder: Path) -> None:
         generator = torch.Generator().manual_seed(0)
         channels = len(network.scale)
-        source = InMemory(torch.randint(0, 256, (channels, SIDE, SIDE), dtype=torch.uint8, generator=generator))
-        exact = StreamedHCT(network).first_stages(source)
-        given = StreamedHCT(network, first=self(1)).first_stages(source)
-        if given.shape != exact.shape or (given - exact).norm() > 10 ** (-LEAST_DB / 20) * exact.norm():
+        pixels = torch.randint(0, 256, (1, channels, *SIZE), dtype=torch.uint8, generator=generator)
+        exact = StreamedHCT(network).first_stages(InMemory(pixels[0]))
+        try:
+            given = self(1)(pixels)
+        except RuntimeError:  # OpenVINO's
+            given = exact[:0]
+        if given.shape != exact.shape:
+            raise ValueError(f"predict.first_stages={folder} takes one size; export it with export.dynamic=true")
+        if (given - exact).norm() > 10 ** (-LEAST_DB / 20) * exact.norm():
             raise ValueError(f"predict.first_stages={folder}: this artifact was made of other weights; export it again")

@@ -2,6 +2,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -78,3 +79,17 @@ def test_convolutions_have_tf32_where_matrix_products_have(precision, allowed):
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
+        torch.set_flush_denormal(False)
+
+
+def test_threads_flush_numbers_that_a_cpu_computes_with_slowly():
+    """Also those that begin later, as the ones of tiles."""
+    small = torch.full((64,), 1e-39)
+    assert (small * 0.5).any()
+    try:
+        runtime.configure(SimpleNamespace(keep_memory=False, threads=None, matmul_precision="high"))
+        with ThreadPoolExecutor(1) as pool:
+            assert not pool.submit(lambda: (small * 0.5).any()).result()
+        assert not (small * 0.5).any()
+    finally:
+        torch.set_flush_denormal(False)

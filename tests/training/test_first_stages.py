@@ -62,14 +62,15 @@ def test_tiles_by_an_int8_artifact_are_the_whole_by_it(tmp_path, conv_stages):
 
 def test_in_fp32_it_is_the_network(tmp_path):
     network = hct(conv_stages=5)
-    folder = export_artifact(
-        "openvino",
-        partial(openvino.export, precision="fp32"),
-        network,
-        tmp_path,
-        spec=SPEC,
-    )
-    source = InMemory(pixels(300, 415)[0])
+
+    def exported(*, dynamic: bool):
+        return export_artifact(
+            "openvino", partial(openvino.export, precision="fp32"), network, tmp_path, spec=SPEC, dynamic=dynamic
+        )
+
+    with pytest.raises(ValueError, match=r"openvino takes one size; export it with export\.dynamic=true"):
+        FirstStages(exported(dynamic=False), network)
+    source, folder = InMemory(pixels(300, 415)[0]), exported(dynamic=True)
     given = StreamedHCT(network, tile=96, first=FirstStages(folder, network)(1))(source)
     torch.testing.assert_close(given, StreamedHCT(network)(source), rtol=0, atol=1e-4)
     about = json.loads((folder / "artifact.json").read_text())
