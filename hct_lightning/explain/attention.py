@@ -64,7 +64,8 @@ def _through(block: AttentionConvBlock, x: Tensor, weights: Tensor) -> Tensor:
     weights = F.interpolate(weights[None], x.shape[2:], mode="nearest")[0]
     weights = weights / weights.sum()
     sums, peak = attention_sums(block, x), key_peak(block, x)
-    lines = [part[:, 0].flatten(1) for part in by_rows(weights[:, None])]
+    assert sums is not None, "it has attention"
+    lines = [line.flatten(1) for line in weights.split([rows.shape[2] for rows in by_rows(x)], dim=1)]
     asked = [block.attn.asked(tokens_of(block, rows), line, sums) for rows, line in zip(by_rows(x), lines, strict=True)]
     total = torch.stack(asked).sum(dim=0)
     given = [block.attn.given(tokens_of(block, rows), total, peak) for rows in by_rows(x)]

@@ -7,20 +7,19 @@ at a thirty-second of the image's height and width. Every part is run by the mod
 Legend: b batch (1 here), c channels, h height, w width.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from hct_lightning.models.hct import HCT, AttentionConvBlock, as_tokens, check_size
 from hct_lightning.models.pixels import FromPixels, read_region
 from hct_lightning.models.tiles import Kept, Progress, Source, Tiled, reach_of
 
-POSITIONS_AT_ONCE = 2**17  # of a map that is held
+VALUES_AT_ONCE = 2**22  # of a map that is held; attention's random features are a few times as many
 
 
 class StreamedHCT:
@@ -75,20 +74,21 @@ class StreamedHCT:
         local = self.pixels.first_stages(read, (h, w), self.tile, **options)
         return local.joined(progress, kept)
 
-    def logits(self, x: Tensor, stage: int | None = None) -> Tensor:
-        """Those of a map that so many stages have given; by default it is the one of `first_stages`.
-
-        With gradients, parts of a map are computed again in the backward pass.
-        """
-        for block in self.blocks(self.hct.local_stages if stage is None else stage, len(self.hct.stages)):
+    def logits(self, x: Tensor) -> Tensor:
+        """Those of the map of `first_stages`."""
+        for block in self.blocks(self.hct.local_stages):
             x = through_block(block, x)
+        return self.head(x)
+
+    def blocks(self, start: int, stop: int | None = None) -> list[nn.Module]:
+        """The blocks of stages, in order; to the last stage where none is named."""
+        return [block for stage in list(self.hct.stages)[start:stop] for block in cast(nn.Sequential, stage)]
+
+    def head(self, x: Tensor) -> Tensor:
+        """The logits of the last map."""
         totals = [self.hct.act(self.hct.norm(rows)).sum(dim=(2, 3), dtype=torch.float32) for rows in by_rows(x)]
         mean = torch.stack(totals).sum(dim=0) / x[0, 0].numel()
         return self.hct.forward_head(mean[..., None, None])
-
-    def blocks(self, start: int, stop: int) -> Iterator[nn.Module]:
-        """The blocks of stages, in order."""
-        return (block for stage in list(self.hct.stages)[start:stop] for block in cast(nn.Sequential, stage))
 
 
 class StreamsLargeImages(nn.Module):
@@ -127,30 +127,30 @@ class InMemory:
 
 def through_block(block: nn.Module, x: Tensor) -> Tensor:
     """A block of the later stages on a whole map, some rows at a time."""
-    run: Callable[[Tensor], Tensor] = block
-    if isinstance(block, AttentionConvBlock):
-        run = partial(block, sums=attention_sums(block, x))
+    return in_parts(block, x, attention_sums(block, x)).joined()
+
+
+def in_parts(block: nn.Module, x: Tensor, sums: Tensor | None) -> Tiled:
+    """A block on a whole map, divided into rows; `sums` are those of its attention, where it has one."""
     reach, (h, w) = reach_of(block), x.shape[2:]
-    tile = max(1, POSITIONS_AT_ONCE // w // reach.stride), reach.length(w)
-    return Tiled(partial(_again, run), reach, lambda rows, columns: x[:, :, rows, columns], (h, w), tile).joined()
+    run = block if sums is None else partial(block, sums=sums)
+    tile = max(1, _rows_at_once(x) // reach.stride), reach.length(w)
+    return Tiled(run, reach, lambda rows, columns: x[:, :, rows, columns], (h, w), tile)
 
 
-def attention_sums(block: AttentionConvBlock, x: Tensor) -> Tensor:
-    """The sums of a block's attention over a whole map."""
+def attention_sums(block: nn.Module, x: Tensor) -> Tensor | None:
+    """The sums of a block's attention over a whole map; None where it has no attention."""
+    if not isinstance(block, AttentionConvBlock):
+        return None
     peak = key_peak(block, x)
-    return torch.stack([_again(partial(_sums, block, peak), rows) for rows in by_rows(x)]).sum(dim=0)
-
-
-def _sums(block: AttentionConvBlock, peak: Tensor | None, rows: Tensor) -> Tensor:
-    return block.attn.sums(tokens_of(block, rows), peak)
+    return torch.stack([block.attn.sums(tokens_of(block, rows), peak) for rows in by_rows(x)]).sum(dim=0)
 
 
 def key_peak(block: AttentionConvBlock, x: Tensor) -> Tensor | None:
     """What the softmax kernel wants to know of all keys of a map; None for the other kernel."""
     if block.attn.kernel != "softmax":
         return None
-    with torch.no_grad():  # it cancels out
-        return torch.stack([block.attn.key_peak(tokens_of(block, rows)) for rows in by_rows(x)]).amax(dim=0)
+    return torch.stack([block.attn.key_peak(tokens_of(block, rows)) for rows in by_rows(x)]).amax(dim=0)
 
 
 def tokens_of(block: AttentionConvBlock, rows: Tensor) -> Tensor:
@@ -160,9 +160,8 @@ def tokens_of(block: AttentionConvBlock, rows: Tensor) -> Tensor:
 
 def by_rows(x: Tensor) -> tuple[Tensor, ...]:
     """A map, 1 c h w, some rows at a time."""
-    return x.split(max(1, POSITIONS_AT_ONCE // x.shape[3]), dim=2)
+    return x.split(_rows_at_once(x), dim=2)
 
 
-def _again(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Runs it; where there are gradients, once more in the backward pass, and keeps nothing until then."""
-    return checkpoint(run, x, use_reentrant=False) if torch.is_grad_enabled() else run(x)
+def _rows_at_once(x: Tensor) -> int:
+    return max(1, VALUES_AT_ONCE // x.shape[1] // x.shape[3])

@@ -20,7 +20,7 @@ from hct_lightning.models.streaming import InMemory, StreamedHCT
     ],
 )
 def test_they_are_those_of_the_whole(hct, pixels, monkeypatch, options, layer):
-    monkeypatch.setattr(streaming, "POSITIONS_AT_ONCE", 20)  # several parts
+    monkeypatch.setattr(streaming, "VALUES_AT_ONCE", 1280)  # several parts
     network, done = hct(**options), []
     maps = StreamedMaps(StreamedHCT(network, tile=96), InMemory(pixels[0]), lambda *numbers: done.append(numbers))
     assert done[-1] == (9, 9)

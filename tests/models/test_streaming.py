@@ -49,7 +49,7 @@ def whole(made, pixels):
 @pytest.mark.parametrize("kernel", ["relu", "softmax"])
 @pytest.mark.parametrize("conv_stages", [2, 3, 4, 5])
 def test_same_logits(monkeypatch, conv_stages, kernel):
-    monkeypatch.setattr(streaming, "POSITIONS_AT_ONCE", 40)
+    monkeypatch.setattr(streaming, "VALUES_AT_ONCE", 2560)
     made = network(conv_stages=conv_stages, kernel=kernel)
     for (h, w), tile in (((531, 777), 128), ((777, 531), 96), ((640, 512), 224)):
         pixels = image(h, w)
@@ -58,7 +58,7 @@ def test_same_logits(monkeypatch, conv_stages, kernel):
 
 @pytest.mark.parametrize("options", [{"channels": 1}, {"first_stride": 1}, {"blocks": (1, 2, 1, 3, 1)}])
 def test_other_networks(monkeypatch, options):
-    monkeypatch.setattr(streaming, "POSITIONS_AT_ONCE", 100)
+    monkeypatch.setattr(streaming, "VALUES_AT_ONCE", 6400)
     made = network(**options)
     pixels = image(603, 409, options.get("channels", 3))
     torch.testing.assert_close(StreamedHCT(made, tile=160)(Array(pixels)), whole(made, pixels), rtol=0, atol=1e-4)

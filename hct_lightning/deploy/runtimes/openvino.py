@@ -44,9 +44,10 @@ def name_first_stages(model: openvino.Model, exported: ExportedProgram, network:
     # An operation is named after the node of the program that it comes from, and the node knows its module.
     stage = f"network.stages.{network.network.local_stages - 1}."
     nodes = [node for node in exported.graph.nodes if node.meta.get("nn_module_stack")]
-    inside = [node.name for node in nodes if list(node.meta["nn_module_stack"].values())[-1][0].startswith(stage)]
-    operations = [op for op in model.get_ordered_ops() if op.get_friendly_name().split("/")[0] == inside[-1]]
-    operations[-1].output(0).get_tensor().add_names({FIRST_STAGES})
+    inside = {node.name for node in nodes if list(node.meta["nn_module_stack"].values())[-1][0].startswith(stage)}
+    sums = [op for op in model.get_ordered_ops() if op.get_type_name() == "Add"]
+    residual = [op for op in sums if op.get_friendly_name().split("/")[0] in inside]  # the last one ends the stage
+    residual[-1].output(0).get_tensor().add_names({FIRST_STAGES})
 
 
 def save(model: openvino.Model, folder: Path) -> None:
@@ -117,7 +118,8 @@ def load_first_stages(file: Path, precision: str, threads: int) -> Callable[[Ten
     found = next((output for output in outputs if FIRST_STAGES in output.get_names()), None)
     if found is None:
         raise ValueError(f"{file} names no first stages; export it again with this version, of an HCT")
-    part = openvino.Model([found], model.get_parameters())
+    make: Any = openvino.Model  # whose stubs do not know this call
+    part = make([found], model.get_parameters())
     part.reshape([1, part.input().get_partial_shape()[1], -1, -1])
     compiled = _compiled(part, precision, {"NUM_STREAMS": threads}, threads)
     mine = threading.local()
