@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from run_folders import add_artifact, add_predictions, write_run
+from run_folders import add_artifact, add_explanations, add_measurements, add_predictions, write_run
 
 from hct_lightning.cli.recompose import recompose
 from hct_lightning.data.reading.decoding import Decoding
@@ -186,7 +186,10 @@ def report(folder: Path, chance: random.Random) -> Callable[[], Any]:
     root = write_run(folder / "run", ranks=chance.choice((1, 2)))
     add_predictions(root)
     add_artifact(root, "openvino_int8")
-    file = chance.choice([*sorted(path for path in root.rglob("*") if path.is_file()), *root.glob("*.[cj]*")])
+    add_explanations(root)
+    add_measurements(root)
+    held = sorted(path for path in root.rglob("*") if path.is_file())
+    file = chance.choice([*held, *(path for path in held if path.suffix in (".json", ".csv", ".txt"))])
     if file.suffix == ".json" and chance.random() < 0.8:
         file.write_text(json.dumps(mutate(json.loads(file.read_text()), chance)))
     elif file.suffix == ".csv" and chance.random() < 0.7:
