@@ -142,7 +142,7 @@ def recompose(argv: list[str]) -> list[str]:
     if sweep and verb != "report":
         del given["run"]
         begun = _of_sweep(folder, given)
-        return [*flags, "-m", *begun, *given.values(), f"hydra.sweep.dir={quoted(folder)}"]
+        return [*flags, "-m", *begun, *map(_whole, given.values()), f"hydra.sweep.dir={quoted(folder)}"]
     if not sweep and not (folder / BEGUN).exists():
         raise ValueError(
             f"run={run} is not the folder of an earlier run: there is no {folder / BEGUN}; "

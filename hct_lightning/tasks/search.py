@@ -18,8 +18,9 @@ from hct_lightning.cli.sweep import start_run
 from hct_lightning.report import sweep
 from hct_lightning.report.files import RunFiles
 from hct_lightning.runs import endings, signals
-from hct_lightning.runs.folder import Run, is_of, refuse_replacing
+from hct_lightning.runs.folder import Run, refuse_replacing
 from hct_lightning.runs.printable import printable
+from hct_lightning.runs.secrets import hide_in
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         with next_trial(study, home, options["trials"]) as trial:
             if trial is None:
                 break
-            _run(study, trial, home / str(trial.number), [*base, *suggest(trial, options["space"])])
+            _run(study, trial, home / str(trial.number), base, suggest(trial, options["space"]))
     sweep.report(home)
     _say_best(study, base, [option for option, _ in options_of(options["space"])])
 
@@ -53,13 +54,19 @@ _OF_SLURM = ("SLURM_", "SUBMITIT_")  # the job is this process's
 _NOT_OF_TRIALS = ("task", "search", "sweeps", "slurm", "run")
 
 
-def _run(study: Any, trial: Any, folder: Path, overrides: list[str]) -> None:
-    """Trains, reports each epoch to the study, and ends the run when that says so."""
+def _run(study: Any, trial: Any, folder: Path, base: list[str], suggested: list[str]) -> None:
+    """Trains, reports each epoch to the study, and ends the run when that says so.
+
+    Raises:
+        ValueError: when the folder holds the results of other options than those that are suggested.
+    """
     from optuna.trial import TrialState
 
-    refuse_replacing(folder, overrides)
-    run = Run(folder)
-    if run.record.get("status") == "completed" and is_of(run.record, overrides):  # killed before it could say so
+    run, overrides = Run(folder), [*base, *suggested]
+    begun = set(hide_in(suggested)) <= set(run.record.get("overrides") or ())
+    if not begun:
+        refuse_replacing(folder, overrides)
+    if begun and run.record.get("status") == "completed":  # killed before it could say so
         study.tell(trial, _value(folder))
         return
     run.update(overrides=overrides)
