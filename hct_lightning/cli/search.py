@@ -49,11 +49,10 @@ def open_study(
         except TypeError as error:
             raise ValueError(f"search.{kind}_options={dict(options)}: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(folder / STORAGE)))
     try:
         with locked(folder / STORAGE):
             study = optuna.create_study(
-                storage=storage,
+                storage=JournalStorage(JournalFileBackend(str(folder / STORAGE))),
                 study_name="search",
                 direction="maximize",
                 load_if_exists=True,

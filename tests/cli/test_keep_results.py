@@ -70,7 +70,7 @@ def test_what_is_the_same_run_again_begins(tmp_path, monkeypatch):
 
 def test_the_points_of_a_sweep_are_hydras(tmp_path):
     assert points(config(tmp_path, "a='x y',[1,2]", "+b=3", "~c")) == [
-        [f"optim.lr={rate}", f"a={a}", "+b=3", "~c"] for rate in ("0.1", "0.2") for a in ("'x y'", "[1,2]")
+        [f"optim.lr={rate}", f"a={a}", "+b=3", "~c=null"] for rate in ("0.1", "0.2") for a in ("'x y'", "[1,2]")
     ]
     begun(tmp_path / "3", ["optim.lr=0.2", "seed=2"])
     hook = KeepResults()

@@ -116,7 +116,7 @@ def test_paths_of_a_sweep_mean_what_they_meant_where_it_began(tmp_path, monkeypa
     monkeypatch.setenv("HCT_DATA", "drawn")
     written = f'+hydra.job.env_set.HCT_DATA="{home}/drawn"'
     assert recompose(["-m", "seed=1,2"]) == ["-m", "seed=1,2", written]
-    given = ["data.root=photos,'/my scans',s3://a/b", "+fit.against=~/run", "data.root=/a,/b", "data.root=null"]
+    given = ["data.root=photos,'/my scans',s3://a/b", "+fit.against='~/run'", "data.root=/a,/b", "data.root=null"]
     whole = [f'data.root="{home}/photos","/my scans","s3://a/b"', f'+fit.against="{Path.home()}/run"', *given[2:]]
     assert recompose(["-m", *given]) == ["-m", *whole, written]
     config: dict[str, Any] = {"hydra": {"runtime": {"cwd": str(home)}}}

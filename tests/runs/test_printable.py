@@ -1,11 +1,12 @@
 """What a terminal would obey is shown."""
 
+import io
 import logging
-import logging.config
 from importlib.resources import files
 
 import pytest
 import yaml
+from hydra.utils import get_class
 
 from hct_lightning.runs.printable import printable
 
@@ -20,25 +21,29 @@ def test_control_characters_are_escaped_and_nothing_else(text, shown):
 
 
 @pytest.fixture
-def logged(tmp_path, capsys):
-    """What a run's log shows on standard error and holds in its file."""
+def logged():
+    """What a run's log shows, on a terminal and in its file."""
     conf = yaml.safe_load((files("hct_lightning.conf") / "hydra" / "job_logging" / "hct.yaml").read_text())
-    conf["handlers"]["file"]["filename"] = str(tmp_path / "run.log")
-    before = logging.root.handlers[:]
-    logging.config.dictConfig(conf)
-    yield lambda: (capsys.readouterr().err, (tmp_path / "run.log").read_text())
-    logging.root.handlers[:] = before
+    shown = []
+    for formatter in (get_class(kind["class"])(kind["format"]) for kind in conf["formatters"].values()):
+        shown.append(io.StringIO())
+        handler = logging.StreamHandler(shown[-1])
+        handler.setFormatter(formatter)
+        logging.root.addHandler(handler)
+    yield shown
+    del logging.root.handlers[-len(shown) :]
 
 
 def test_a_log_has_no_control_characters_and_no_forged_line(logged):
     ours = logging.getLogger("hct_lightning.test")
-    ours.info("classes: %s", f"{EVIL}\nerror: forged")
-    logging.getLogger("another").warning("two\nlines %s", EVIL)
+    ours.error("classes: %s", f"{EVIL}\nerror: forged")
+    logging.getLogger("another").error("two\nlines %s", EVIL)
     try:
         raise KeyError(EVIL) from ValueError(EVIL)
     except KeyError:
         ours.exception("failed")
-    for text in logged():
+    assert len(logged) == 2
+    for text in (stream.getvalue() for stream in logged):
         assert f"classes: {SHOWN}\\nerror: forged" in text
         assert f"two\nlines {SHOWN}" in text
         assert "\nKeyError: " in text

@@ -178,10 +178,14 @@ def test_an_item_is_no_larger_than_an_image(tmp_path, photos, web):
         source.store(f"{web.url}/store", cache=str(tmp_path / "cache"))
 
 
-def test_a_full_disk_names_the_option(tmp_path, photos, web):
+def test_a_full_disk_names_the_option(tmp_path, photos, web, monkeypatch):
     item = make(photos, tmp_path / "store").items[0]
     mirror = remote.Mirror(f"{web.url}/store", str(tmp_path / "cache"))
-    mirror.files.get_file = lambda source, target, callback: Path("/dev/full").write_bytes(b"x" * item.bytes)
+
+    def full(*_: object, **__: object) -> None:
+        Path("/dev/full").write_bytes(b"x" * item.bytes)
+
+    monkeypatch.setattr(mirror.files, "get_file", full)  # it is kept for all mirrors
     with pytest.raises(OSError, match=r"data\.cache=<folder>"):
         mirror.bring(item.file, item.bytes)
 
