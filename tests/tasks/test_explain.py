@@ -124,10 +124,10 @@ def test_images_of_one_name_have_folders_of_their_own():
 def test_names_are_shown_as_they_are(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     maps = {"gradient": {"png": "[a]/gradient.png", "correlation_with_random": None, "seconds": 1.0}}
-    row = {"path": "[/b].png", "class": "[c]", "probability": 0.5, "target": "[/d]", "maps": maps}
+    row = {"path": "[b].png", "class": "[c]", "probability": 0.5, "target": "[/d]", "maps": maps}
     show({"images": [row], "peak_memory_gib": 1.0}, tmp_path)
     out = capsys.readouterr().out
-    assert all(name in out for name in ("[a]/gradient.png", "[/b].png", "[c] 0.500", "[/d]"))
+    assert all(name in out for name in ("[a]/gradient.png", "[b].png", "[c] 0.500", "[/d]"))
     assert "\\" not in out
 
 
