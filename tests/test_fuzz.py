@@ -7,6 +7,8 @@ import copy
 import json
 import random
 import shutil
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
