@@ -258,7 +258,7 @@ def watched(count: int, folder: Path) -> Iterator[str]:
             child.kill()
             child.wait()
     if status:
-        yield f"case {case.read_text()} ended with {status}"
+        yield f"case {number} ended with {status}"
     if said.exists():
         yield from said.read_text().splitlines()
 
