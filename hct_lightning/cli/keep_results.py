@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hct_lightning.cli.recompose import key_of
 from hct_lightning.machine import ranks
+from hct_lightning.machine import slurm as job
 from hct_lightning.runs.folder import refuse_replacing
 from hct_lightning.runs.printable import printable
 
@@ -21,7 +22,7 @@ class KeepResults(Callback):
     """Hydra's hook before its files are written; a new run in the folder of an earlier one ends here."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        if config.task == "fit" and not config.run and not ranks.goes_on():
+        if config.task == "fit" and not config.run and not job.goes_on():
             _keep({Path(config.hydra.run.dir): list(config.hydra.overrides.task)})
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:

@@ -50,16 +50,6 @@ def is_under_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def goes_on() -> bool:
-    """Whether what a run's folder holds is this run's own: Slurm, or torchrun, has started its ranks again."""
-    return job.goes_on() or restarts() > 0
-
-
-def restarts() -> int:
-    """How often Slurm or torchrun has started the ranks again, after a failure or pre-emption; 0 elsewhere."""
-    return job.restarts() + int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-
-
 def is_child() -> bool:
     """Whether the first rank of this node started this one."""
     return os.environ.get("LOCAL_RANK", "0") != "0" and not is_under_torchrun() and not job.is_rank()

@@ -31,9 +31,10 @@ from hct_lightning.data.feeding.transfer import ON_DEVICE
 from hct_lightning.data.reading.geometry import NATIVE
 from hct_lightning.deploy.export import Exporter, check_open_sizes, choose_exporters
 from hct_lightning.machine import runtime
+from hct_lightning.machine import slurm as job
 from hct_lightning.machine.devices import Devices, choose_devices
 from hct_lightning.machine.facts import machine_facts
-from hct_lightning.machine.ranks import from_rank_zero, goes_on, is_rank_zero
+from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
 from hct_lightning.models import FromPixels
 from hct_lightning.report.tables import describe, epoch_times_of, say_speed_up, show_results
 from hct_lightning.report.write import report_at_end
@@ -54,9 +55,9 @@ log = logging.getLogger(__name__)
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
-    """`task=fit`: a new run in `folder`; the one there goes on with `run=`, or where Slurm or torchrun starts it again."""
+    """`task=fit`: a new run in `folder`; the one there goes on with `run=`, or on Slurm again."""
     run = Run(folder, writes=is_rank_zero())
-    if goes_on() and not cfg.run and run.record.get("status") == "completed":
+    if job.goes_on() and not cfg.run and run.record.get("status") == "completed":
         log.info("done already: %s", folder)
         return
     with run.recording(task="fit", machine=machine_facts(), paths=absolute_paths(cfg)):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from hct_lightning.machine import ranks
+from hct_lightning.machine import slurm as job
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import check_resumable
 
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 def checkpoint_to_resume(run: Run, ckpt: str | None, *, goes_on: bool) -> Path | None:
     """The checkpoint that a run goes on from; None for a new one.
 
-    It is `last.ckpt`, or another one of the run where `ckpt` says so. Where Slurm or torchrun has started a run again
-    it is the last one, which is then its own.
+    It is `last.ckpt`, or another one of the run where `ckpt` says so. Where Slurm has started a run again it is the
+    last one, which is then its own.
 
     Args:
         run: the folder.
@@ -36,8 +36,8 @@ def checkpoint_to_resume(run: Run, ckpt: str | None, *, goes_on: bool) -> Path |
     """
     folder = run.folder / "checkpoints"
     if not goes_on:
-        return folder / "last.ckpt" if ranks.goes_on() and (folder / "last.ckpt").exists() else None
-    chosen = run.checkpoint("last" if ranks.restarts() else ckpt or "last")
+        return folder / "last.ckpt" if job.goes_on() and (folder / "last.ckpt").exists() else None
+    chosen = run.checkpoint("last" if job.restarts() else ckpt or "last")
     if chosen.resolve().parent != folder.resolve():
         raise ValueError(
             f"ckpt={ckpt}: a run goes on from a checkpoint of its own, in {folder}; give ckpt=best or last, or "

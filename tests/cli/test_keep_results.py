@@ -59,10 +59,9 @@ def test_what_is_the_same_run_again_begins(tmp_path, monkeypatch):
     hook.on_run_start(config(tmp_path, "seed=3", run=str(tmp_path)))
     hook.on_run_start(config(tmp_path, "seed=3", task="validate"))
     hook.on_run_start(config(tmp_path / "another", "seed=3"))
-    for restarted in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"):
-        with monkeypatch.context() as patched:
-            patched.setenv(restarted, "1")
-            hook.on_run_start(config(tmp_path, "seed=3"))
+    with monkeypatch.context() as patched:
+        patched.setenv("SLURM_RESTART_COUNT", "1")
+        hook.on_run_start(config(tmp_path, "seed=3"))
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(SystemExit, match=r"^1$"):  # rank 0 says why
         hook.on_run_start(config(tmp_path, "seed=3"))

@@ -93,11 +93,6 @@ def test_a_run_goes_on_from_a_checkpoint_of_its_own(tmp_path, monkeypatch):
         chosen(str(tmp_path / "other.ckpt"))
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # it went back to the best one before the restart
     assert chosen("best") == folder / "last.ckpt"
-    assert checkpoint_to_resume(Run(tmp_path), None, goes_on=False) == folder / "last.ckpt"
-    monkeypatch.delenv("SLURM_RESTART_COUNT")
-    assert checkpoint_to_resume(Run(tmp_path), None, goes_on=False) is None
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert checkpoint_to_resume(Run(tmp_path), None, goes_on=False) == folder / "last.ckpt"
 
 
 @pytest.mark.parametrize(
