@@ -44,7 +44,7 @@ def refuse_replacing(folder: Path, overrides: Sequence[str]) -> None:
     if kept and not is_of(read_record(folder / "run.json"), overrides):
         raise ValueError(
             f"{folder} is the folder of an earlier run, whose {', '.join(kept[:5])} a new one would replace; "
-            f"go on with run={folder}, or begin in another folder with hydra.run.dir=<folder>"
+            f"go on with run={folder}, or begin in another folder: hydra.run.dir, of a sweep hydra.sweep.dir"
         )
 
 

@@ -20,7 +20,7 @@ def test_a_new_run_in_the_folder_of_another_one_is_refused_before_anything_is_wr
     done = cli(*tiny, f"hydra.run.dir={trained}", cwd=tmp_path, status=1)
     assert done.stderr.splitlines() == [
         f"error: {trained} is the folder of an earlier run, whose best.ckpt, last.ckpt a new one would replace; "
-        f"go on with run={trained}, or begin in another folder with hydra.run.dir=<folder>"
+        f"go on with run={trained}, or begin in another folder: hydra.run.dir, of a sweep hydra.sweep.dir"
     ]
     assert digests(trained) == before
 
