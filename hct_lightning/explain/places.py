@@ -15,7 +15,7 @@ from hct_lightning.models.tiles import Source
 
 LONGEST = 2048  # px, of the longer side of a reduced image
 SIDE = 512  # px of a place, about
-BAND_BYTES = 2**26  # of pixels that are read at a time
+BAND_BYTES = 2**24  # of pixels that are read at a time
 
 
 class Place(NamedTuple):

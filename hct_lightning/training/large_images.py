@@ -83,8 +83,8 @@ def way_through(
     plenty = height * width * PLENTY < available_bytes(device, ranks_here)
     if max_memory_gb is None and not reader.varies and (plenty or not isinstance(build().network, HCT)):
         return Way(at_a_time(micro_batches=micro_batches), height * width, 0)
-    room = _room(device, max_memory_gb, ranks_here)
     one = GAPS * inference_bytes(build, channels=channels, size=(SIDE, SIDE), precision=precision)
+    room = _room(device, max_memory_gb, ranks_here)  # afterwards: what was imported for that is part of the process
     most_pixels = int(room * SIDE**2 / one)
     if reader.varies or height * width > most_pixels:
         return Way(1, most_pixels, room)
