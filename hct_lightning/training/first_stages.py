@@ -28,18 +28,18 @@ class FirstStages:
         sha256: of the artifact's model.
 
     Raises:
-        ValueError: for an artifact of another runtime, or of other weights.
+        ValueError: for an artifact of another kind, or of other weights.
         ImportError: when OpenVINO isn't installed.
     """
 
     def __init__(self, folder: Path, network: FromPixels) -> None:
         description = read_description(folder)
-        if description["runtime"] != "openvino":
+        made = f"{description['runtime']} in {description['precision']}"
+        if made != "openvino in int8":
             raise ValueError(
-                f"predict.first_stages={folder}: it is of {description['runtime']}; make export=[openvino_int8]"
+                f"predict.first_stages={folder}: it is of {made}, which gains nothing; make export=[openvino_int8]"
             )
         self._file = checked_file(folder, description)
-        self._precision: str = description["precision"]
         self.sha256: str = description["sha256"][self._file.name]
         self._loaded: dict[int, Callable[[Tensor], Tensor]] = {}
         self._compare(network, folder)
@@ -49,7 +49,7 @@ class FirstStages:
         from hct_lightning.deploy.runtimes.openvino import load_first_stages  # an extra
 
         if callers not in self._loaded:
-            self._loaded[callers] = load_first_stages(self._file, self._precision, callers)
+            self._loaded[callers] = load_first_stages(self._file, callers)
         return self._loaded[callers]
 
     @torch.inference_mode()
@@ -63,6 +63,6 @@ class FirstStages:
         except RuntimeError:  # OpenVINO's
             given = exact[:0]
         if given.shape != exact.shape:
-            raise ValueError(f"predict.first_stages={folder} takes one size; export it with export.dynamic=true")
+            raise ValueError(f"predict.first_stages={folder} takes one size, for its pixels are not normalised in int8")
         if (given - exact).norm() > 10 ** (-LEAST_DB / 20) * exact.norm():
             raise ValueError(f"predict.first_stages={folder}: this artifact was made of other weights; export it again")

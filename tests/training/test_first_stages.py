@@ -6,15 +6,9 @@ from functools import partial
 import pytest
 import torch
 
+from hct_lightning.deploy.export import export_artifact
 from hct_lightning.models import HCT, FromPixels
 from hct_lightning.models.streaming import InMemory, StreamedHCT
-
-pytest.importorskip("openvino")
-pytest.importorskip("nncf")
-
-from hct_lightning.deploy.export import export_artifact
-from hct_lightning.deploy.int8 import openvino as int8
-from hct_lightning.deploy.runtimes import openvino
 from hct_lightning.training.first_stages import FirstStages
 
 
@@ -38,6 +32,10 @@ SPEC = {
 @pytest.mark.slow
 @pytest.mark.parametrize("conv_stages", [2, 3])
 def test_tiles_by_an_int8_artifact_are_the_whole_by_it(tmp_path, conv_stages):
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    from hct_lightning.deploy.int8 import openvino as int8
+
     network = hct(conv_stages=conv_stages)
     calibration = [pixels(192, 192)]
     folder = export_artifact(
@@ -60,20 +58,11 @@ def test_tiles_by_an_int8_artifact_are_the_whole_by_it(tmp_path, conv_stages):
         FirstStages(folder, hct(1, conv_stages=conv_stages))
 
 
-def test_in_fp32_it_is_the_network(tmp_path):
-    network = hct(conv_stages=5)
-
-    def exported(*, dynamic: bool):
-        return export_artifact(
-            "openvino", partial(openvino.export, precision="fp32"), network, tmp_path, spec=SPEC, dynamic=dynamic
-        )
-
-    with pytest.raises(ValueError, match=r"openvino takes one size; export it with export\.dynamic=true"):
-        FirstStages(exported(dynamic=False), network)
-    source, folder = InMemory(pixels(300, 415)[0]), exported(dynamic=True)
-    given = StreamedHCT(network, tile=96, first=FirstStages(folder, network)(1))(source)
-    torch.testing.assert_close(given, StreamedHCT(network)(source), rtol=0, atol=1e-4)
+def test_others_are_refused(trained, tmp_path):
+    folder = trained / "artifacts" / "torchscript"
+    with pytest.raises(ValueError, match=r"it is of torchscript in fp32, .* make export=\[openvino_int8\]"):
+        FirstStages(folder, hct())
     about = json.loads((folder / "artifact.json").read_text())
-    (folder / "artifact.json").write_text(json.dumps(about | {"runtime": "onnx"}))
-    with pytest.raises(ValueError, match="it is of onnx; make export="):
-        FirstStages(folder, network)
+    (tmp_path / "artifact.json").write_text(json.dumps(about | {"runtime": "openvino"}))
+    with pytest.raises(ValueError, match="it is of openvino in fp32"):
+        FirstStages(tmp_path, hct())

@@ -47,7 +47,8 @@ def name_first_stages(model: openvino.Model, exported: ExportedProgram, network:
     inside = {node.name for node in nodes if list(node.meta["nn_module_stack"].values())[-1][0].startswith(stage)}
     sums = [op for op in model.get_ordered_ops() if op.get_type_name() == "Add"]
     residual = [op for op in sums if op.get_friendly_name().split("/")[0] in inside]  # the last one ends the stage
-    residual[-1].output(0).get_tensor().add_names({FIRST_STAGES})
+    if residual:
+        residual[-1].output(0).get_tensor().add_names({FIRST_STAGES})
 
 
 def save(model: openvino.Model, folder: Path) -> None:
@@ -102,12 +103,11 @@ def _compiled(
     return core.compile_model(steps.build(), "CPU", chosen)
 
 
-def load_first_stages(file: Path, precision: str, threads: int) -> Callable[[Tensor], Tensor]:
+def load_first_stages(file: Path, threads: int) -> Callable[[Tensor], Tensor]:
     """The part that an image can pass tile by tile: 1 c h w uint8 -> 1 c' h' w' fp32, for any height and width.
 
     Args:
-        file: of an HCT.
-        precision: of the artifact.
+        file: of an HCT, in int8.
         threads: callers at once; each computes on one.
 
     Raises:
@@ -117,11 +117,11 @@ def load_first_stages(file: Path, precision: str, threads: int) -> Callable[[Ten
     outputs = (output for operation in model.get_ordered_ops() for output in operation.outputs())
     found = next((output for output in outputs if FIRST_STAGES in output.get_names()), None)
     if found is None:
-        raise ValueError(f"{file} names no first stages; export it again with this version, of an HCT")
+        raise ValueError(f"{file} names no first stages; export it again with this version, without export.dynamic")
     make: Any = openvino.Model  # whose stubs do not know this call
     part = make([found], model.get_parameters())
     part.reshape([1, part.input().get_partial_shape()[1], -1, -1])
-    compiled = _compiled(part, precision, {"NUM_STREAMS": threads}, threads)
+    compiled = _compiled(part, "int8", {"NUM_STREAMS": threads}, threads)
     mine = threading.local()
 
     def stages(pixels: Tensor) -> Tensor:
