@@ -59,6 +59,7 @@ _SHAPE: dict[Any, Any] = {
     ),
     "global_batch": lambda value: _count(value) and value > 0,
     "memory_plan": _Whole(ranks=_count, micro_batches=lambda value: _count(value) and value > 0, memory=_text),
+    "network": {str: lambda value: value is None or _number(value)},
     "metrics": {str: _number},
     "confusion": [[_count]],
     "epoch_times": [_Whole(epoch=_count, images_s=_duration, ranks=[_PARTS], **_PARTS)],

@@ -87,6 +87,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
         plan = plan_memory(cfg, data, devices, spec.build, earlier.get("memory_plan"))
         run.update(global_batch=devices.global_batch, memory_plan={"ranks": devices.world, **plan._asdict()})
+        run.update(network={"parameters": sum(parameter.numel() for parameter in network.parameters())})
         if cfg.fit.count:
             run.update(network=network_size(spec.build, channels=spec.decoding.channels, size=dataset.size))
         share = -(-devices.global_batch // devices.world)
@@ -160,9 +161,11 @@ def build_callbacks(cfg: DictConfig, timer: EpochTime, global_batch: int) -> lis
             allow=tuple(cfg.safety.allow),
         ),
     ]
-    if "wandb" in cfg.logger:
-        from hct_lightning.callbacks.wandb_run import WandbRun  # W&B takes a second to import
+    if "wandb" in cfg.logger and not cfg.trainer.fast_dev_run:
+        from hct_lightning.callbacks.wandb_models import WandbModels  # W&B takes a second to import
+        from hct_lightning.callbacks.wandb_run import WandbRun
 
+        callbacks.append(WandbModels(artifacts=cfg.export.log))
         callbacks.append(WandbRun(plain(cfg) | {"global_batch": global_batch}))
     return callbacks
 
@@ -183,7 +186,9 @@ def exporters_of(cfg: DictConfig) -> dict[str, Exporter]:
 
 
 def build_loggers(cfg: DictConfig, run: Run) -> list[Logger]:
-    """Those of `logger=`, beside metrics.csv."""
+    """Those of `logger=`, beside metrics.csv; none where Lightning replaces them, trying one batch."""
+    if cfg.trainer.fast_dev_run:
+        return []
     builders = {name: partial(instantiate, node, _convert_="all") for name, node in cfg.logger.items()}
     loggers = []
     if "wandb" in builders:
