@@ -57,6 +57,7 @@ _SHAPE: dict[Any, Any] = {
         decoding=_Whole(channels=_count, size=_size),
         notes=[_text],
     ),
+    "precision": _text,
     "global_batch": lambda value: _count(value) and value > 0,
     "memory_plan": _Whole(ranks=_count, micro_batches=lambda value: _count(value) and value > 0, memory=_text),
     "network": {str: lambda value: value is None or _number(value)},

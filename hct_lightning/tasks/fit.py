@@ -111,7 +111,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
             say_changes(earlier, options_of_training(cfg), dataset.summary()["images"])
         if cfg.run:
             run.update(since=since_begun(folder))
-        run.update(options=options_of_training(cfg))
+        run.update(options=options_of_training(cfg), precision=str(trainer.precision))
         with restoring.naming(resume):
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         record_results(run, trainer, module, timer, earlier)

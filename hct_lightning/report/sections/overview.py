@@ -1,5 +1,6 @@
 """What ran, on what machine, on which data, how it went; and the commands that made it."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -51,11 +52,12 @@ def describe(run: RunFiles) -> list[Row]:
     rows = [
         ("status", record.get("status") or "unknown"),
         ("reason", record.get("reason")),
-        ("began", record.get("started")),
+        ("began", began(run)),
         ("took", duration(record["seconds"]) if record.get("seconds") else None),
         *_data(record.get("data") or {}),
         *_training(record.get("options") or {}, record.get("network") or {}),
         ("global batch", record.get("global_batch")),
+        ("precision", record.get("precision")),
         *_machine(record.get("machine") or {}),
         ("ranks", run.ranks if record.get("memory_plan") else None),
         ("versions", ", ".join(f"{name} {version}" for name, version in (record.get("versions") or {}).items())),
@@ -108,7 +110,6 @@ def _training(options: Mapping[str, Any], network: Mapping[str, Any]) -> list[Ro
         ("network", ", ".join(filter(None, of_network))),
         ("optimiser", f"{is_called('optim.optimizer')}, {lr}, {is_called('schedule')} schedule"),
         ("to train for", ", at most ".join(filter(None, length))),
-        ("precision", given("trainer.precision")),
         ("seed", options.get("seed")),
     ]
 
@@ -145,6 +146,11 @@ def commands(runs: Sequence[RunFiles], made_by: str) -> Section:
 def command(task: str, run: RunFiles, *options: str) -> str:
     """A command about a run."""
     return shlex.join([*PROGRAM.split(), f"task={task}", f"run={run.folder}", *options])
+
+
+def began(run: RunFiles) -> str:
+    """2026-11-24T00:34:01+0000 -> 2026-11-24 00:34 UTC."""
+    return re.sub(r"^([\d-]+)T(\d\d:\d\d):\d\d\+0000$", r"\1 \2 UTC", run.record.get("started") or "")
 
 
 def duration(seconds: float) -> str:

@@ -14,6 +14,7 @@ def test_what_ran_on_what_on_which_data(make_run):
     assert rows["data"] == "folder /photos"
     assert rows["files, px"] == "100x200 to 300x400"
     assert rows["GPU"] == "none"
+    assert rows["began"] == "2026-11-24 00:34 UTC"
     assert "reason" not in rows
     (alone,) = overview([a]).blocks
     assert len(alone.rows) == len(own) + len(shared)
@@ -27,7 +28,6 @@ OPTIONS = {
     "optim.optimizer._target_": "torch.optim.AdamW",
     "schedule._target_": "hct_lightning.training.schedules.cosine",
     "trainer.max_epochs": 5,
-    "trainer.precision": "auto",
     "data.flip": 0.5,
     "data.reduce_to": None,
     "seed": 0,
