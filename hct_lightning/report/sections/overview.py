@@ -105,7 +105,8 @@ def _training(options: Mapping[str, Any], network: Mapping[str, Any]) -> list[Ro
         f"{parameters / 1e6:.2f} M parameters" if parameters else "",
     ]
     lr = f"lr {given('optim.lr')} at a batch of {given('optim.reference_batch')}"
-    length = [f"{given('trainer.max_epochs')} epochs", given("trainer.max_time")]
+    epochs = given("trainer.max_epochs")
+    length = ["" if epochs in ("", "-1") else f"{epochs} epochs", given("trainer.max_time")]
     return [
         ("network", ", ".join(filter(None, of_network))),
         ("optimiser", f"{is_called('optim.optimizer')}, {lr}, {is_called('schedule')} schedule"),
