@@ -2,7 +2,7 @@
 
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hct_lightning.report.files import PROGRAM, RunFiles, open_runs
@@ -81,11 +81,33 @@ def report_at_end(folders: Sequence[Path]) -> Path | None:
 def _sections(runs: Sequence[RunFiles], against: str | None) -> list[Section]:
     """What a report says of runs; with the paper its figures come first. What there is nothing of comes last."""
     theirs = against_paper(runs) if against else []
-    parts = (overview, curves, times, answers, explanations, artifacts, quantization, benchmarks, operators)
-    made = [*theirs, *(part(runs) for part in parts)]
+    made = [
+        *theirs,
+        *(part(runs) for part in (overview, curves, times, answers)),
+        _section(explanations, runs, "explain/explain.json"),
+        artifacts(runs),
+        _section(quantization, runs, "export/*.json"),
+        _section(benchmarks, runs, "benchmark/benchmark.json"),
+        _section(operators, runs, "profile"),
+    ]
     there = [section for section in made if not section.is_missing]
     notes = [block for section in made if section.is_missing for block in section.blocks]
     return [*there, Section("Not measured yet", notes)] if notes else there
+
+
+def _section(part: Callable[[Sequence[RunFiles]], Section], runs: Sequence[RunFiles], file: str) -> Section:
+    """What a part says of runs.
+
+    Raises:
+        ValueError: naming the file that it reads, where that holds something else.
+    """
+    try:
+        return part(runs)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, ValueError) and any(str(run.folder) in str(error) for run in runs):
+            raise
+        places = " or ".join(str(run.folder / file) for run in runs[:3])
+        raise ValueError(f"{places} is damaged: {error!r:.200}; remove it, and the report leaves it out") from error
 
 
 def _command(folders: Sequence[Path], home: Path, against: str | None) -> str:
