@@ -4,6 +4,7 @@ import logging
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from hct_lightning.report.files import PROGRAM, RunFiles, open_runs
 from hct_lightning.report.page import Page, Section
@@ -11,7 +12,7 @@ from hct_lightning.report.sections.against_paper import against_paper
 from hct_lightning.report.sections.answers import answers
 from hct_lightning.report.sections.deployment import artifacts, benchmarks, operators, quantization
 from hct_lightning.report.sections.explanations import explanations
-from hct_lightning.report.sections.overview import commands, key_figures, overview
+from hct_lightning.report.sections.overview import began, commands, key_figures, overview
 from hct_lightning.report.sections.sweep import sweep
 from hct_lightning.report.sections.training import curves, times
 from hct_lightning.report.sweep import mark_pareto, read_points
@@ -19,6 +20,8 @@ from hct_lightning.runs.files import write_whole
 from hct_lightning.runs.links import check_links
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def write_report(folders: Sequence[Path], home: Path, *, against: str | None = None) -> Path:
@@ -80,22 +83,22 @@ def report_at_end(folders: Sequence[Path]) -> Path | None:
 
 def _sections(runs: Sequence[RunFiles], against: str | None) -> list[Section]:
     """What a report says of runs; with the paper its figures come first. What there is nothing of comes last."""
-    theirs = against_paper(runs) if against else []
+    theirs = _made(against_paper, runs, "benchmark/benchmark.json") if against else []
     made = [
         *theirs,
         *(part(runs) for part in (overview, curves, times, answers)),
-        _section(explanations, runs, "explain/explain.json"),
+        _made(explanations, runs, "explain/explain.json"),
         artifacts(runs),
-        _section(quantization, runs, "export/*.json"),
-        _section(benchmarks, runs, "benchmark/benchmark.json"),
-        _section(operators, runs, "profile"),
+        _made(quantization, runs, "export/*.json"),
+        _made(benchmarks, runs, "benchmark/benchmark.json"),
+        _made(operators, runs, "profile"),
     ]
     there = [section for section in made if not section.is_missing]
     notes = [block for section in made if section.is_missing for block in section.blocks]
     return [*there, Section("Not measured yet", notes)] if notes else there
 
 
-def _section(part: Callable[[Sequence[RunFiles]], Section], runs: Sequence[RunFiles], file: str) -> Section:
+def _made(part: Callable[[Sequence[RunFiles]], T], runs: Sequence[RunFiles], file: str) -> T:
     """What a part says of runs.
 
     Raises:
@@ -126,4 +129,4 @@ def _subtitle(runs: Sequence[RunFiles]) -> str:
         return f"{len(runs)} runs, {done} of them completed"
     record = runs[0].record
     source = (record.get("data") or {}).get("source", "")
-    return " · ".join(filter(None, [record.get("started"), source]))
+    return " · ".join(filter(None, [began(runs[0]), source]))

@@ -83,10 +83,12 @@ SMALL_TASKS = {
     "task=explain": ("explain.tile=64",),
     "task=plan": ("plan.resolution=[256]", "plan.timed_at=[128,192]"),
 }
+OF_THE_DEMO = "data/scenes/v1-1024px-seed0/valid/dots/1000032.jpg,tests/photos/Plant/blue-periwinkle.jpg"
 SHORTER = {
     "benchmark.file_resolution=4000": "benchmark.file_resolution=512",
     "benchmark.huge_resolution=10000": "benchmark.huge_resolution=512",
     "benchmark.train_resolution=2400": "benchmark.train_resolution=512",
+    f"explain.input=[{OF_THE_DEMO}]": "explain.input=photo.jpg",
     "explain.resolution=2048": "explain.resolution=256",
     "plan.resolution=[2048,4000]": "plan.resolution=[256]",
     "plan.resolution=[24000]": "plan.resolution=[256]",
