@@ -41,6 +41,7 @@ from hct_lightning.training.spec import NetworkSpec
 log = logging.getLogger(__name__)
 
 EXPLAINING = 2  # an image in memory takes so many times what it takes where the network only answers
+GAPS = 1.5  # the memory of an image over what it holds: one network after another leaves gaps in the heap
 MAPS = 8  # of an image that is read by region, as large as the one after the first stages; gradients are among them
 
 
@@ -89,7 +90,7 @@ class Subject(NamedTuple):
 
     def stream(self, network: FromPixels, source: Source) -> StreamedMaps:
         """Takes an image that is read by region through a network."""
-        streamed = StreamsInMemory(network, self.room, maps=MAPS).fitted(source)
+        streamed = StreamsInMemory(network, int(self.room / GAPS), maps=MAPS).fitted(source)
         return StreamedMaps(streamed, source, tiles_done(source))
 
     @property
