@@ -57,6 +57,10 @@ def benchmark(
         tile: what a tile stands for, in pixels.
         rounds: of whole, tiff and made; the fastest counts. The others are run once.
     """
+    if not Path(photo).is_file():
+        raise ValueError(
+            f"benchmark.photo={photo}: no such file here; run it in the checkout, or give another photograph"
+        )
     log.info("writing a TIFF of %d px", file_resolution)
     with TemporaryDirectory() as home:
         path = Path(home) / "image.tif"
