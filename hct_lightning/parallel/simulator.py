@@ -31,14 +31,24 @@ class Simulated(NamedTuple):
     dropped: float
 
 
-def simulate(scheme: Scheme, workers: int, delays: Delays, *, updates: int, seed: int = 0) -> Simulated:
-    """`updates` updates, from workers that all begin at time 0.
+def simulate(
+    scheme: Scheme, workers: int, delays: Delays, *, updates: int, seed: int = 0, epoch: int | None = None
+) -> Simulated:
+    """What updates of the weights take and bring, from workers that all begin at time 0.
+
+    Args:
+        scheme: the rule.
+        workers: their number.
+        delays: how long they take for a gradient.
+        updates: to simulate.
+        seed: of the delays.
+        epoch: all begin anew after so many updates, and drop what they compute; None: never.
 
     Raises:
         ValueError: where the scheme can't be had with so many workers.
     """
     scheme.check(workers)
-    arrivals = Arrivals(scheme, range(workers))
+    arrivals = Arrivals(scheme, range(workers), meets=lambda version: epoch is not None and version % epoch == 0)
     computing = _Computing(workers, delays, np.random.default_rng(seed))
     computing.begin(arrivals.workers, 0.0, 0)
     stale = counted = 0
