@@ -51,6 +51,7 @@ ELSEWHERE = {
     "benchmarks.memory",
     "benchmarks.scaling",
     "benchmarks.step",
+    "benchmarks.stragglers",
 }
 
 

@@ -73,6 +73,15 @@ SMALL_TASKS = {
         "benchmark.epochs=2",
         "benchmark.steps=1",
     ),
+    "benchmark=stragglers": (
+        "benchmark.ranks=2",
+        "benchmark.k=1",
+        "benchmark.schemes=[k_async]",
+        "benchmark.delays={distribution: fixed, mean_s: 0.05, slower: null}",
+        "benchmark.steps=2",
+        "benchmark.epochs=2",
+        "benchmark.images=4",
+    ),
     "benchmark=inference": (
         "benchmark.resolutions=[128]",
         "benchmark.batch_sizes=[1]",
