@@ -25,13 +25,15 @@ class Curve(NamedTuple):
     seconds: of training until its end.
     update_s: per update.
     staleness: updates, on average.
-    loss: of validation.
+    loss: of training, over the epoch.
+    error: of validation, as a fraction.
     """
 
     seconds: list[float]
     update_s: list[float]
     staleness: list[float]
     loss: list[float]
+    error: list[float]
 
 
 def benchmark(
@@ -65,7 +67,7 @@ def benchmark(
         epochs: of a run.
         rounds: runs of each scheme.
         options: further ones of the runs.
-        figure: a file to draw loss against time to; None: none.
+        figure: a file to draw loss and error against time to; None: none.
     """
     sides = {"synchronous": Scheme("k_sync", ranks)} | {name: Scheme(name, k) for name in schemes}
     options = (
@@ -99,6 +101,7 @@ def benchmark(
                 "staleness": statistics.mean(s for curve in runs[name] for s in curve.staleness),
                 "simulated_staleness": found.staleness,
                 "loss": statistics.mean(curve.loss[-1] for curve in runs[name]),
+                "error": statistics.mean(curve.error[-1] for curve in runs[name]),
             }
         )
     if figure:
@@ -141,21 +144,24 @@ def train(run: Path, options: Sequence[str]) -> Curve:
         seconds=[sum(seconds[: i + 1]) for i in range(len(seconds))],
         update_s=[float(row["gradients/update_s"]) for row in rows],
         staleness=[float(row["gradients/staleness"]) for row in rows],
-        loss=[float(row["val/loss"]) for row in rows],
+        loss=[float(row["train/loss_epoch"]) for row in rows],
+        error=[1 - float(row["val/accuracy"]) for row in rows],
     )
 
 
 def draw(runs: Mapping[str, Sequence[Curve]], file: Path) -> None:
-    """Loss of validation against the seconds of training, a line a scheme: the mean of its runs."""
+    """Loss and error against the seconds of training, a line a scheme: the mean of its runs."""
     from matplotlib.figure import Figure  # slow to import
 
-    drawn = Figure(figsize=(7, 4), layout="constrained")
-    axis = drawn.subplots()
+    drawn = Figure(figsize=(10, 4), layout="constrained")
+    left, right = drawn.subplots(1, 2)
     for name, curves in runs.items():
         mean = [[statistics.mean(values) for values in zip(*lines, strict=True)] for lines in zip(*curves, strict=True)]
-        seconds, _, _, loss = mean
-        axis.plot(seconds, loss, "o-", markersize=3, label=name)
-    axis.set(xlabel="training (s)", ylabel="validation loss")
-    axis.grid(alpha=0.3)
-    axis.legend()
+        seconds, _, _, loss, error = mean
+        left.plot(seconds, loss, "o-", markersize=3, label=name)
+        right.plot(seconds, error, "o-", markersize=3)
+    for axis, label in ((left, "training loss"), (right, "validation error")):
+        axis.set(xlabel="training (s)", ylabel=label)
+        axis.grid(alpha=0.3)
+    left.legend()
     drawn.savefig(file, dpi=110)

@@ -81,6 +81,7 @@ class Server:
         self._arrivals = Arrivals(scheme, range(ranks), version=version, meets=self._all_meet)
         self._pending: list[tuple[int, Tensor]] = []
         self._notes = SILENT
+        self._newest = Weights(version, None)
         self._due: dict[int, Weights] = {}  # by worker, what is to be sent
         self._closed = False
         self._changed = threading.Condition()
@@ -112,11 +113,12 @@ class Server:
                 self._stale += newest - gradient.version
             else:
                 self._dropped += 1
-            weights = Weights(newest, None)
             if arrival.updates:
                 self._update(newest)
-                weights = self._weights()
-            self._begin(arrival.begin, weights)
+                self._newest = self._weights()
+                self._begin(arrival.begin, self._newest)
+            else:  # the worker may have these already
+                self._begin(arrival.begin, Weights(newest, None if gradient.version == newest else self._newest.values))
 
     def _update(self, version: int) -> None:
         """Applies the mean of the pending gradients, added in the order of the ranks."""

@@ -50,7 +50,7 @@ def build_trainer(
         callbacks: of this task.
         loggers: beside metrics.csv; None logs nothing at all.
         micro_batches: of a rank's share of a global batch.
-        gradient_bytes: of the network, which several ranks send one another.
+        gradient_bytes: of the network, which several ranks send one another; 0 where nothing is trained.
 
     Raises:
         ValueError: for options that can't be, or that mean something else here.
@@ -76,11 +76,12 @@ def build_trainer(
             "set it to false (each rank then normalises by its own micro-batch)"
         )
     strategy = cfg.trainer.strategy
+    shares = bool(cfg.get("gradients")) and gradient_bytes > 0
     if strategy == "auto" and devices.world > 1:
         options = ddp_options(devices.accelerator, gradient_bytes)
-        strategy = instantiate(cfg.gradients, **options) if cfg.get("gradients") else DDPStrategy(**options)
-    elif cfg.get("gradients"):
-        log.info("gradients=: one rank has nobody to send them to, and trainer.strategy=%s its own way", strategy)
+        strategy = instantiate(cfg.gradients, **options) if shares else DDPStrategy(**options)
+    elif shares:
+        log.info("gradients=... does nothing here: it is for several ranks, and trainer.strategy=auto")
     return instantiate(
         cfg.trainer,
         strategy=strategy,
