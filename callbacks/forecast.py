@@ -2,7 +2,7 @@
 
 import logging
 import time
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
@@ -14,6 +14,7 @@ from hct_lightning.runs.console import duration
 log = logging.getLogger(__name__)
 
 WAITING = 0.3  # of the time: from there on a store is worth its making
+LONG = 4  # times `measure_s`: in so long a batch the warm-up is little
 
 
 class Forecast(Callback):
@@ -23,7 +24,8 @@ class Forecast(Callback):
 
     Args:
         over_minutes: runs that are estimated to take less are not spoken of.
-        measure_s: seconds of batches that are measured, after a first one that warms up; two batches at least.
+        measure_s: seconds of batches that are measured, two at least, after a first one that warms up.
+            A first one that takes `LONG` times as long is enough by itself.
 
     Attributes:
         epoch_s: training of an epoch, 0 until it is known.
@@ -35,6 +37,7 @@ class Forecast(Callback):
         self.measure_s = measure_s
         self.epoch_s = self.left_s = 0.0
         self._batches = 0
+        self._warming_up = True
         self._start = self._waited = self._paused = 0.0
 
     def on_validation_start(self, *_: Any) -> None:
@@ -43,37 +46,47 @@ class Forecast(Callback):
     def on_validation_end(self, *_: Any) -> None:
         self._start += time.perf_counter() - self._paused
 
+    def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        if not self._batches:
+            self._begin(trainer, module)
+
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.epoch_s:
             return
-        loader: Any = trainer.train_dataloader
         self._batches += 1
-        if self._batches == 1:
+        enough = self._batches >= 2 or time.perf_counter() - self._start >= LONG * self.measure_s
+        if enough and time.perf_counter() - self._start >= self.measure_s:
             synchronise(module.device)
-            self._start, self._waited = time.perf_counter(), loader.waited_s
-        elif self._batches > 2 and time.perf_counter() - self._start >= self.measure_s:
-            synchronise(module.device)
-            elapsed_s, waited_s = time.perf_counter() - self._start, loader.waited_s - self._waited
-            batch_s = elapsed_s / (self._batches - 1)
+            elapsed_s = time.perf_counter() - self._start
+            waited_s = cast(Any, trainer.train_dataloader).waited_s - self._waited
+            batch_s = elapsed_s / self._batches
             steps = trainer.estimated_stepping_batches - trainer.global_step
             self.epoch_s = batch_s * trainer.num_training_batches
             self.left_s = batch_s * steps * trainer.accumulate_grad_batches
             if min(self.left_s, _allowed_s(trainer)) > 60 * self.over_minutes:
                 self._say(trainer, batch_s, waited_s / elapsed_s, _size_of(batch.images))
+        elif self._warming_up:
+            self._warming_up, self._batches = False, 0
+            self._begin(trainer, module)
+
+    def _begin(self, trainer: lightning.Trainer, module: Any) -> None:
+        synchronise(module.device)
+        loader: Any = trainer.train_dataloader
+        self._start, self._waited = time.perf_counter(), loader.waited_s
 
     def _say(self, trainer: lightning.Trainer, batch_s: float, waiting: float, size: tuple[int, int, int]) -> None:
         of_ranks = f" on each of {trainer.world_size} ranks" if trainer.world_size > 1 else ""
         log.info(
             "training takes about %s an epoch here, %s in all, and validation comes on top: "
-            "%.3g s for %d image(s) of %dx%d%s, measured over %d batches, %.0f %% of it waiting for images",
+            "%.3g s for %d image(s) of %dx%d%s, measured over %d batch(es), %.0f %% of it waiting for images",
             duration(self.epoch_s),
             duration(self.left_s) if self.left_s < float("inf") else "without an end",
             batch_s,
             *size,
             of_ranks,
-            self._batches - 1,
+            self._batches,
             100 * waiting,
         )
         log.info("shorter: %s", "; ".join(advice(max(size[1:]), waiting, trainer.strategy.root_device.type)))
