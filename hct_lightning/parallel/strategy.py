@@ -284,6 +284,11 @@ class FirstArrivals(DDPStrategy):
         elif self._remote:
             self._remote.close()
 
+    def on_exception(self, exception: BaseException) -> None:
+        if self._server:  # that the others end now is no news
+            self._server.close()
+        super().on_exception(exception)
+
 
 def _gradient_of(parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
