@@ -113,7 +113,7 @@ class Line:
         self._gloo: Any = dist.ProcessGroupGloo(store, rank, world, _FOREVER)
 
     def send(self, to: int, message: Gradient | Weights | None) -> None:
-        """Returns when it is on its way; None: there will be no more."""
+        """Returns when the other side receives it; None: there will be no more."""
         if message is None:
             kind, fields, values = _END, [], None
         elif isinstance(message, Gradient):

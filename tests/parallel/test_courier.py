@@ -44,11 +44,14 @@ def test_weights_come_while_the_worker_computes():
     assert mailbox.wait(0, timeout_s=10)
     weights, received = mailbox.take()
     assert (weights.version, received) == (1, 1)
-    remote.deliver(Gradient(1, VALUES, SILENT, 0))
-    assert server.receive(1).version == 1
-    remote.close()
-    assert server.receive(1) is None
-    server.send(1, None)  # and its thread ends
+    with ThreadPoolExecutor() as pool:  # to send is to wait until the other side receives
+        pool.submit(remote.deliver, Gradient(1, VALUES, SILENT, 0))
+        assert server.receive(1).version == 1
+        pool.submit(remote.close)
+        assert server.receive(1) is None
+    server.send(1, None)
+    with pytest.raises(RuntimeError, match="the first rank is gone"):
+        mailbox.wait(received)
 
 
 def test_the_newest_weights_are_what_counts():
