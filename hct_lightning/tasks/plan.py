@@ -87,10 +87,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         )
     command = suggestion(rows)
     choices = compare_schemes(options) if options["workers"] else []
-    if command and choices:
-        k = best_of("k_sync", choices)["k"]
-        command += f" trainer.devices={options['workers']}"
-        command += f" gradients=k_sync gradients.k={k}" if k < options["workers"] else ""
+    command = command and command + in_ranks(choices, options["workers"])
     result = {
         "points": rows,
         "available_gib": here / 2**30,
@@ -195,6 +192,14 @@ def compare_schemes(options: dict[str, Any]) -> list[dict[str, Any]]:
 def best_of(name: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
     """The K of a scheme that makes progress the fastest."""
     return min((row for row in choices if row["gradients"] == name), key=lambda row: row["progress_s"])
+
+
+def in_ranks(choices: list[dict[str, Any]], workers: int | None) -> str:
+    """What the command of so many ranks has besides; empty where they were not asked for."""
+    if not choices:
+        return ""
+    k = best_of("k_sync", choices)["k"]
+    return f" trainer.devices={workers}" + (f" gradients=k_sync gradients.k={k}" if k != workers else "")
 
 
 def show_schemes(choices: list[dict[str, Any]], options: dict[str, Any]) -> str:

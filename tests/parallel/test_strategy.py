@@ -20,9 +20,9 @@ SLOW = ("gradients.delays={distribution: fixed, mean_s: 0.15, slower: {3: 3.0}}"
 SMALL = (
     "data.scene_size=128",
     "data.resolution=128",
-    "data.train=40",
+    "data.train=80",
     "data.valid=10",
-    "data.batch_size=1",
+    "data.batch_size=2",  # BatchNorm has but one value an image in the last layers
     "data.num_workers=0",
     "runtime.threads=1",
     "export=[]",
@@ -177,7 +177,7 @@ def test_with_fewer_than_k_left_the_run_ends_and_says_why(environment, tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize("who", ["the first rank", "the slow rank"])
 def test_sigterm_saves_a_step_at_which_all_are(environment, tmp_path, cli, who):
-    options = (*SMALL, *SLOW, "gradients=k_async", "trainer.max_epochs=1", "data.train=2000")
+    options = (*SMALL, *SLOW, "gradients=k_async", "trainer.max_epochs=1", "data.train=4000")
     child = start(options, environment, tmp_path)
     wait_for(child, "epoch 1/")
     time.sleep(1)
