@@ -22,6 +22,7 @@ _GROUPS = {
     "experiment",
     "export",
     "fit",
+    "gradients",
     "local",
     "logger",
     "loss",
