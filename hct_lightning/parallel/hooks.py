@@ -18,6 +18,7 @@ class HookedDDP(DDPStrategy):
 
     def _register_ddp_hooks(self) -> None:
         assert isinstance(self.model, DistributedDataParallel)
+        assert self._ddp_comm_hook
         self.model.register_comm_hook(self._ddp_comm_state, self._ddp_comm_hook)
 
     def on_train_start(self) -> None:
@@ -70,7 +71,7 @@ class LocalSGD(HookedDDP):
     def _average(self) -> None:
         assert self.lightning_module is not None
         with torch.no_grad():
-            parameters = list(self.lightning_module.parameters())
+            parameters: list[torch.Tensor] = list(self.lightning_module.parameters())
             mean = torch.cat([p.reshape(-1) for p in parameters])
             dist.all_reduce(mean)
             torch._foreach_copy_(parameters, unflat(mean / dist.get_world_size(), parameters))

@@ -159,7 +159,7 @@ class FirstArrivals(DDPStrategy):
             self._met, self._began = False, time.monotonic()
             if self._server and not self._trainer.fit_loop.epoch_loop.batch_idx:
                 self._server.begin_tally()
-        loss = super().training_step(*args, **kwargs)
+        loss: Any = super().training_step(*args, **kwargs)
         self._loss = loss.detach()
         return loss
 
@@ -181,7 +181,8 @@ class FirstArrivals(DDPStrategy):
 
     def _another_gradient(self, optimizer: Optimizer) -> Any:
         trainer = self._trainer
-        self._more = self._more or trainer.datamodule.more_batches()
+        if self._more is None:
+            self._more = iter(trainer.datamodule.more_batches())
         batch = self.batch_to_device(next(self._more))
         optimizer.zero_grad()
         loss = call._call_strategy_hook(trainer, "training_step", batch, trainer.fit_loop.epoch_loop.batch_idx)
