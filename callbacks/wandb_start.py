@@ -24,7 +24,13 @@ def connected(build: Callable[..., WandbLogger], run_id: str | None, folder: Pat
         run_id: of the W&B run; the same one goes on when a run is resumed.
         folder: of the run, with what W&B has written of it before.
         options: more of W&B's.
+
+    Raises:
+        ValueError: when the run's folder says where W&B sends things, for W&B obeys that where it is called in there.
     """
+    for name in ("wandb", ".wandb"):
+        if (settings := folder / name / "settings").exists():
+            raise ValueError(f"{settings} says where W&B sends what it is given; remove it, or keep it elsewhere")
     options |= {"id": run_id, "resume": "allow"}
     os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb"))  # images of tables, until they are sent
     logger = build(**options)

@@ -23,6 +23,7 @@ from hct_lightning.machine import ranks
 from hct_lightning.machine import slurm as job
 from hct_lightning.runs import endings
 from hct_lightning.runs.folder import Run
+from hct_lightning.runs.printable import printable
 
 
 @hydra.main(version_base="1.3", config_path="pkg://hct_lightning.conf", config_name="config")
@@ -58,11 +59,13 @@ def main() -> None:
         sys.exit("error: Windows is not supported; run this in WSL, the Linux within Windows")
     # DDP would warn on each rank of what its strategy here does on purpose. Read when torch is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if not {"", os.getcwd()} & set(sys.path):
+        os.environ["PYTHONSAFEPATH"] = "1"  # `hct` takes no module of the folder where it runs: nor do its processes
     Plugins.instance().register(MoreConfigs)
     try:
         sys.argv[1:] = recompose(sys.argv[1:])
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(printable(f"error: {error}"))
     to_slurm = any(is_override(arg) and key_of(arg) == "slurm" for arg in sys.argv[1:])
     if to_slurm and importlib.util.find_spec("submitit") is None:
         sys.exit("error: +slurm=... needs submitit: pip install 'hct-lightning[slurm]'")

@@ -14,6 +14,7 @@ from rich.table import Table
 from hct_lightning.runs.console import results
 from hct_lightning.runs.files import write_whole
 from hct_lightning.runs.folder import Run
+from hct_lightning.runs.printable import printable
 from hct_lightning.runs.record import read_record
 from hct_lightning.runs.secrets import hide_in
 
@@ -202,4 +203,4 @@ def show(points: Sequence[Point]) -> None:
     results().print(table)
     for point in points:
         if point.reason:
-            print(f"job {point.job}: {' '.join(point.reason.split())}")
+            print(printable(f"job {point.job}: {' '.join(point.reason.split())}"))

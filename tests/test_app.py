@@ -55,6 +55,17 @@ def test_console_script_completes(environment, tmp_path):
 
 
 @pytest.mark.slow
+def test_no_process_takes_modules_of_the_folder_where_it_runs(environment, tmp_path):
+    """Where a stranger's file may lie, as in a run's folder that was downloaded. A sweep starts more processes."""
+    (tmp_path / "hydra.py").write_text("open('canary', 'w')\n")
+    hct = Path(sys.executable).parent / "hct"
+    options = ("-m", "data=folder", "data.root=nowhere", "seed=1", "fit.report=false", "hydra.sweep.dir=sweep")
+    done = subprocess.run([hct, *options], cwd=tmp_path, text=True, capture_output=True, env=environment)
+    assert "there is no" in done.stderr
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.slow
 def test_wheel_has_one_top_level_name_and_runs_from_anywhere(environment, tmp_path):
     pytest.importorskip("setuptools")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]

@@ -5,10 +5,10 @@ A child process takes the cases one after the other, and this one watches it. A 
 
 import copy
 import json
-import os
 import random
 import shutil
-import signal
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from run_folders import add_artifact, add_predictions, write_run
+from run_folders import add_artifact, add_explanations, add_measurements, add_predictions, write_run
 
 from hct_lightning.cli.recompose import recompose
 from hct_lightning.data.reading.decoding import Decoding
@@ -32,7 +32,8 @@ from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import check_resumable, load_network
 from hct_lightning.training.spec import NetworkSpec
 
-OLD = Path(__file__).parent / "formats" / "2026-11"
+HERE = Path(__file__).parent
+OLD = HERE / "formats" / "2026-11"
 DECODING = Decoding(channels=3, size=(128, 128), geometry="cover", max_pixels=2**24)
 LONGEST_S = 20  # for a case; most take milliseconds
 CANARY = "hct-fuzz-canary"
@@ -186,7 +187,10 @@ def report(folder: Path, chance: random.Random) -> Callable[[], Any]:
     root = write_run(folder / "run", ranks=chance.choice((1, 2)))
     add_predictions(root)
     add_artifact(root, "openvino_int8")
-    file = chance.choice([*sorted(path for path in root.rglob("*") if path.is_file()), *root.glob("*.[cj]*")])
+    add_explanations(root)
+    add_measurements(root)
+    held = sorted(path for path in root.rglob("*") if path.is_file())
+    file = chance.choice([*held, *(path for path in held if path.suffix in (".json", ".csv", ".txt"))])
     if file.suffix == ".json" and chance.random() < 0.8:
         file.write_text(json.dumps(mutate(json.loads(file.read_text()), chance)))
     elif file.suffix == ".csv" and chance.random() < 0.7:
@@ -239,37 +243,31 @@ def test_mutated_files_give_an_answer_or_a_line(count, tmp_path, monkeypatch):
 def watched(count: int, folder: Path) -> Iterator[str]:
     """What is wrong with each of the cases, which a child process goes through."""
     said, case = folder / "said", folder / "case"
-    child = os.fork()
-    if not child:
-        go_through(count, folder)
-    number, since, status = "", time.monotonic(), None
-    while status is None:
+    # Not forked: threads of libraries that tests before have used would be missing there, and waited for.
+    begin = (
+        f"import sys; sys.path[:0] = [{str(HERE)!r}]; import test_fuzz; test_fuzz.go_through({count}, {str(folder)!r})"
+    )
+    child = subprocess.Popen([sys.executable, "-c", begin])
+    number, since = "", time.monotonic()
+    while (status := child.poll()) is None:
         time.sleep(0.02)
-        ended, code = os.waitpid(child, os.WNOHANG)
         now = case.read_text() if case.exists() else ""
-        if ended:
-            status = os.waitstatus_to_exitcode(code)
-        elif now != number:
+        if now != number:
             number, since = now, time.monotonic()
-        elif time.monotonic() - since > LONGEST_S:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            status = -signal.SIGKILL
+        elif number and time.monotonic() - since > LONGEST_S:
+            child.kill()
+            child.wait()
     if status:
-        yield f"case {case.read_text()} ended with {status}"
+        yield f"case {number} ended with {status}"
     if said.exists():
         yield from said.read_text().splitlines()
 
 
-def go_through(count: int, folder: Path) -> None:
-    status = 1
-    try:
-        for number in range(count):
-            (folder / "case").write_text(str(number))
-            if wrong := attempt(number, folder):
-                with (folder / "said").open("a") as lines:
-                    lines.write(f"{wrong!r}\n")
-            shutil.rmtree(folder / str(number), ignore_errors=True)
-        status = 0
-    finally:
-        os._exit(status)
+def go_through(count: int, place: str) -> None:
+    folder = Path(place)
+    for number in range(count):
+        (folder / "case").write_text(str(number))
+        if wrong := attempt(number, folder):
+            with (folder / "said").open("a") as lines:
+                lines.write(f"{wrong!r}\n")
+        shutil.rmtree(folder / str(number), ignore_errors=True)

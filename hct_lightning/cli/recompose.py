@@ -4,7 +4,6 @@ import os
 import re
 import sys
 from collections.abc import Collection
-from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hct_lightning.cli.plain import plain
-from hct_lightning.cli.recorded import began_in, is_believed
+from hct_lightning.cli.recorded import is_believed, values_of
 from hct_lightning.machine import ranks
 from hct_lightning.runs.links import check_links
 from hct_lightning.runs.overrides import read_overrides
@@ -95,6 +94,17 @@ def _as_list(arg: str) -> str:
     return f"{key}=[{value.strip(',')}]" if key == "trainer.devices" and re.fullmatch(r"\d+(,\d*)+", value) else arg
 
 
+def _whole(arg: str) -> str:
+    """`data.root=photos,scans` with whole paths, which mean the same in any folder; anything else as it is."""
+    if not is_override(arg) or key_of(arg) not in PATHS:
+        return arg
+    paths = values_of(arg)
+    if not paths or all("://" in path or path.startswith("/") for path in paths):
+        return arg
+    whole = (path if "://" in path else str(Path(path).expanduser().absolute()) for path in paths)
+    return f"{arg.partition('=')[0]}={','.join(map(quoted, whole))}"
+
+
 def _environment(argv: list[str]) -> list[str]:
     """Writes $HCT_DATA down, for points of a sweep that begin later, and elsewhere."""
     data = os.environ.get("HCT_DATA")
@@ -123,7 +133,7 @@ def recompose(argv: list[str]) -> list[str]:
             run = str(holder)
     sweeps = bool(MULTIRUN & set(flags))
     if not run or run == "null":
-        return argv + (_environment(argv) if sweeps or "slurm" in given else [])
+        return [*map(_whole, argv), *_environment(argv)] if sweeps or "slurm" in given else argv
     if sweeps and "slurm" not in given:  # its points do it themselves, as processes of their own
         return argv
     folder = Path(run).expanduser().resolve()
@@ -132,9 +142,7 @@ def recompose(argv: list[str]) -> list[str]:
     if sweep and verb != "report":
         del given["run"]
         begun = _of_sweep(folder, given)
-        with suppress(OSError):  # paths mean what they meant where the sweep began
-            os.chdir(began_in(folder / "multirun.yaml"))
-        return [*flags, "-m", *begun, *given.values(), f"hydra.sweep.dir={quoted(folder)}"]
+        return [*flags, "-m", *begun, *map(_whole, given.values()), f"hydra.sweep.dir={quoted(folder)}"]
     if not sweep and not (folder / BEGUN).exists():
         raise ValueError(
             f"run={run} is not the folder of an earlier run: there is no {folder / BEGUN}; "
@@ -193,6 +201,8 @@ def _of_sweep(folder: Path, given: dict[str, str]) -> list[str]:
             f"{file} says {hide(' '.join(left))!r:.500}, which is not taken from a sweep's folder; if you trust it, give it "
             f"again, after run={folder}"
         )
+    if partial := [override for override in meant if _whole(override) != override]:  # which one, only the file says
+        raise ValueError(f"{file} says {partial[0]!r:.500}, without the folder; give it again, with its whole path")
     return meant
 
 

@@ -5,14 +5,11 @@ program, send something somewhere or write outside of the folder is not.
 """
 
 import re
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, QuotedString
 from hydra.errors import HydraException
-
-from hct_lightning.runs.overrides import read_yaml
 
 # The first part of a key. Not here: hydra, safety, slurm, and the options of other verbs than fit.
 _GROUPS = {
@@ -48,13 +45,15 @@ _MOST = 256  # of those
 _CHOICE = re.compile(r"[\w\-+., \[\](){}:'\"=]*")  # no slash: a group's file is one of the group's folder
 
 
-def began_in(multirun: Path) -> str:
-    """The folder in which a sweep began, by its `multirun.yaml`.
-
-    Raises:
-        ValueError: when the file is damaged.
-    """
-    return str(read_yaml(multirun, "hydra", "runtime", "cwd"))
+def values_of(override: str) -> list[str]:
+    """What an override gives its option, as texts: several where it is swept over a list; none where it is no text."""
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return []
+    value = parsed._value
+    every = value.list if isinstance(value, ChoiceSweep) else [value]
+    return [_text(one) for one in every] if all(isinstance(one, str | QuotedString) for one in every) else []
 
 
 def is_believed(override: str) -> bool:

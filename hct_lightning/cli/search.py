@@ -30,7 +30,8 @@ def open_study(
         pruner_options: its arguments.
 
     Raises:
-        ValueError: for a class that Optuna does not have, or arguments that it does not take.
+        ValueError: for a class that Optuna does not have, or arguments that it does not take; for a storage that is
+            damaged, or that of another kind of search.
     """
     with extra("search"):
         import optuna
@@ -48,36 +49,47 @@ def open_study(
         except TypeError as error:
             raise ValueError(f"search.{kind}_options={dict(options)}: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(folder / STORAGE)))
-    with locked(folder / STORAGE):
-        return optuna.create_study(
-            storage=storage,
-            study_name="search",
-            direction="maximize",
-            load_if_exists=True,
-            sampler=made[0],
-            pruner=made[1],
-        )
+    try:
+        with locked(folder / STORAGE):
+            study = optuna.create_study(
+                storage=JournalStorage(JournalFileBackend(str(folder / STORAGE))),
+                study_name="search",
+                direction="maximize",
+                load_if_exists=True,
+                sampler=made[0],
+                pruner=made[1],
+            )
+            study.get_trials(deepcopy=False)
+            directions = study.directions
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / STORAGE} is damaged: {error!r:.200}; give another search.folder") from error
+    if directions != [optuna.study.StudyDirection.MAXIMIZE]:
+        raise ValueError(f"{folder / STORAGE} is of a search for something else; give another search.folder")
+    return study
 
 
-def suggest(trial: Any, space: Mapping[str, Any], group: str = "") -> list[str]:
+def options_of(space: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
+    """The options of a space, which stand in their groups, with what they may be."""
+    for name, given in space.items():
+        if isinstance(given, Mapping) and not {"low", "high", "choices"} & given.keys():
+            yield from options_of(given, f"{group}{name}.")
+        else:
+            yield group + name, given
+
+
+def suggest(trial: Any, space: Mapping[str, Any]) -> list[str]:
     """The overrides of a trial, one an option of `space`.
 
     Args:
         trial: asked for a value of each.
         space: by option `{low: 1, high: 8}`, for floats where one of them is a float, with `log: true` on a logarithmic
             scale; or `{choices: [a, b]}`. Options stand in their groups.
-        group: what all stand in, with a dot behind it.
 
     Raises:
         ValueError: for what is neither.
     """
     overrides = []
-    for name, given in space.items():
-        option = group + name
-        if isinstance(given, Mapping) and not {"low", "high", "choices"} & given.keys():
-            overrides += suggest(trial, given, f"{option}.")
-            continue
+    for option, given in options_of(space):
         try:
             if "choices" in given:
                 value = trial.suggest_categorical(option, given["choices"])

@@ -17,8 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from hct_lightning.runs import endings, signals
-from hct_lightning.runs.folder import Run
-from hct_lightning.runs.secrets import hide_in
+from hct_lightning.runs.folder import Run, is_of, refuse_replacing
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +40,7 @@ def run_point(cfg: DictConfig, folder: Path) -> float | None:
         folder: of the point.
 
     Raises:
+        ValueError: when the folder holds the results of other options.
         KeyboardInterrupt: when the point was interrupted.
         Terminated: likewise by SIGTERM.
     """
@@ -48,13 +48,15 @@ def run_point(cfg: DictConfig, folder: Path) -> float | None:
     # Other tasks put their results into the run that they are about.
     new_run = cfg.run is None and (cfg.task == "fit" or cfg.ckpt is None)
     run = Run(folder)
-    begun = run.record.get("overrides") == hide_in(overrides)
+    begun = is_of(run.record, overrides)
     if begun and run.record.get("status") == "completed":
         log.info("done already: %s", folder)
         return _accuracy(run.record)
     if begun and (folder / "checkpoints" / "last.ckpt").exists():
         command = [*overrides, f'run="{folder}"']  # all of them: not everything is believed that a folder says
     else:
+        if new_run:
+            refuse_replacing(folder, overrides)
         run.update(overrides=overrides, status=None, metrics=None)
         command = [*overrides, *([f'hydra.run.dir="{folder}"'] if new_run else [])]
     child = start_run(command)

@@ -159,7 +159,7 @@ class PerformerAttention(nn.Module):
             return projected.relu() + 1e-3
         norm = x.square().sum(dim=-1, keepdim=True) * (0.5 * d**-0.5)
         # Keeps exp within range. It is one number a token for queries and one a head for keys, so it cancels in
-        # the ratio of `_attend`.
+        # the ratio of `read`.
         if peak is None:
             peak = projected.detach().amax(dim=-1 if is_query else (-1, -2), keepdim=True)
         return (torch.exp(projected - norm - peak) + 1e-4) * m**-0.5

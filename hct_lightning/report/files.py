@@ -61,7 +61,7 @@ class RunFiles:
                             found.setdefault(key, []).append((at, value))
         except (ValueError, KeyError, TypeError, csv.Error) as error:
             raise ValueError(
-                f"{path} is damaged: {error!r}; remove it, and the report leaves its curves out"
+                f"{path} is damaged: {error!r:.200}; remove it, and the report leaves its curves out"
             ) from error
         return found
 

@@ -157,5 +157,5 @@ def read_predictions(path: Path) -> Predictions | None:
         if not ((probabilities >= 0) & (probabilities < 1.001)).all():
             raise ValueError("a probability is not between 0 and 1")
     except (ValueError, IndexError, csv.Error) as error:
-        raise ValueError(f"{path} is damaged: {error!r}; make it again with task=validate run=...") from error
+        raise ValueError(f"{path} is damaged: {error!r:.200}; make it again with task=validate run=...") from error
     return Predictions([row[0] for row in rows], labels, probabilities, classes, path) if rows else None

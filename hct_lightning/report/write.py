@@ -2,8 +2,9 @@
 
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from hct_lightning.report.files import PROGRAM, RunFiles, open_runs
 from hct_lightning.report.page import Page, Section
@@ -19,6 +20,8 @@ from hct_lightning.runs.files import write_whole
 from hct_lightning.runs.links import check_links
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def write_report(folders: Sequence[Path], home: Path, *, against: str | None = None) -> Path:
@@ -80,12 +83,34 @@ def report_at_end(folders: Sequence[Path]) -> Path | None:
 
 def _sections(runs: Sequence[RunFiles], against: str | None) -> list[Section]:
     """What a report says of runs; with the paper its figures come first. What there is nothing of comes last."""
-    theirs = against_paper(runs) if against else []
-    parts = (overview, curves, times, answers, explanations, artifacts, quantization, benchmarks, operators)
-    made = [*theirs, *(part(runs) for part in parts)]
+    theirs = _made(against_paper, runs, "benchmark/benchmark.json") if against else []
+    made = [
+        *theirs,
+        *(part(runs) for part in (overview, curves, times, answers)),
+        _made(explanations, runs, "explain/explain.json"),
+        artifacts(runs),
+        _made(quantization, runs, "export/*.json"),
+        _made(benchmarks, runs, "benchmark/benchmark.json"),
+        _made(operators, runs, "profile"),
+    ]
     there = [section for section in made if not section.is_missing]
     notes = [block for section in made if section.is_missing for block in section.blocks]
     return [*there, Section("Not measured yet", notes)] if notes else there
+
+
+def _made(part: Callable[[Sequence[RunFiles]], T], runs: Sequence[RunFiles], file: str) -> T:
+    """What a part says of runs.
+
+    Raises:
+        ValueError: naming the file that it reads, where that holds something else.
+    """
+    try:
+        return part(runs)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, ValueError) and any(str(run.folder) in str(error) for run in runs):
+            raise
+        places = " or ".join(str(run.folder / file) for run in runs[:3])
+        raise ValueError(f"{places} is damaged: {error!r:.200}; remove it, and the report leaves it out") from error
 
 
 def _command(folders: Sequence[Path], home: Path, against: str | None) -> str:

@@ -5,10 +5,13 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from rich import progress
 from rich.console import Console
+from rich.text import Text
+
+from hct_lightning.runs.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -22,13 +25,19 @@ def on_terminal(stream: TextIO) -> bool:
     return stream.isatty()
 
 
+class _Results(Console):
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
 def results() -> Console:
     """Standard output. In a pipe or a file it is wide, so that no table is cut off.
 
-    Names of classes and files are shown as they are, also where Rich would take a part of them for markup.
+    Names of classes and files are shown as they are, also where Rich would take a part of them for markup; but for
+    control characters.
     """
     wide = not on_terminal(sys.stdout) and "COLUMNS" not in os.environ
-    return Console(width=160 if wide else None, markup=False, emoji=False)
+    return _Results(width=160 if wide else None, markup=False, emoji=False)
 
 
 def track(what: str, items: Iterable[T], total: int, workers: int = 1) -> Iterable[T]:

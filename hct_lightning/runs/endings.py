@@ -27,6 +27,7 @@ from hct_lightning.machine import ranks
 from hct_lightning.machine import slurm as job
 from hct_lightning.runs import out_of_memory, signals
 from hct_lightning.runs.files import write_whole
+from hct_lightning.runs.printable import printable
 from hct_lightning.runs.secrets import hide
 
 log = logging.getLogger(__name__)
@@ -248,7 +249,7 @@ def say(ending: Ending, folder: Path, *, go_on: Path | None) -> None:
         logged = log.isEnabledFor(logging.DEBUG)  # on rank 0
         whole = not (ending.mendable and logged) or os.environ.get("HYDRA_FULL_ERROR") == "1"
         lines.insert(0, ending.traceback.rstrip() if whole else f"(the traceback is in {folder / 'run.log'})")
-    print(*lines, sep="\n", file=sys.stderr, flush=True)
+    print(*map(printable, lines), sep="\n", file=sys.stderr, flush=True)
 
 
 def at_once(ending: Ending, folder: Path, *, go_on: Path | None) -> NoReturn:

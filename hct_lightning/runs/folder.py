@@ -7,7 +7,7 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,32 @@ from hct_lightning.runs.record import read_record
 from hct_lightning.runs.secrets import hide_in
 
 _PACKAGES = ("hct-lightning", "torch", "lightning", "timm", "torchmetrics", "hydra-core", "pillow")
+
+
+def is_of(record: Mapping[str, Any], overrides: Sequence[str]) -> bool:
+    """Whether a record is that of a sweep's point, or a search's trial, which began with these options."""
+    return record.get("overrides") == hide_in(list(overrides))
+
+
+def refuse_replacing(folder: Path, overrides: Sequence[str]) -> None:
+    """Refuses to begin a run where an earlier one has left checkpoints, which the new one would replace.
+
+    A point of a sweep and a trial of a search have recorded the options that they begin with. With the same ones they
+    are the same run.
+
+    Args:
+        folder: to begin in.
+        overrides: options to begin with.
+
+    Raises:
+        ValueError: naming the checkpoints.
+    """
+    kept = sorted(path.name for path in (folder / "checkpoints").glob("*.ckpt"))
+    if kept and not is_of(read_record(folder / "run.json"), overrides):
+        raise ValueError(
+            f"{folder} is the folder of an earlier run, whose {', '.join(kept[:5])} a new one would replace; "
+            f"go on with run={folder}, or begin in another folder: hydra.run.dir, of a sweep hydra.sweep.dir"
+        )
 
 
 class Run:

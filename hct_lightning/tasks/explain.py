@@ -1,5 +1,6 @@
 """Where the network looks: maps over images, and the receptive field."""
 
+import itertools
 import json
 import logging
 import time
@@ -11,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -155,11 +155,14 @@ def choose_methods(options: dict[str, Any], subject: Subject) -> dict[str, Metho
 
 def places(out: Path, images: list[str]) -> Iterator[Path]:
     """A folder for each image, named after it; a number tells those of one name apart."""
-    seen: dict[str, int] = {}
+    taken = {"explain.json", "receptive_field.png", "receptive_field.jpg"}
     for path in images:
-        stem = Path(path).stem
-        seen[stem] = seen.get(stem, 0) + 1
-        yield out / (stem if seen[stem] == 1 else f"{stem}-{seen[stem]}")
+        stem = name = Path(path).stem.strip(".") or "image"
+        numbers = itertools.count(2)
+        while name in taken:
+            name = f"{stem}-{next(numbers)}"
+        taken.add(name)
+        yield out / name
 
 
 def explain(
@@ -245,19 +248,19 @@ def show(record: dict[str, Any], out: Path) -> None:
     if record["images"]:
         table = Table("image", "class", "maps speak for", "method", "like random weights", "seconds", "overlay")
         for row in record["images"]:
-            name = escape(Path(row["path"]).name.encode(errors="replace").decode())
+            name = Path(row["path"]).name.encode(errors="replace").decode()
             if "error" in row:
                 table.add_row(name, "no answer")
             for method, about in row.get("maps", {}).items():
                 alike = about["correlation_with_random"]
                 table.add_row(
                     name,
-                    escape(f"{row['class']} {row['probability']:.3f}"),
-                    escape(row["target"]),
+                    f"{row['class']} {row['probability']:.3f}",
+                    row["target"],
                     method,
                     "" if alike is None else f"{alike:.2f}",
                     f"{about['seconds']:.1f}",
-                    escape(about["png"].encode(errors="replace").decode()),
+                    about["png"].encode(errors="replace").decode(),
                 )
         table.caption = "like random weights: the rank correlation with the map of random weights; 1 is the same map"
         results().print(table)
@@ -265,7 +268,7 @@ def show(record: dict[str, Any], out: Path) -> None:
         table = Table("network", "weights", "half of the gradient within", "95 % within")
         for row in record["receptive_field"]:
             shares = (f"{row[f'half_side_{share}']:.3f}" for share in (50, 95))
-            table.add_row(escape(row["network"]), row["weights"], *shares)
+            table.add_row(row["network"], row["weights"], *shares)
         table.caption = "distance from the central position, as a share of the shorter side: receptive_field.png"
         results().print(table)
     log.info("peak memory %.2f GiB", record["peak_memory_gib"])

@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -28,14 +27,12 @@ from hct_lightning.cli.changes import options_of_training, say_changes
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import absolute_paths, given_options, since_begun
 from hct_lightning.data.datamodule import ImageData
-from hct_lightning.data.feeding.transfer import ON_DEVICE
 from hct_lightning.data.reading.geometry import NATIVE
 from hct_lightning.deploy.export import Exporter, check_open_sizes, choose_exporters
-from hct_lightning.machine import runtime
 from hct_lightning.machine import slurm as job
-from hct_lightning.machine.devices import Devices, choose_devices
+from hct_lightning.machine.devices import Devices
 from hct_lightning.machine.facts import machine_facts
-from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
+from hct_lightning.machine.ranks import is_rank_zero
 from hct_lightning.models import FromPixels
 from hct_lightning.report.tables import describe, epoch_times_of, say_speed_up, show_results
 from hct_lightning.report.write import report_at_end
@@ -43,10 +40,10 @@ from hct_lightning.runs import out_of_memory
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import begin_network
 from hct_lightning.training.class_weights import class_weights
-from hct_lightning.training.memory import set_memory, step_memory, tile_workers
-from hct_lightning.training.memory_plan import Feeding, MemoryPlan, choose_memory
+from hct_lightning.training.memory_plan import MemoryPlan
 from hct_lightning.training.module import ImageClassifier
 from hct_lightning.training.progress import total_steps
+from hct_lightning.training.resources import devices_of, plan_memory, set_up
 from hct_lightning.training.resuming import checkpoint_to_resume, go_on_from
 from hct_lightning.training.size import network_size
 from hct_lightning.training.spec import NetworkSpec
@@ -81,12 +78,22 @@ def main(cfg: DictConfig, folder: Path) -> None:
         )
         earlier = run.record if resume else {}
         run.update(classes=spec.classes, data=dataset.summary() | {"mean": spec.mean, "std": spec.std})
-        devices = devices_of(cfg, data, earlier.get("global_batch"))
+        asked = (cfg.trainer.accelerator, plain(cfg.trainer)["devices"], cfg.trainer.num_nodes)
+        devices = devices_of(*asked, data, global_batch=earlier.get("global_batch"))
         timer, restoring = EpochTime(), Restoring()
         callbacks = [restoring, *build_callbacks(cfg, timer, devices.global_batch)]
         loggers = build_loggers(cfg, run)
 
-        plan = plan_memory(cfg, data, devices, spec.build, earlier.get("memory_plan"))
+        plan = plan_memory(
+            data,
+            devices,
+            spec.build,
+            memory=cfg.memory,
+            micro_batches=cfg.micro_batches,
+            precision=cfg.trainer.precision,
+            compiles=cfg.compile,
+            earlier=earlier.get("memory_plan"),
+        )
         run.update(global_batch=devices.global_batch, memory_plan={"ranks": devices.world, **plan._asdict()})
         if cfg.fit.count:
             run.update(network=network_size(spec.build, channels=spec.decoding.channels, size=dataset.size))
@@ -121,27 +128,6 @@ def main(cfg: DictConfig, folder: Path) -> None:
         show_results(run, trainer, timer.rows, report)
         if against and timer.rows:
             say_speed_up(timer.rows, against, cfg.fit.against)
-
-
-def devices_of(cfg: DictConfig, data: ImageData, global_batch: int | None) -> Devices:
-    """What to train on, with the global batch that the run began with, where it did.
-
-    Raises:
-        ValueError: when there are too few images for a global batch.
-    """
-    asked = plain(cfg.trainer)["devices"]
-    devices = choose_devices(cfg.trainer.accelerator, asked, cfg.trainer.num_nodes, data.batch_size)
-    if devices.note:
-        log.info(devices.note)
-    if global_batch not in (None, devices.global_batch):
-        log.info("this run has a global batch of %d, and keeps it", global_batch)
-        devices = devices._replace(global_batch=global_batch)
-    if len(data.dataset.catalogue.train) < devices.global_batch:
-        raise ValueError(
-            f"{len(data.dataset.catalogue.train)} training images are fewer than one global batch of "
-            f"{devices.global_batch}; use a smaller data.batch_size or fewer trainer.devices"
-        )
-    return devices
 
 
 def build_callbacks(cfg: DictConfig, timer: EpochTime, global_batch: int) -> list[Callback]:
@@ -195,105 +181,6 @@ def build_loggers(cfg: DictConfig, run: Run) -> list[Logger]:
         asked = {key: value for key, value in mine.items() if cfg.logger.wandb.get(key) is None}
         loggers.append(connected(builders.pop("wandb"), run.record.get("id"), run.folder, **asked))
     return loggers + [build() for build in builders.values()]
-
-
-def plan_memory(
-    cfg: DictConfig,
-    data: ImageData,
-    devices: Devices,
-    build: Callable[[], FromPixels],
-    earlier: Mapping[str, Any] | None,
-) -> MemoryPlan:
-    """How every rank takes its share of a global batch; rank 0 decides, for free memory differs.
-
-    Args:
-        cfg: the whole configuration.
-        data: what is trained on.
-        devices: to run on.
-        build: gives the network.
-        earlier: the plan of the run that is resumed. On as many ranks it holds, whatever memory there is
-            now: the weights would not be the same otherwise.
-    """
-    memory, micro_batches = cfg.memory, cfg.micro_batches
-    if cfg.compile:
-        if memory in ("low", "stream") or data.dataset.reader.varies:
-            other = f"memory={memory}" if memory in ("low", "stream") else "data.resolution=native"
-            raise ValueError(
-                f"compile=true does not go with {other}: what that recomputes, or sizes that change, can't be compiled; "
-                "leave one"
-            )
-        memory = "speed"
-    if earlier and earlier["ranks"] == devices.world:
-        memory = earlier["memory"] if memory == "auto" else memory
-        micro_batches = earlier["micro_batches"] if micro_batches == "auto" else micro_batches
-    if data.dataset.reader.varies:
-        micro_batches = alone(devices, micro_batches)
-    channels, size = data.dataset.decoding.channels, data.dataset.size
-    precision = runtime.resolve_precision(cfg.trainer.precision, devices.accelerator)
-
-    def decide() -> dict[str, Any]:
-        plan = choose_memory(
-            devices.of_rank_zero,
-            global_batch=devices.global_batch,
-            ranks=devices.world,
-            ranks_here=devices.ranks_here,
-            memory=memory,
-            micro_batches=micro_batches,
-            step=partial(
-                step_memory,
-                build,
-                channels=channels,
-                size=size,
-                precision=precision,
-                workers=tile_workers(devices.accelerator),
-            ),
-            pixels=math.prod(size),
-            channels=channels,
-            batch_size=data.batch_size,
-            feeding=Feeding(
-                on_host=partial(data.batches_ahead, ranks_here=devices.ranks_here),
-                on_device=ON_DEVICE - 1,
-                augmenting=partial(data.augment.extra_bytes, image_bytes=channels * math.prod(size)),
-            ),
-        )
-        maps_blocks = plan.maps_blocks or bool(earlier and earlier.get("maps_blocks"))
-        return plan._replace(maps_blocks=maps_blocks)._asdict()
-
-    return MemoryPlan(**from_rank_zero("memory_plan", decide, num_nodes=devices.num_nodes))
-
-
-def alone(devices: Devices, micro_batches: int | str) -> int:
-    """The number of micro-batches with which every image is alone in its own.
-
-    Raises:
-        ValueError: when there is none.
-    """
-    share, left = divmod(devices.global_batch, devices.world)
-    if left:
-        raise ValueError(
-            f"data.resolution=native takes images one by one, and {devices.world} ranks can't share a global batch of "
-            f"{devices.global_batch} evenly; use another number of trainer.devices"
-        )
-    if micro_batches not in ("auto", share):
-        raise ValueError(
-            f"micro_batches={micro_batches}: data.resolution=native takes images one by one, here {share}; leave it out"
-        )
-    return share
-
-
-def set_up(
-    network: FromPixels, data: ImageData, devices: Devices, plan: MemoryPlan, *, synchronises: bool, compiles: bool
-) -> None:
-    """Makes process, network and data do as planned."""
-    if plan.maps_blocks:
-        runtime.map_blocks()
-    if synchronises:
-        network.synchronise_batch_norm()
-    set_memory(network, plan.memory, workers=tile_workers(devices.accelerator))
-    if plan.memory == "stream":
-        data.augment_by_region()
-    if compiles:
-        network.compile(dynamic=False)
 
 
 def build_module(

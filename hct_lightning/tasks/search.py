@@ -3,6 +3,7 @@
 import logging
 import shlex
 import time
+from collections.abc import Collection
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -12,12 +13,14 @@ from omegaconf import DictConfig
 
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import key_of
-from hct_lightning.cli.search import next_trial, open_study, override, suggest
+from hct_lightning.cli.search import next_trial, open_study, options_of, override, suggest
 from hct_lightning.cli.sweep import start_run
 from hct_lightning.report import sweep
 from hct_lightning.report.files import RunFiles
 from hct_lightning.runs import endings, signals
-from hct_lightning.runs.folder import Run
+from hct_lightning.runs.folder import Run, refuse_replacing
+from hct_lightning.runs.printable import printable
+from hct_lightning.runs.secrets import hide_in
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +44,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
         with next_trial(study, home, options["trials"]) as trial:
             if trial is None:
                 break
-            _run(study, trial, home / str(trial.number), [*base, *suggest(trial, options["space"])])
+            _run(study, trial, home / str(trial.number), base, suggest(trial, options["space"]))
     sweep.report(home)
-    _say_best(study, base)
+    _say_best(study, base, [option for option, _ in options_of(options["space"])])
 
 
 _OF_OPTUNA = ("sampler", "sampler_options", "pruner", "pruner_options")
@@ -51,16 +54,23 @@ _OF_SLURM = ("SLURM_", "SUBMITIT_")  # the job is this process's
 _NOT_OF_TRIALS = ("task", "search", "sweeps", "slurm", "run")
 
 
-def _run(study: Any, trial: Any, folder: Path, overrides: list[str]) -> None:
-    """Trains, reports each epoch to the study, and ends the run when that says so."""
+def _run(study: Any, trial: Any, folder: Path, base: list[str], suggested: list[str]) -> None:
+    """Trains, reports each epoch to the study, and ends the run when that says so.
+
+    Raises:
+        ValueError: when the folder holds the results of other options than those that are suggested.
+    """
     from optuna.trial import TrialState
 
-    run = Run(folder)
-    if run.record.get("status") == "completed":  # killed before it could say so
+    run, overrides = Run(folder), [*base, *suggested]
+    begun = set(hide_in(suggested)) <= set(run.record.get("overrides") or ())
+    if not begun:
+        refuse_replacing(folder, overrides)
+    if begun and run.record.get("status") == "completed":  # killed before it could say so
         study.tell(trial, _value(folder))
         return
     run.update(overrides=overrides)
-    log.info("trial %d: %s", trial.number, shlex.join(suggestions(trial)))
+    log.info("trial %d: %s", trial.number, shlex.join(suggestions(trial, trial.params)))
     goes_on = (folder / "checkpoints" / "last.ckpt").exists()
     if goes_on:  # from there, and not from weights that it began with
         command = [*(option for option in overrides if key_of(option) != "ckpt"), f'run="{folder}"']
@@ -112,15 +122,16 @@ def _watch(child: Popen, trial: Any, folder: Path, reported: set[int]) -> bool:
         time.sleep(LOOKS_EVERY_S)
 
 
-def suggestions(trial: Any) -> list[str]:
-    """A trial's options as overrides."""
-    return [override(option, value) for option, value in trial.params.items()]
+def suggestions(trial: Any, options: Collection[str]) -> list[str]:
+    """A trial's values of these options as overrides."""
+    return [override(option, value) for option, value in trial.params.items() if option in options]
 
 
-def _say_best(study: Any, base: list[str]) -> None:
+def _say_best(study: Any, base: list[str], options: Collection[str]) -> None:
+    """The command of the best trial, with the options of this search: the file may be a stranger's."""
     if not any(trial.value is not None for trial in study.get_trials(deepcopy=False)):
         log.warning("no trial was completed")
         return
     best = study.best_trial
-    command = shlex.join(["python", "-m", "hct_lightning", *base, *suggestions(best)])
-    print(f"best: trial {best.number}, {METRIC} {best.value:.4f}: {command}")
+    command = shlex.join(["python", "-m", "hct_lightning", *base, *suggestions(best, options)])
+    print(printable(f"best: trial {best.number}, {METRIC} {best.value:.4f}: {command}", line=True))

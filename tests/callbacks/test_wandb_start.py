@@ -35,6 +35,16 @@ def test_what_the_environment_says_holds(tmp_path, monkeypatch):
     assert name_and_group(tmp_path / "mine", "demo") == {"name": "mine"}
 
 
+def test_a_folder_that_says_where_wandb_sends_things_is_refused(tmp_path, monkeypatch):
+    """A stranger's would be sent the key; W&B takes such a file where it is called."""
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "settings").write_text("[default]\nbase_url = https://stranger.invalid\n")
+    monkeypatch.chdir(tmp_path)
+    assert tmp_path / "wandb" / "settings" in wandb.Settings().read_system_settings().sources, "W&B would read it"
+    with pytest.raises(ValueError, match=r"wandb/settings says where W&B sends"):
+        connected(lambda **_: pytest.fail("it begins"), None, tmp_path)
+
+
 def test_offline_a_run_goes_on_behind_the_rows_that_it_has(tmp_path):
     build = partial(WandbLogger, project="p", save_dir=tmp_path, offline=False, mode="offline")
     for _ in range(3):

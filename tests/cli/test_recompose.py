@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -106,22 +107,31 @@ def test_paths_mean_what_they_meant_where_the_run_began(earlier, tmp_path, monke
     assert [arg for arg in args if key_of(arg) == "data.root"] == ["data.root=other"]
 
 
-def test_a_sweep_goes_on_where_it_began(tmp_path, monkeypatch):
-    home = tmp_path / "home"
+def test_paths_of_a_sweep_mean_what_they_meant_where_it_began(tmp_path, monkeypatch):
+    """Nothing is believed of the folder where that was: Python, and others, would run what a stranger has put there."""
+    home, sweep = tmp_path / "home", tmp_path / "sweep"
     home.mkdir()
+    sweep.mkdir()
     monkeypatch.chdir(home)
     monkeypatch.setenv("HCT_DATA", "drawn")
     written = f'+hydra.job.env_set.HCT_DATA="{home}/drawn"'
     assert recompose(["-m", "seed=1,2"]) == ["-m", "seed=1,2", written]
-    sweep = tmp_path / "sweep"
-    sweep.mkdir()
-    overrides = {"hydra": [written], "task": ["data.root=photos", "seed=1,2"]}
-    config = {"hydra": {"runtime": {"cwd": str(home)}, "overrides": overrides}}
-    (sweep / "multirun.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    given = ["data.root=photos,'/my scans',s3://a/b", "+fit.against='~/run'", "data.root=/a,/b", "data.root=null"]
+    whole = [f'data.root="{home}/photos","/my scans","s3://a/b"', f'+fit.against="{Path.home()}/run"', *given[2:]]
+    assert recompose(["-m", *given]) == ["-m", *whole, written]
+    config: dict[str, Any] = {"hydra": {"runtime": {"cwd": str(home)}}}
+    config["hydra"]["overrides"] = {"hydra": [written], "task": ['data.root="/photos"', "seed=1,2"]}
+    (sweep / "multirun.yaml").write_text(json.dumps(config))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HCT_DATA", "elsewhere")
-    assert recompose(["run=sweep"]) == ["-m", written, "data.root=photos", "seed=1,2", f'hydra.sweep.dir="{sweep}"']
-    assert Path.cwd() == home
+    args = ["-m", written, 'data.root="/photos"', "seed=1,2", f'hydra.sweep.dir="{sweep}"']
+    assert recompose(["run=sweep"]) == args
+    assert Path.cwd() == tmp_path
+    config["hydra"]["overrides"]["task"] = ["data.root=photos"]
+    (sweep / "multirun.yaml").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"multirun\.yaml says 'data\.root=photos', without the folder"):
+        recompose(["run=sweep"])
+    assert recompose(["run=sweep", "data.root=/photos"])[-2] == "data.root=/photos"
 
 
 @pytest.mark.parametrize(("said", "means"), [("0,1", "[0,1]"), ("2,", "[2]"), ("3", "3"), ("auto", "auto")])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hct_lightning.cli.search import next_trial, open_study, suggest
+from hct_lightning.cli.search import STORAGE, next_trial, open_study, suggest
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 optuna = pytest.importorskip("optuna")
@@ -46,6 +46,26 @@ def test_a_space_that_is_none_is_named(tmp_path, given):
 def test_what_optuna_does_not_have_is_named(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         study_in(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    "line", [b"\x80\x04pickle\n", b"[]\n", b'{"op_code": 4}\n', b'{"op_code": 99, "worker_id": "x"}\n']
+)
+def test_a_damaged_storage_is_named(tmp_path, line):
+    study_in(tmp_path).ask()
+    file = tmp_path / STORAGE
+    file.write_bytes(file.read_bytes() + line + line)
+    with pytest.raises(ValueError, match=rf"{file} is damaged: .*; give another search\.folder"):
+        study_in(tmp_path)
+
+
+def test_a_search_for_something_else_is_not_taken_for_this_one(tmp_path):
+    """What is least would be said to be the best."""
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / STORAGE))
+    storage = optuna.storages.JournalStorage(backend)
+    optuna.create_study(storage=storage, study_name="search", direction="minimize")
+    with pytest.raises(ValueError, match="is of a search for something else; give another search"):
+        study_in(tmp_path)
 
 
 def test_a_trial_is_held_by_one_and_none_is_too_many(tmp_path):

@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from hct_lightning.cli import keep_results
 from hct_lightning.training.checkpoints import load_checkpoint
 
 SHORT = ("trainer.max_epochs=1", "export=[]", "data.num_workers=0")
@@ -47,6 +49,8 @@ def test_a_point_that_fails_is_recorded_and_the_others_run(cli, tiny, tmp_path, 
     assert "fewer than one global batch" in (tmp_path / "sweep" / "report" / "report.md").read_text()
     assert "epoch 1/1" in done.stderr
     assert (tmp_path / "sweep" / "1" / ".hydra" / "overrides.yaml").exists()
+    begun = OmegaConf.load(tmp_path / "sweep" / "multirun.yaml")
+    assert [failed["overrides"], completed["overrides"]] == keep_results.points(begun)
 
 
 @pytest.mark.slow

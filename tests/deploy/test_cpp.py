@@ -411,6 +411,27 @@ def test_torchscript_that_does_more_than_compute_is_refused(program, export, pic
     assert f"is refused: its program names {message}" in done.stderr
 
 
+def test_torchscript_that_inflates_is_refused(program, export, picture, tmp_path):
+    picture.save(tmp_path / "x.png")
+    evil = changed(export("torchscript"), tmp_path / "evil")
+    size = (evil / "model.ts").stat().st_size
+    with zipfile.ZipFile(evil / "model.ts", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/data/bomb", bytes(2**26 + size))
+    changed(evil, tmp_path / "signed", sha256={"model.ts": digest(evil / "model.ts")})
+    done = run(program, tmp_path / "signed", tmp_path / "x.png")
+    assert done.returncode == 3
+    assert "model.ts is no TorchScript archive: its parts are said to have" in done.stderr
+    with pytest.raises(ValueError, match=done.stderr.removeprefix("error: ").strip()):
+        load_artifact(tmp_path / "signed")
+
+
+def test_a_message_obeys_no_control_characters(program, export, picture, tmp_path):
+    picture.save(tmp_path / "x.png")
+    done = run(program, changed(export("torchscript"), tmp_path / "evil", runtime="\x1b[2Jx\x7f"), tmp_path / "x.png")
+    assert done.returncode == 3
+    assert r"error: runtime \x1b[2Jx\x7f is unknown" in done.stderr
+
+
 @pytest.mark.slow
 def test_code_of_another_machine_ends_with_3(program, export, picture, tmp_path):
     picture.save(tmp_path / "x.png")

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from hct_lightning.report.write import report_at_end, write_report
@@ -77,4 +79,20 @@ def test_a_picture_from_elsewhere_is_not_shown(full_run, tmp_path):
     picture.unlink()
     picture.symlink_to(tmp_path / "private.jpg")
     with pytest.raises(ValueError, match=r"0\.jpg leads to .*private\.jpg, outside of the run's folder"):
+        write_report([full_run], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("explain/explain.json", {"images": [{"maps": {"gradient": {}}}]}),
+        ("explain/explain.json", {"receptive_field": [3]}),
+        ("export/openvino_int8.json", {"rows": [{"accuracy": 1}]}),
+        ("benchmark/benchmark.json", {"rows": 3}),
+        ("benchmark/benchmark.json", {"rows": [{"side": "x", "size": 1, "batch": 1, "p50_s": "x"}]}),
+    ],
+)
+def test_a_measurement_that_was_changed_is_named(full_run, tmp_path, file, content):
+    (full_run / file).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"{full_run}/{file.split('/')[0]}/.*json is damaged: .*; remove it"):
         write_report([full_run], tmp_path)

@@ -30,6 +30,17 @@ def test_names_are_shown_as_they_are(capsys):
     assert all(name in shown for name in ("[red]", "[/]", "[b]x", "[/class]", ":smile:", "[link=x]"))
 
 
+def test_tables_obey_no_control_characters(capsys):
+    table = Table("image", "class\x1b[2J", title="\x1b]0;x\x07")
+    table.add_row("a.png", "dog\x1b[8m\x9b")
+    results().print(table)
+    results().print("cat\x1b[2J", soft_wrap=True)
+    out = capsys.readouterr().out
+    assert not {"\x1b", "\x07", "\x9b"} & set(out)
+    for shown in (r"class\x1b[2J", r"dog\x1b[8m\x9b", r"cat\x1b[2J"):
+        assert shown in out
+
+
 def test_columns_of_the_environment_count(monkeypatch):
     monkeypatch.setenv("COLUMNS", "97")
     assert results().width == 97

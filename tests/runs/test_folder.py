@@ -2,7 +2,7 @@
 
 import pytest
 
-from hct_lightning.runs.folder import Run
+from hct_lightning.runs.folder import Run, refuse_replacing
 
 
 def test_the_record_grows_and_only_the_rank_that_writes_adds_to_it(tmp_path):
@@ -30,3 +30,19 @@ def test_a_checkpoint_is_best_last_or_a_file(tmp_path):
         run.checkpoint("best")
     with pytest.raises(FileNotFoundError, match=r"no checkpoint elsewhere\.ckpt"):
         run.checkpoint("elsewhere.ckpt")
+
+
+def test_a_run_that_left_checkpoints_is_not_replaced_by_one_with_other_options(tmp_path):
+    run = Run(tmp_path)
+    run.update(overrides=["seed=1"])
+    refuse_replacing(tmp_path, ["seed=2"])  # it has left nothing
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best.ckpt").touch()
+    refuse_replacing(tmp_path, ["seed=1"])
+    with pytest.raises(
+        ValueError, match=rf"{tmp_path} .* best\.ckpt a new one would replace; go on with run={tmp_path}"
+    ):
+        refuse_replacing(tmp_path, ["seed=2"])
+    run.record_path.unlink()
+    with pytest.raises(ValueError, match=r"hydra\.run\.dir"):
+        refuse_replacing(tmp_path, [])

@@ -16,7 +16,7 @@ from hct_lightning.explain.attention import attention_map
 from hct_lightning.explain.gradient import gradient_map
 from hct_lightning.explain.maps import Map, rank_correlation
 from hct_lightning.explain.occlusion import occlusion_map
-from hct_lightning.tasks.explain import main, places
+from hct_lightning.tasks.explain import main, places, show
 from hct_lightning.training.checkpoints import load_network
 
 
@@ -115,7 +115,20 @@ def test_bad_options_are_one_line(trained, photos, tmp_path, option, message):
 
 
 def test_images_of_one_name_have_folders_of_their_own():
-    assert list(places(Path("out"), ["a/x.png", "b/x.jpg", "y.png"])) == [Path("out/x"), Path("out/x-2"), Path("out/y")]
+    """And none is another's, the folder above, or the place of a file."""
+    images = ["a/x.png", "b/x.jpg", "y.png", "x-2.png", "...png", "explain.json.png"]
+    names = ["x", "x-2", "y", "x-2-2", "image", "explain.json-2"]
+    assert list(places(Path("out"), images)) == [Path("out", name) for name in names]
+
+
+def test_names_are_shown_as_they_are(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    maps = {"gradient": {"png": "[a]/gradient.png", "correlation_with_random": None, "seconds": 1.0}}
+    row = {"path": "[b].png", "class": "[c]", "probability": 0.5, "target": "[/d]", "maps": maps}
+    show({"images": [row], "peak_memory_gib": 1.0}, tmp_path)
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("[a]/gradient.png", "[b].png", "[c] 0.500", "[/d]"))
+    assert "\\" not in out
 
 
 @pytest.mark.slow

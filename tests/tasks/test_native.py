@@ -10,8 +10,7 @@ from hydra import compose, initialize_config_module
 from PIL import Image
 
 from hct_lightning.deploy.artifact import load_artifact
-from hct_lightning.machine.devices import Devices
-from hct_lightning.tasks.fit import alone, exporters_of
+from hct_lightning.tasks.fit import exporters_of
 from hct_lightning.training.checkpoints import load_checkpoint, load_network
 
 OPTIONS = (
@@ -92,15 +91,6 @@ def test_what_does_not_go_with_it_is_refused(cli, images, tmp_path):
         given = [option for option in OPTIONS if not option.startswith("model.") or "model=timm" not in options]
         done = cli(*given, f"data.root={images}", *options, f"hydra.run.dir={tmp_path}/run", cwd=tmp_path, status=1)
         assert message in done.stderr.splitlines()[-1]
-
-
-def test_ranks_that_can_not_share_a_batch_are_named():
-    devices = Devices("cpu", 2, 1, 6)
-    assert alone(devices, "auto") == alone(devices, 3) == 3
-    with pytest.raises(ValueError, match=r"micro_batches=2: data\.resolution=native takes images one by one, here 3"):
-        alone(devices, 2)
-    with pytest.raises(ValueError, match="2 ranks can't share a global batch of 5 evenly"):
-        alone(devices._replace(global_batch=5), "auto")
 
 
 def test_streamed_runs_export_nothing():

@@ -44,13 +44,23 @@ def test_a_search_runs_its_trials_and_says_which_is_best(cli, tiny, tmp_path):
     assert f"optim.lr={trial.params['optim.lr']}" in done.stdout
     assert (folder / "sweep.json").exists()
     # Killed when a run was completed, and before it could say so.
-    study_of(folder).ask().suggest_float("optim.lr", 1e-4, 1e-2, log=True)
-    (folder / "1").mkdir()
-    for name in ("run.json", "metrics.csv"):
-        shutil.copy(folder / "0" / name, folder / "1" / name)
-    done = cli(*tiny, *SEARCH, "trainer.max_epochs=1", *options, "search.trials=2", cwd=tmp_path)
+    again = study_of(folder).ask()
+    again.suggest_float("optim.lr", 1e-4, 1e-2, log=True)
+    again.suggest_categorical("data.batch_size", [2, 4])
+    again.suggest_categorical("safety.allow", ["[os]"])  # of a stranger, whose command users may copy
+    options = (*options, "search.trials=2")
+    shutil.copytree(folder / "0" / "checkpoints", folder / "1" / "checkpoints")
+    shutil.copy(folder / "0" / "metrics.csv", folder / "1" / "metrics.csv")
+    (folder / "1" / "run.json").write_text(json.dumps(record))
+    done = cli(*tiny, *SEARCH, "trainer.max_epochs=1", *options, cwd=tmp_path, status=1)
+    assert f"{folder}/1 is the folder of an earlier run" in done.stderr, "its options were others"
+    suggested = [f"{name}={value}" for name, value in again.params.items() if name != "safety.allow"]
+    begun = [o for o in record["overrides"] if o.split("=")[0] not in again.params]
+    (folder / "1" / "run.json").write_text(json.dumps(record | {"overrides": [*begun, *suggested]}))
+    done = cli(*tiny, *SEARCH, "trainer.max_epochs=1", *options, cwd=tmp_path)
     assert [again.value for again in trials_of(folder)] == [trial.value] * 2
     assert "epoch 1/1" not in done.stderr
+    assert "safety" not in done.stdout
 
 
 def test_without_a_space_it_says_so(cli, tmp_path):

@@ -24,6 +24,7 @@ def libvips() -> ModuleType | None:
     # Pillow reads what libvips can't, and says what is wrong: libvips writes nothing beside that.
     logging.getLogger("pyvips").setLevel(logging.CRITICAL + 1)
     pyvips.cache_set_max(0)  # a file may change between two readings
+    pyvips.block_untrusted_set(True)  # formats such as SVG, which name other files, whatever a file is called
     return pyvips
 
 

@@ -95,9 +95,8 @@ def open_with_vips(path: str, decoding: Decoding) -> Tiles | Strips:
         raise ValueError("there is no such file")
 
     def begin(access: str) -> Any:
-        if remote:
-            return vips.Image.new_from_source(_source(path), "", access=access, fail_on="error")
-        return vips.Image.new_from_file(path, access=access, fail_on="error")
+        source = _source(path) if remote else _file(path)
+        return vips.Image.new_from_source(source, "", access=access, fail_on="error")
 
     def prepared(access: str) -> Any:
         image = begin(access).autorot()
@@ -118,6 +117,14 @@ def open_with_vips(path: str, decoding: Decoding) -> Tiles | Strips:
         return Tiles(prepared("random"))
     except vips.Error as error:
         raise ValueError(f"libvips can't read it: {str(error).splitlines()[0]}") from error
+
+
+def _file(path: str) -> Any:
+    """A file by its descriptor: in a name libvips takes what stands in brackets for options."""
+    vips = libvips()
+    assert vips
+    with open(path, "rb") as file:
+        return vips.Source.new_from_descriptor(file.fileno())  # it has one of its own
 
 
 def _source(url: str) -> Any:

@@ -8,9 +8,11 @@ import contextlib
 import errno
 import hashlib
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
@@ -18,7 +20,28 @@ from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.runs.files import open_whole, write_whole
 from hct_lightning.runs.secrets import hide
 
+_MANIFEST = 2**29  # bytes of store.json that are read: millions of images
 _TRIES = 4  # a network fails now and then; after 1, 2 and 4 seconds
+
+
+class _TooMuchError(Exception):
+    """More comes than was asked for."""
+
+
+class _AtMost(fsspec.Callback):
+    """Ends a copy that becomes larger than it may be.
+
+    Args:
+        most: bytes.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def call(self, *args: Any, **options: Any) -> None:
+        if self.value > self.most:  # bytes so far; the size that is announced may be that of a page which says 404
+            raise _TooMuchError
 
 
 def is_url(root: str | None) -> bool:
@@ -58,7 +81,12 @@ class Mirror:
         self.url = hide(url.rstrip("/"))  # as it is shown and written down: there may be a password in it
         try:
             self.files, self.root = fsspec.core.url_to_fs(url.rstrip("/"))
-            manifest = self.files.cat_file(f"{self.root}/store.json")
+            manifest = self._manifest()
+        except _TooMuchError as error:
+            raise ValueError(
+                f"data.root={self.url}: store.json has more than the {_MANIFEST >> 20} MiB that are read of one; "
+                "make smaller stores with task=prepare"
+            ) from error
         except FileNotFoundError as error:
             raise ValueError(
                 f"data.root={self.url}: there is no store.json; make a store with task=prepare and copy its folder there"
@@ -72,6 +100,14 @@ class Mirror:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_whole(self.folder / "store.json", manifest.decode())
 
+    def _manifest(self) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "store.json"
+            self.files.get_file(f"{self.root}/store.json", str(file), callback=_AtMost(_MANIFEST))
+            if file.stat().st_size > _MANIFEST:  # of protocols that do not count
+                raise _TooMuchError
+            return file.read_bytes()
+
     def bring(self, file: str, size: int) -> None:
         """Copies a file here unless it is here already. Several threads and processes may ask.
 
@@ -80,7 +116,7 @@ class Mirror:
             size: its bytes.
 
         Raises:
-            UnreadableImageError: when it is missing there, or of another size.
+            UnreadableImageError: when it is missing there, or of another size; of a larger one no more is taken.
             OSError: when the network or the disk fails.
         """
         target = self.folder / file
@@ -89,19 +125,23 @@ class Mirror:
                 return
             target.parent.mkdir(parents=True, exist_ok=True)
             with open_whole(target) as place:
-                self._copy(file, place.name)  # fsspec takes a name, not a file
+                self._copy(file, place.name, size)  # fsspec takes a name, not a file
                 got = os.path.getsize(place.name)
                 if got != size:
                     raise UnreadableImageError(
                         f"{self.url}/{file}: {got} bytes where store.json says {size}; copy the store there again"
                     )
 
-    def _copy(self, file: str, target: str) -> None:
+    def _copy(self, file: str, target: str, size: int) -> None:
         source = f"{self.url}/{file}"
         for attempt in range(_TRIES):
             try:
-                self.files.get_file(f"{self.root}/{file}", target)
+                self.files.get_file(f"{self.root}/{file}", target, callback=_AtMost(size))
                 return
+            except _TooMuchError as error:
+                raise UnreadableImageError(
+                    f"{source}: more than the {size} bytes that store.json says; copy the store there again"
+                ) from error
             except FileNotFoundError as error:
                 raise UnreadableImageError(f"{source} is missing; copy the store there again") from error
             except Exception as error:

@@ -1,5 +1,6 @@
 """The prepared store: uint8 crops on disk, read at the speed of memory."""
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -57,6 +58,9 @@ class Store:
             self.source = str(manifest["source"])
             self.notes = tuple(map(str, manifest["notes"]))
             self.items = [Item.from_json(item, self.classes) for item in manifest["items"]]
+            most = 2 * math.prod(self.recipe.size) * self.decoding.channels + 2**16  # of any format
+            if large := next((item for item in self.items if item.bytes > most), None):
+                raise ValueError(f"{large.file!r:.200} has {large.bytes} bytes, an image here at most {most}")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{root}/store.json is damaged: {error!s:.500}; prepare the store again") from error
         self.by_path = {str(root / item.file): item for item in self.items}

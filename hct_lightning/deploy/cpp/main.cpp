@@ -11,8 +11,10 @@
 #include <cstring>
 #include <fstream>
 #include <future>
+#include <iomanip>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -162,12 +164,22 @@ void run(int argc, char** argv) {
   }
 }
 
+// With control characters escaped, which a terminal would obey: an artifact may be a stranger's.
+std::string printable(const std::string& text) {
+  std::ostringstream shown;
+  for (const unsigned char c : text) {
+    if (c < 0x20 || c == 0x7f) shown << "\\x" << std::hex << std::setw(2) << std::setfill('0') << int{c};
+    else shown << c;
+  }
+  return shown.str();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const auto fail = [](ExitCode code, std::string message) {
     // torch's messages go on with a backtrace; the first line says it.
-    std::cerr << "error: " << message.substr(0, message.find('\n')) << std::endl;
+    std::cerr << "error: " << printable(message.substr(0, message.find('\n'))) << std::endl;
     return static_cast<int>(code);
   };
   if (std::any_of(argv, argv + argc, [](const char* arg) { return !std::strcmp(arg, "--help"); })) {

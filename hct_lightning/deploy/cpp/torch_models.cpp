@@ -9,9 +9,11 @@
 
 #include <caffe2/serialize/inline_container.h>
 
+#include <algorithm>
 #include <cctype>
 #include <cstdlib>
 #include <fstream>
+#include <limits>
 #include <regex>
 #include <set>
 #include <string>
@@ -20,6 +22,20 @@
 #include "model.h"
 
 namespace {
+
+// Refuses an archive whose parts together are larger than itself and a program: reading it could fill the memory.
+void refuse_inflated(caffe2::serialize::PyTorchStreamReader& archive, const std::filesystem::path& file) {
+  constexpr uint64_t program = 1 << 26;  // bytes of source, which are compressed; tensors are not
+  const uint64_t size = std::filesystem::file_size(file);
+  uint64_t inside = 0;
+  for (const std::string& name : archive.getAllRecords()) {
+    const uint64_t part = archive.getRecordSize(name);
+    inside += std::min(part, std::numeric_limits<uint64_t>::max() - inside);
+  }
+  if (inside > size + program)
+    throw Error(kArtifact, file.string() + " is no TorchScript archive: its parts are said to have " +
+                               std::to_string(inside) + " bytes, it has " + std::to_string(size));
+}
 
 // Refuses a program that could do more than compute, as hct_lightning/deploy/trust.py does.
 void check_archive(const std::filesystem::path& file) {
@@ -30,6 +46,7 @@ void check_archive(const std::filesystem::path& file) {
   static const std::regex any_class(R"(\bclasses\b)"), quantized("__torch__\\.torch\\.classes\\.quantized");
   static const std::regex in_trace("torch[.\n]classes");
   caffe2::serialize::PyTorchStreamReader archive(file.string());
+  refuse_inflated(archive, file);
   std::set<std::string> names;
   for (const std::string& stored : archive.getAllRecords()) {
     std::string name = stored;  // in whatever case, as the archive's reader takes it

@@ -6,6 +6,7 @@ timm's networks take normalised floats. Served as an artifact the normalisation 
 import json
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,28 @@ def load(file: Path, description: Mapping[str, Any], threads: int | None) -> Cal
     if not _is_plain(config.get("model_args", {})):
         raise ValueError(f"{file.parent / CONFIG}: a network's options are plain values and no large numbers")
     logging.getLogger("timm.models").setLevel(logging.WARNING)  # a line about the file that it found
-    network = timm.create_model(f"local-dir:{file.parent}", pretrained=True)
+    build = partial(
+        timm.create_model,
+        f"local-dir:{file.parent}",
+        num_classes=len(description["classes"]),
+        in_chans=description["input"]["channels"],
+    )
+    _check_size(build, file)
+    network = build(pretrained=True)
     metadata: Any = network.pretrained_cfg
     return FromPixels(network, metadata["mean"], metadata["std"]).to(memory_format=torch.channels_last).eval()
+
+
+def _check_size(build: Callable[[], nn.Module], file: Path) -> None:
+    """Refuses a network that is larger than the file with its weights, before it takes memory."""
+    try:
+        with torch.device("meta"):
+            described = build().state_dict()
+    except Exception:  # some networks compute while they are built; what is wrong with others shows soon
+        return
+    needed, held = sum(value.nbytes for value in described.values()), file.stat().st_size
+    if needed > held:
+        raise ValueError(f"{file}: the network is said to have {needed} bytes of weights, the file has {held}")
 
 
 def _is_plain(options: Any) -> bool:

@@ -93,8 +93,9 @@ def benchmarks(runs: Sequence[RunFiles]) -> Section:
             blocks.append(Bars("Median time of a call", sorted(bars, key=lambda bar: bar.parts[0])))
         for part in (run.benchmark, *run.benchmark.get("more", [])):
             if part["rows"]:
-                cells = [list(row.values()) for row in part["rows"]]
-                blocks.append(Table(list(part["rows"][0]), cells, part["title"]))
+                names = list(part["rows"][0])
+                cells = [[row.get(name, "") for name in names] for row in part["rows"]]
+                blocks.append(Table(names, cells, part["title"]))
     return Section("Benchmark", blocks)
 
 

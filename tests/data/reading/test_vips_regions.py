@@ -1,5 +1,6 @@
 """Files that libvips reads by region."""
 
+import os
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -48,6 +49,22 @@ def test_tiles_are_entered_anywhere(tmp_path, pixels):
     assert isinstance(tiles, Tiles)
     np.testing.assert_array_equal(tiles[500:600, 100:200], pixels[500:600, 100:200])
     np.testing.assert_array_equal(tiles[0:30, 400:500], pixels[0:30, 400:500])
+
+
+@pytest.mark.parametrize("name", ["a.png[page=1]", "b[1].png", os.fsdecode(b"\xff.png")])
+def test_a_file_is_read_whatever_its_name(tmp_path, pixels, name):
+    Image.fromarray(255 - pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels).save(tmp_path / name, "png")
+    found = open_regions(str(tmp_path / name), HOW).read(0, 9, 0, 9)
+    np.testing.assert_array_equal(found, pixels[:9, :9])
+
+
+def test_what_names_other_files_is_not_read(tmp_path):
+    """Whatever it is called."""
+    drawing = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><image href="file:///etc/hostname"/></svg>'
+    (tmp_path / "a.png").write_text(drawing)
+    with pytest.raises(UnreadableImageError, match=r"a\.png: libvips can't read it"):
+        open_regions(str(tmp_path / "a.png"), HOW)
 
 
 def test_what_lies_at_a_url(tmp_path, pixels):

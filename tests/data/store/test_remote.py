@@ -1,5 +1,6 @@
 """A store behind a web server: the same images as from its folder, fetched once."""
 
+import contextlib
 import functools
 import json
 import os
@@ -27,11 +28,12 @@ from hct_lightning.data.store.prepare import prepare
 
 
 class Web:
-    """A server of a folder: what was asked of it, and how many of the next answers fail."""
+    """A server of a folder: what was asked of it, how many of the next answers fail, and which names have no end."""
 
     def __init__(self, folder: Path) -> None:
         self.asked: list[str] = []
         self.failing = 0
+        self.endless = ""
         web = self
 
         class Handler(SimpleHTTPRequestHandler):
@@ -40,6 +42,12 @@ class Web:
                 if web.failing:
                     web.failing -= 1
                     self.send_error(503)
+                elif web.endless and self.path.endswith(web.endless):
+                    self.send_response(200)
+                    self.end_headers()
+                    with contextlib.suppress(OSError):
+                        while True:
+                            self.wfile.write(bytes(2**16))
                 else:
                     super().do_GET()
 
@@ -146,10 +154,38 @@ def test_what_is_missing_or_cut_off_is_named(tmp_path, photos, web):
     assert [path.name for path in mirror.folder.rglob("*") if path.is_file()] == ["store.json"]
 
 
-def test_a_full_disk_names_the_option(tmp_path, photos, web):
+def test_no_more_is_taken_than_was_said(tmp_path, photos, web, monkeypatch):
+    """A server may send for ever."""
     item = make(photos, tmp_path / "store").items[0]
     mirror = remote.Mirror(f"{web.url}/store", str(tmp_path / "cache"))
-    mirror.files.get_file = lambda source, target: Path("/dev/full").write_bytes(b"x" * item.bytes)
+    web.endless = ".npy"
+    with pytest.raises(UnreadableImageError, match=rf"http://.*npy: more than the {item.bytes} bytes that store.json"):
+        mirror.bring(item.file, item.bytes)
+    assert [path.name for path in mirror.folder.rglob("*") if path.is_file()] == ["store.json"]
+    monkeypatch.setattr(remote, "_MANIFEST", 2**20)
+    web.endless = ".json"
+    with pytest.raises(ValueError, match=r"data\.root=http://.*: store\.json has more than the 1 MiB that are read"):
+        remote.Mirror(f"{web.url}/store", str(tmp_path / "cache"))
+
+
+def test_an_item_is_no_larger_than_an_image(tmp_path, photos, web):
+    make(photos, tmp_path / "store")
+    manifest = tmp_path / "store" / "store.json"
+    facts = json.loads(manifest.read_text())
+    facts["items"][1]["bytes"] = 10**12
+    manifest.write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=r"store.json is damaged: .* has 1000000000000 bytes, an image here at most"):
+        source.store(f"{web.url}/store", cache=str(tmp_path / "cache"))
+
+
+def test_a_full_disk_names_the_option(tmp_path, photos, web, monkeypatch):
+    item = make(photos, tmp_path / "store").items[0]
+    mirror = remote.Mirror(f"{web.url}/store", str(tmp_path / "cache"))
+
+    def full(*_: object, **__: object) -> None:
+        Path("/dev/full").write_bytes(b"x" * item.bytes)
+
+    monkeypatch.setattr(mirror.files, "get_file", full)  # it is kept for all mirrors
     with pytest.raises(OSError, match=r"data\.cache=<folder>"):
         mirror.bring(item.file, item.bytes)
 

@@ -9,7 +9,9 @@ import torch
 from hct_lightning import load_artifact
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.deploy import export_artifact
+from hct_lightning.deploy.artifact import digest
 from hct_lightning.deploy.runtimes import timm as runtime
+from hct_lightning.deploy.runtimes.timm import FILE
 from hct_lightning.training.spec import NetworkSpec
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -88,3 +90,23 @@ def test_options_of_a_stranger_take_no_hours(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps({"architecture": "hct", "model_args": options}))
         with pytest.raises(ValueError, match="plain values and no large numbers"):
             runtime.load(tmp_path / "model.safetensors", {}, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_classes": 10**12}, None),  # the artifact says how many there are
+        ({"architecture": "resnet50"}, r"said to have \d+ bytes of weights, the file has \d+$"),
+        ({"model_args": {"layers": [200, 200, 200, 200]}}, r"said to have \d+ bytes of weights"),
+    ],
+)
+def test_a_network_that_is_larger_than_its_weights_is_refused(tmp_path, change, message):
+    folder, network, images = exported(RESNET, tmp_path)
+    config, about = (json.loads((folder / name).read_text()) for name in ("config.json", "artifact.json"))
+    (folder / "config.json").write_text(json.dumps(config | change))
+    (folder / "artifact.json").write_text(json.dumps(about | {"sha256": {FILE: digest(folder / FILE)}}))
+    if message is None:
+        assert load_artifact(folder).logits(images).shape == network(images).shape
+    else:
+        with pytest.raises(ValueError, match=message):
+            load_artifact(folder)
