@@ -7,7 +7,6 @@ version all begin anew, and what was computed before is dropped.
 """
 
 import copy
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -26,6 +25,7 @@ from torch.optim import Optimizer
 
 from hct_lightning.parallel.courier import SILENT, Gradient, Line, Mailbox, Remote, Weights
 from hct_lightning.parallel.delays import Delays
+from hct_lightning.parallel.meetings import meetings
 from hct_lightning.parallel.schemes import Scheme
 from hct_lightning.parallel.server import Server, Tally, flat, unflat
 
@@ -304,24 +304,3 @@ def _clip(parameters: list[Tensor], *, bound: float, by_value: bool) -> None:
         torch.nn.utils.clip_grad_value_(parameters, bound)
     else:
         torch.nn.utils.clip_grad_norm_(parameters, bound)
-
-
-def meetings(trainer: Any) -> Callable[[int], bool]:
-    """Tells the versions at which all ranks have something to do together."""
-    parts = trainer.accumulate_grad_batches
-    epoch = math.ceil(trainer.num_training_batches / parts)
-    every = {epoch}
-    for callback in trainer.callbacks:  # those that save in between
-        every.add(getattr(callback, "every_steps", None) or getattr(callback, "_every_n_train_steps", None) or epoch)
-    validates = trainer.val_check_batch  # batches
-    in_epochs = trainer.check_val_every_n_epoch is not None
-
-    def meets(version: int) -> bool:
-        batch = (version % epoch if in_epochs else version) * parts
-        return (
-            version == trainer.max_steps
-            or any(version % steps == 0 for steps in every)
-            or (validates != math.inf and batch % validates == 0)
-        )
-
-    return meets

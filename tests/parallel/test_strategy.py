@@ -8,12 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from hct_lightning.parallel.strategy import FirstArrivals, meetings
+from hct_lightning.parallel.strategy import FirstArrivals
 from hct_lightning.training.checkpoints import load_checkpoint
 
 SLOW = ("gradients.delays={distribution: fixed, mean_s: 0.15, slower: {3: 3.0}}", "trainer.devices=4")
@@ -56,35 +55,6 @@ def test_a_k_that_cannot_be_is_refused():
 def test_delays_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match=r"gradients\.delays\.distribution=slow"):
         strategy(delays={"distribution": "slow"})
-
-
-def trainer(**options) -> SimpleNamespace:
-    """With what the meetings depend on."""
-    given = {
-        "accumulate_grad_batches": 2,
-        "num_training_batches": 20,
-        "max_steps": -1,
-        "callbacks": [],
-        "val_check_batch": float("inf"),
-        "check_val_every_n_epoch": 1,
-    }
-    return SimpleNamespace(**given | options)
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({}, [10, 20, 30]),
-        ({"max_steps": 17}, [10, 17, 20, 30]),
-        ({"val_check_batch": 10}, [5, 10, 15, 20, 25, 30]),
-        ({"val_check_batch": 16, "check_val_every_n_epoch": None}, [8, 10, 16, 20, 24, 30]),
-        ({"callbacks": [SimpleNamespace(every_steps=12)]}, [10, 12, 20, 24, 30]),
-        ({"callbacks": [SimpleNamespace(_every_n_train_steps=15)]}, [10, 15, 20, 30]),
-    ],
-)
-def test_all_meet_where_they_have_something_to_do_together(options, expected):
-    meets = meetings(trainer(**options))
-    assert [version for version in range(1, 31) if meets(version)] == expected
 
 
 @pytest.mark.slow
