@@ -115,6 +115,8 @@ def small(args: list[str], folder: Path) -> list[str]:
         added = (*SMALL[2:], *SMALL_FOUR) if four else SMALL
         added += () if "data.root" in given or "data=pages" in args else SMALL_SCENES
         added += (f"hydra.run.dir={folder}/run", f"hydra.sweep.dir={folder}/sweep")
+        if "trainer.devices=4" in args:
+            added += ("data.batch_size=2",)  # twelve images are to be a global batch
         if "+sweeps=baselines" in args:
             added += ("model=hct,mobilenetv4_conv_small", "seed=0", "trainer.max_time=00:00:00:03")
         if "+sweeps=search" in args:
