@@ -68,7 +68,7 @@ def benchmark(
     measured = interleave(
         {
             "loop": process(loop, **given),
-            "served": process(served, **given, clients=clients, batch_size=batch_size),
+            "served": process(served, **given, clients=clients, batch_size=batch_size, home=str(out / "served")),
         },
         warmup=warmup,
         rounds=rounds,
@@ -114,10 +114,11 @@ def loop(artifact: str, files: list[str]) -> None:
     serve(work)
 
 
-def served(artifact: str, files: list[str], clients: int, batch_size: int) -> None:
-    """Its work gives the seconds of each image, from the request to the whole answer."""
+def served(artifact: str, files: list[str], clients: int, batch_size: int, home: str) -> None:
+    """Its work gives the seconds of each image, from the request to the whole answer; the server's folder is `home`."""
     contents = [Path(file).read_bytes() for file in files]
-    with server(artifact, f"serve.batch_size={batch_size}", f"serve.waiting={2 * clients}") as port:
+    options = (f"serve.batch_size={batch_size}", f"serve.waiting={2 * clients}", f"hydra.run.dir={home}")
+    with server(artifact, *options) as port:
 
         def ask(content: bytes) -> float:
             started = time.perf_counter()
@@ -140,7 +141,7 @@ def server(artifact: str, *overrides: str) -> Iterator[int]:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     command = [sys.executable, "-m", "hct_lightning", "task=serve", f"serve.artifact={artifact}", *overrides]
-    command += [f"serve.port={port}", "serve.token=null", f"hydra.run.dir={Path(artifact).parent}/served"]
+    command += [f"serve.port={port}", "serve.token=null"]
     options: dict[str, Any] = {"stdout": subprocess.DEVNULL, "preexec_fn": signals.end_with_parent}
     with subprocess.Popen(command, start_new_session=True, **options) as started:
         try:

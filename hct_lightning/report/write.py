@@ -12,7 +12,7 @@ from hct_lightning.report.sections.against_paper import against_paper
 from hct_lightning.report.sections.answers import answers
 from hct_lightning.report.sections.deployment import artifacts, benchmarks, operators, quantization
 from hct_lightning.report.sections.explanations import explanations
-from hct_lightning.report.sections.overview import commands, key_figures, overview
+from hct_lightning.report.sections.overview import began, commands, key_figures, overview
 from hct_lightning.report.sections.sweep import sweep
 from hct_lightning.report.sections.training import curves, times
 from hct_lightning.report.sweep import mark_pareto, read_points
@@ -129,4 +129,4 @@ def _subtitle(runs: Sequence[RunFiles]) -> str:
         return f"{len(runs)} runs, {done} of them completed"
     record = runs[0].record
     source = (record.get("data") or {}).get("source", "")
-    return " · ".join(filter(None, [record.get("started"), source]))
+    return " · ".join(filter(None, [began(runs[0]), source]))

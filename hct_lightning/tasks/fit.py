@@ -95,6 +95,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
             earlier=earlier.get("memory_plan"),
         )
         run.update(global_batch=devices.global_batch, memory_plan={"ranks": devices.world, **plan._asdict()})
+        run.update(network={"parameters": sum(parameter.numel() for parameter in network.parameters())})
         if cfg.fit.count:
             run.update(network=network_size(spec.build, channels=spec.decoding.channels, size=dataset.size))
         share = -(-devices.global_batch // devices.world)
@@ -118,7 +119,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
             say_changes(earlier, options_of_training(cfg), dataset.summary()["images"])
         if cfg.run:
             run.update(since=since_begun(folder))
-        run.update(options=options_of_training(cfg))
+        run.update(options=options_of_training(cfg), precision=str(trainer.precision))
         with restoring.naming(resume):
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         record_results(run, trainer, module, timer, earlier)
@@ -148,9 +149,11 @@ def build_callbacks(cfg: DictConfig, timer: EpochTime, global_batch: int) -> lis
             allow=tuple(cfg.safety.allow),
         ),
     ]
-    if "wandb" in cfg.logger:
-        from hct_lightning.callbacks.wandb_run import WandbRun  # W&B takes a second to import
+    if "wandb" in cfg.logger and not cfg.trainer.fast_dev_run:
+        from hct_lightning.callbacks.wandb_models import WandbModels  # W&B takes a second to import
+        from hct_lightning.callbacks.wandb_run import WandbRun
 
+        callbacks.append(WandbModels(artifacts=cfg.export.log))
         callbacks.append(WandbRun(plain(cfg) | {"global_batch": global_batch}))
     return callbacks
 
@@ -171,7 +174,9 @@ def exporters_of(cfg: DictConfig) -> dict[str, Exporter]:
 
 
 def build_loggers(cfg: DictConfig, run: Run) -> list[Logger]:
-    """Those of `logger=`, beside metrics.csv."""
+    """Those of `logger=`, beside metrics.csv; none where Lightning replaces them, trying one batch."""
+    if cfg.trainer.fast_dev_run:
+        return []
     builders = {name: partial(instantiate, node, _convert_="all") for name, node in cfg.logger.items()}
     loggers = []
     if "wandb" in builders:

@@ -18,7 +18,8 @@ SECRET = "canary-of-a-secret"
 @pytest.fixture(scope="module")
 def run(cli, tiny, tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("wandb")
-    options = ("logger=wandb", "logger.wandb.mode=offline", "export=[torchscript_int8]", f"+mine.api_key={SECRET}")
+    options = ("logger=wandb", "logger.wandb.mode=offline", "logger.wandb.log_model=true", f"+mine.api_key={SECRET}")
+    options += ("export=[torchscript_int8]",)
     cli(*tiny, *options, f"hydra.run.dir={home}/run", cwd=home)
     return home / "run"
 
@@ -123,6 +124,15 @@ def test_what_was_exported_and_what_it_costs(run):
     for key in ("time_ms", "accuracy", "accuracy_fp32", "agreement", "sqnr_db"):
         assert history[f"export/torchscript_int8/{key}"] == [metrics[key]]
     assert 0.5 < history["export/torchscript_int8/size_mb"][0] < 7
+
+
+def test_the_models_of_a_run_are_there(run):
+    run_id = json.loads((run / "run.json").read_text())["id"]
+    models = {record.artifact.name: record.artifact for record in pieces(run)[0] if record.artifact.type == "model"}
+    assert models.keys() == {f"model-{run_id}", f"torchscript_int8-{run_id}"}
+    assert json.loads(models[f"torchscript_int8-{run_id}"].metadata)["metrics"]["images"] == 10
+    files = [Path(entry.local_path) for model in models.values() for entry in model.manifest.contents]
+    assert all(file.exists() and file.is_relative_to(run) for file in files), "all of a run lies in its folder"
 
 
 @pytest.mark.slow

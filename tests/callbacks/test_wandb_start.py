@@ -52,6 +52,7 @@ def test_offline_a_run_goes_on_behind_the_rows_that_it_has(tmp_path):
         for value in range(4):
             logger.log_metrics({"loss": value}, step=value)
         wandb.finish()
+        wandb.teardown()  # as when a process ends
     found = pieces(tmp_path)
     assert len(found) == 3
     steps = [record.history.step.num for piece in found for record in piece if record.history.item]

@@ -92,7 +92,9 @@ SMALL_TASKS = {
     "task=explain": ("explain.tile=64",),
     "task=plan": ("plan.resolution=[256]", "plan.timed_at=[128,192]"),
 }
+OF_THE_DEMO = "data/scenes/v1-1024px-seed0/valid/dots/1000032.jpg,tests/photos/Plant/blue-periwinkle.jpg"
 SHORTER = {
+    f"explain.input=[{OF_THE_DEMO}]": "explain.input=photo.jpg",
     "explain.resolution=2048": "explain.resolution=256",
     "plan.resolution=[2048,4000]": "plan.resolution=[256]",
     "plan.resolution=[24000]": "plan.resolution=[256]",

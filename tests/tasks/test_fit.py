@@ -237,7 +237,15 @@ def test_bad_options_end_with_one_clear_line(cli, tiny, tmp_path):
 
 
 def test_debug_fast_passes_through_everything(cli, tiny, tmp_path):
-    cli(*tiny, "debug=fast", "model=timm", f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
+    cli(
+        *tiny,
+        "debug=fast",
+        "model=timm",
+        "logger=wandb",
+        "logger.wandb.mode=offline",
+        f"hydra.run.dir={tmp_path}/run",
+        cwd=tmp_path,
+    )
     assert not (tmp_path / "run" / "artifacts").exists()
 
 

@@ -176,6 +176,11 @@ def test_the_page_in_a_browser(served, chromium):
     )
     page.wait_for_selector("#bars li")
     assert page.locator("#bars li").count() == 4
+    drawn = page.evaluate(
+        "[...document.querySelectorAll('.bar')].map(b => parseFloat(getComputedStyle(b).backgroundSize))"
+    )
+    assert sum(drawn) == pytest.approx(100, abs=0.1)
+    assert drawn == sorted(drawn, reverse=True)
     assert page.inner_text("#status") == "<img src=x onerror=alert(1)>.jpg"
     assert page.inner_text("#class") in ("dots", "grid", "rings", "stripes")
 

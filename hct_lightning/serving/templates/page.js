@@ -35,11 +35,11 @@ function show(answer) {
   $("bars").replaceChildren(...best.slice(0, BARS).map(([name, probability]) => {
     const row = document.createElement("li");
     const [label, number] = [document.createElement("span"), document.createElement("span")];
-    const bar = document.createElement("meter");
+    const bar = document.createElement("span");
     label.textContent = name;
     number.textContent = `${(100 * probability).toFixed(1)} %`;
-    bar.value = probability;
-    bar.setAttribute("aria-label", name);
+    bar.className = "bar";
+    bar.style.setProperty("--share", `${100 * probability}%`);
     row.append(label, number, bar);
     return row;
   }));
