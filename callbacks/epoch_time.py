@@ -71,7 +71,7 @@ class EpochTime(Callback):
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
         synchronise(module.device)
         self._images = 0
-        self._loaded, self._waited = self._loading_s(trainer), self._wait.time.total_s
+        self._loaded, self._waited = self._loading_s(trainer), self._waiting_s(trainer)
         self._start = self._end = time.perf_counter()
 
     @staticmethod
@@ -80,6 +80,10 @@ class EpochTime(Callback):
         loader: Any = trainer.train_dataloader
         assert loader is not None
         return loader.waited_s
+
+    def _waiting_s(self, trainer: lightning.Trainer) -> float:
+        """Seconds for which this rank has waited for others; a strategy of ours knows it itself."""
+        return getattr(trainer.strategy, "waited_s", self._wait.time.total_s)
 
     def on_after_backward(self, trainer: lightning.Trainer, module: Any) -> None:
         self._wait.backward_ended()
@@ -95,7 +99,7 @@ class EpochTime(Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
         running = self._end - self._start
         loading = self._loading_s(trainer) - self._loaded
-        waiting = self._wait.time.total_s - self._waited
+        waiting = self._waiting_s(trainer) - self._waited
         mine = [loading, running - loading - waiting, waiting, running, self._images]
         everyone: list[Any] = [mine]
         if trainer.world_size > 1:

@@ -68,6 +68,10 @@ class ExportAtEnd(Callback):
         if dist.is_initialized() and self.exporters:
             self._group = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=1))
 
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        if self._group and dist.get_world_size() < len(trainer.strategy.parallel_devices) * trainer.num_nodes:
+            self.on_fit_start(trainer, module)  # ranks were lost, and with them the group
+
     def on_fit_end(self, trainer: Any, module: Any) -> None:
         if not self.exporters or trainer.fast_dev_run:
             return

@@ -64,6 +64,29 @@ class Exchange:
         return words
 
 
+class Carried:
+    """The same over a strategy whose ranks are not at the same step: the words go with its gradients.
+
+    A step later, or some, all ranks meet at one, and there hear the words of all.
+    """
+
+    def __init__(self, strategy: Any) -> None:
+        self._strategy = strategy
+        self._heard: Words | None = None
+
+    def send(self, words: Words) -> None:
+        if self._strategy.together:
+            largest = torch.tensor(words, device=self._strategy.root_device)
+            dist.all_reduce(largest, dist.ReduceOp.MAX)
+            self._heard = Words(*largest.tolist())
+        elif words != Words():
+            self._strategy.tell(words)
+
+    def receive(self) -> Words:
+        heard, self._heard = self._heard or self._strategy.heard(), None
+        return Words(*heard) if heard else Words()
+
+
 class Loss(NamedTuple):
     """The loss of a step on its way to the host.
 
@@ -117,7 +140,7 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, *, every_minutes: float | None, every_steps: int | None) -> None:
         self.every_minutes = every_minutes
         self.every_steps = every_steps
-        self._exchange: Exchange
+        self._exchange: Exchange | Carried
         self._saved_at = time.monotonic()
         self._step = -1
         self._told: set[int] = set()
@@ -127,7 +150,8 @@ class LastCheckpoint(Checkpoint):
         self._broken: Loss | None = None  # the first that was not finite
 
     def setup(self, trainer: lightning.Trainer, module: Any, stage: str) -> None:
-        self._exchange = Exchange(trainer.world_size)
+        apart = hasattr(trainer.strategy, "together")
+        self._exchange = Carried(trainer.strategy) if apart else Exchange(trainer.world_size)
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         self._saved_at = time.monotonic()

@@ -2,6 +2,7 @@
 
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ class WatchRanks(Callback):
     the others usually fails and the run ends in order. Where it does not (they compute, or wait for ever), this
     ends it after `patience_s`; with NCCL at once, for its watchdog would abort the process. Lightning's own
     observer kills the first rank without a word, at a moment of its own; it is sent home.
+    A strategy may go on without a rank that was killed; one that ends with an error of its own ends the run.
 
     Args:
         patience_s: seconds from the end of a rank to the end of the others.
@@ -39,14 +41,21 @@ class WatchRanks(Callback):
         launcher.procs.clear()  # the list that the observer looks at: none left to watch, it ends
         launcher.procs = ranks
         endings.before_at_once(lambda: self._finish(trainer, ranks))
-        threading.Thread(target=self._watch, args=(ranks, Path(trainer.default_root_dir)), daemon=True).start()
+        missed_by_nobody = getattr(trainer.strategy, "goes_on_without", lambda number: False)
+        watch = (ranks, Path(trainer.default_root_dir), missed_by_nobody)
+        threading.Thread(target=self._watch, args=watch, daemon=True).start()
 
-    def _watch(self, ranks: list[subprocess.Popen], folder: Path) -> None:
-        while not any(rank.poll() for rank in ranks):
+    def _watch(self, ranks: list[subprocess.Popen], folder: Path, missed_by_nobody: Callable[[int], bool]) -> None:
+        def goes_on(number: int) -> bool:
+            return not endings.told(folder) and missed_by_nobody(number)
+
+        watched = dict(enumerate(ranks, 1))
+        while not (died := [number for number, rank in watched.items() if rank.poll()]) or goes_on(died[0]):
+            if died:
+                del watched[died[0]]
             if self._over.wait(0.1):
                 return
-        number, rank = next((i, rank) for i, rank in enumerate(ranks, 1) if rank.poll())
-        ending = endings.leave_for(str(number), rank.returncode, folder)
+        ending = endings.leave_for(str(died[0]), watched[died[0]].returncode, folder)
         if self.records:
             Run(folder).end(ending.status, ending.reason)
         aborts = distributed.is_initialized() and distributed.get_backend() == "nccl"

@@ -61,4 +61,4 @@ def run(words: list[str], environment: dict[str, str], folder: Path) -> str:
 def assert_composes(args: list[str]) -> None:
     overrides = [arg for arg in args if is_override(arg)]
     # Of a sweep the first point.
-    composed([arg if "[" in arg else arg.split(",")[0] for arg in overrides])
+    composed([arg if any(mark in arg for mark in "[{") else arg.split(",")[0] for arg in overrides])

@@ -16,7 +16,7 @@ BESIDE = ("callbacks", "conf", "slurm", "sweeps")  # at the top of the checkout,
 FLOORS = (
     {"machine", "models"},
     {"deploy", "runs"},
-    {"cli", "data", "explain", "report"},
+    {"cli", "data", "explain", "parallel", "report"},
     {"app", "serving", "slurm", "training"},
     {"benchmarks", "callbacks", "tasks"},
 )
@@ -51,6 +51,7 @@ ELSEWHERE = {
     "benchmarks.memory",
     "benchmarks.scaling",
     "benchmarks.step",
+    "benchmarks.stragglers",
 }
 
 

@@ -14,6 +14,7 @@ from hydra.utils import get_object
 KINDS = {
     "callbacks": ("lightning.pytorch.callbacks.Callback",),
     "logger": ("lightning.pytorch.loggers.Logger",),
+    "gradients": ("lightning.pytorch.strategies.Strategy",),
     "optim": ("torch.optim.Optimizer",),
     "schedule": ("torch.optim.lr_scheduler.LRScheduler",),
     "trainer": (

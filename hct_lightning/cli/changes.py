@@ -10,7 +10,7 @@ from hct_lightning.cli.plain import plain
 
 log = logging.getLogger(__name__)
 
-GROUPS = ("data", "model", "optim", "schedule", "loss", "trainer", "seed")
+GROUPS = ("data", "model", "optim", "schedule", "loss", "trainer", "gradients", "seed")
 # Where things lie says nothing of what is trained, and a url may hold a password.
 LEFT_OUT = ("data.root", "data.cache", "data.source", "trainer.plugins")
 

@@ -19,6 +19,7 @@ _GROUPS = {
     "experiment",
     "export",
     "fit",
+    "gradients",
     "local",
     "logger",
     "loss",

@@ -1,6 +1,7 @@
 """The data module: from a source to batches of uint8 images, for any number of ranks."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -103,6 +104,7 @@ class ImageData(lightning.LightningDataModule):
         self.seed = seed
         self._dataset: Dataset | None = None
         self._training: Loader | None = None  # reads ahead until it is closed
+        self._more: Loader | None = None  # likewise
         self.global_batch: int | None = None  # over all ranks; by default batch_size on each
         self.micro_batches = 1
         self.total_steps: Callable[[], float] = lambda: self._running.estimated_stepping_batches
@@ -176,9 +178,29 @@ class ImageData(lightning.LightningDataModule):
         self._training = self.loader(self.dataset.images(train, replace=True), self.order)
         return self._training
 
+    def more_batches(self) -> Iterator[Batch]:
+        """This rank's batches of training images in another order, without an end: for one that computes more than its share."""
+        trainer, train = self._running, self.dataset.catalogue.train
+        taken = 0
+        order = GlobalBatches(
+            len(train),
+            self.global_batch or self.batch_size * trainer.world_size,
+            seed=self.seed + 1,
+            step=lambda: taken,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+            last_step=lambda: math.inf,
+        )
+        self._more = self.loader(self.dataset.images(train, replace=True), order)
+        while True:
+            for batch in self._more:
+                taken += 1
+                yield batch
+
     def teardown(self, stage: str) -> None:
-        if self._training:
-            self._training.close()
+        for loader in (self._training, self._more):
+            if loader:
+                loader.close()
 
     def on_exception(self, exception: BaseException) -> None:
         self.teardown("fit")
@@ -227,7 +249,7 @@ class ImageData(lightning.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training batches on the device, seeded by (seed, epoch, index)."""
-        if not self._running.training:
+        if not self._running.training or not len(batch.index):
             return batch
         step = self._running.global_step
         return self.augment(

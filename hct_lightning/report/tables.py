@@ -73,7 +73,7 @@ def time_table(times: list[dict[str, Any]], peak_gib: float | None) -> Table:
 
     images_s = sum(row["images_s"] for row in times) / len(times)
     peak = "" if peak_gib is None else f"{peak_gib:.2f} GiB"
-    ranks = len(times[0]["ranks"])
+    ranks = min(len(row["ranks"]) for row in times)  # some may have been lost
     name = "mean" if ranks == 1 else f"mean of {ranks} ranks"
     table.add_row(name, *seconds(times), f"{images_s:.1f}", peak)
     for rank in range(ranks if ranks > 1 else 0):

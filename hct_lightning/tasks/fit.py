@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
+from hct_lightning.callbacks.arrivals import Arrivals
 from hct_lightning.callbacks.epoch_time import EpochTime
 from hct_lightning.callbacks.export import ExportAtEnd
 from hct_lightning.callbacks.micro_batches import MicroBatches
@@ -136,6 +137,7 @@ def build_callbacks(cfg: DictConfig, timer: EpochTime, global_batch: int) -> lis
         *instantiate(cfg.callbacks, _convert_="all").values(),
         timer,
         MicroBatches(),
+        Arrivals(),
         OwnOptions(),
         TimeBudget(),
         ExportAtEnd(

@@ -16,6 +16,9 @@ from hct_lightning.cli.plain import plain
 from hct_lightning.data.reading.geometry import Size, as_size
 from hct_lightning.machine.runtime import resolve_accelerator, resolve_precision
 from hct_lightning.models import FromPixels
+from hct_lightning.parallel.delays import Delays
+from hct_lightning.parallel.schemes import SCHEMES
+from hct_lightning.parallel.simulator import compare_k
 from hct_lightning.runs.console import results, track
 from hct_lightning.runs.files import write_whole
 from hct_lightning.training.memory import Memory, set_memory, step_memory, tile_workers
@@ -83,7 +86,15 @@ def main(cfg: DictConfig, folder: Path) -> None:
             }
         )
     command = suggestion(rows)
-    result = {"points": rows, "available_gib": here / 2**30, "command": command, "options": options}
+    choices = compare_schemes(options) if options["workers"] else []
+    command = command and command + in_ranks(choices, options["workers"])
+    result = {
+        "points": rows,
+        "available_gib": here / 2**30,
+        "command": command,
+        "gradients": choices,
+        "options": options,
+    }
     out = folder / "plan" / "plan.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, json.dumps(result, indent=2) + "\n")
@@ -96,6 +107,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
         f"{options['images']} images, scaled by pixels from real steps at "
         f"{' and '.join(map(str, options['timed_at']))} px."
     )
+    if choices:
+        print(show_schemes(choices, options))
     print(f"-> {out}")
     print(command or "none of these fits this machine: give a smaller plan.resolution or batch_size")
 
@@ -109,6 +122,9 @@ def check(options: dict[str, Any]) -> None:
                 raise ValueError(f"plan.{name}={value}: choose from {', '.join(choices)}")
     if len(set(options["timed_at"])) != 2:
         raise ValueError(f"plan.timed_at={options['timed_at']}: give two sizes, [512,1024] say")
+    if options["workers"] is not None and options["workers"] < 1:
+        raise ValueError(f"plan.workers={options['workers']}: give at least 1, or null")
+    Delays(**options["delays"]).check("plan.delays")
     for batch in options["batch_size"]:
         if batch < 1:
             raise ValueError(f"plan.batch_size={batch}: give at least 1")
@@ -158,6 +174,46 @@ def suggestion(rows: list[dict[str, Any]]) -> str | None:
     return (
         f"python -m hct_lightning data.resolution={resolution} data.batch_size={best['batch_size']} "
         f"trainer.precision={best['precision']} memory={best['memory']}"
+    )
+
+
+def compare_schemes(options: dict[str, Any]) -> list[dict[str, Any]]:
+    """The schemes of `gradients=`, with every K for `plan.workers` workers, simulated."""
+    workers, delays = options["workers"], Delays(**options["delays"])
+    noise = workers if options["noise"] is None else options["noise"]
+    updates = max(50, min(2000, 200_000 // workers**2))
+    return [
+        {"gradients": name, "k": choice.k, **choice.simulated._asdict(), "progress_s": choice.progress_s}
+        for name in SCHEMES
+        for choice in compare_k(name, workers, delays, noise=noise, updates=updates)
+    ]
+
+
+def best_of(name: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    """The K of a scheme that makes progress the fastest."""
+    return min((row for row in choices if row["gradients"] == name), key=lambda row: row["progress_s"])
+
+
+def in_ranks(choices: list[dict[str, Any]], workers: int | None) -> str:
+    """What the command of so many ranks has besides; empty where they were not asked for."""
+    if not choices:
+        return ""
+    k = best_of("k_sync", choices)["k"]
+    return f" trainer.devices={workers}" + (f" gradients=k_sync gradients.k={k}" if k != workers else "")
+
+
+def show_schemes(choices: list[dict[str, Any]], options: dict[str, Any]) -> str:
+    """Prints a table with the best K of each scheme beside synchronous training; gives what to say below it."""
+    synchronous = next(row for row in choices if (row["gradients"], row["k"]) == ("k_sync", options["workers"]))
+    best = [best_of(name, choices) for name in SCHEMES]
+    columns = ("gradients", "k", "update_s", "staleness", "idle", "dropped", "progress_s")
+    shown = Table(*columns, title=f"{options['workers']} workers, simulated", title_justify="left")
+    for row in (synchronous, *best):
+        shown.add_row(row["gradients"], str(row["k"]), *(f"{row[column]:.3g}" for column in columns[2:]))
+    results().print(shown)
+    return (
+        "The first row is synchronous training; then each scheme with the K of the least progress_s: seconds per update "
+        "times 1 + plan.noise / K, without what staleness costs."
     )
 
 

@@ -15,6 +15,8 @@ from hct_lightning.machine.devices import Devices
 from hct_lightning.machine.runtime import resolve_precision
 from hct_lightning.training.metrics_csv import MetricsCSV
 
+log = logging.getLogger(__name__)
+
 # Lightning's advice on what is deliberate here.
 _EXPECTED = (
     ".*does not have many workers.*",
@@ -48,7 +50,7 @@ def build_trainer(
         callbacks: of this task.
         loggers: beside metrics.csv; None logs nothing at all.
         micro_batches: of a rank's share of a global batch.
-        gradient_bytes: of the network, which several ranks send one another.
+        gradient_bytes: of the network, which several ranks send one another; 0 where nothing is trained.
 
     Raises:
         ValueError: for options that can't be, or that mean something else here.
@@ -74,8 +76,12 @@ def build_trainer(
             "set it to false (each rank then normalises by its own micro-batch)"
         )
     strategy = cfg.trainer.strategy
+    shares = bool(cfg.get("gradients")) and gradient_bytes > 0
     if strategy == "auto" and devices.world > 1:
-        strategy = ddp(devices.accelerator, gradient_bytes)
+        options = ddp_options(devices.accelerator, gradient_bytes)
+        strategy = instantiate(cfg.gradients, **options) if shares else DDPStrategy(**options)
+    elif shares:
+        log.info("gradients=... does nothing here: it is for several ranks, and trainer.strategy=auto")
     return instantiate(
         cfg.trainer,
         strategy=strategy,
@@ -93,19 +99,19 @@ def build_trainer(
     )
 
 
-def ddp(accelerator: str, gradient_bytes: int) -> DDPStrategy:
-    """DDP as the network's size wants it.
+def ddp_options(accelerator: str, gradient_bytes: int) -> dict[str, Any]:
+    """Of DDP, as the network's size wants it.
 
     On GPUs gradients travel while others are computed. Those of the first layers come last, and nothing is computed
     while they travel: so their bucket should be small, and PyTorch's 25 MB hold all of HCT's 7.
     """
     bucket_mb = min(25.0, max(1.0, gradient_bytes / 8 / 2**20)) if accelerator == "cuda" else 25.0
-    return DDPStrategy(
+    return {
         # Without it DDP lays out its buckets anew after the first step of a process (with static_graph too). In the
         # first step of a resumed run more than two ranks' gradients would add up in another order.
-        find_unused_parameters=True,
-        gradient_as_bucket_view=True,  # else gradients are in memory twice
-        bucket_cap_mb=bucket_mb,
+        "find_unused_parameters": True,
+        "gradient_as_bucket_view": True,  # else gradients are in memory twice
+        "bucket_cap_mb": bucket_mb,
         # Rank 0's BatchNorm figures are given to all for validation: to do so before each forward would be to wait.
-        broadcast_buffers=False,
-    )
+        "broadcast_buffers": False,
+    }

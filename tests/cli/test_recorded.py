@@ -33,6 +33,8 @@ from hct_lightning.cli.recorded import is_believed
         "trainer.max_time=00:01:00:00",
         "trainer.profiler=simple",
         "loss.class_weights=balanced",
+        "gradients=k_async",
+        "gradients.delays={distribution: pareto, slower: {3: 2.5}}",
     ],
 )
 def test_what_a_run_is_made_of_is_believed(override):

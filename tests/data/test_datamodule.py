@@ -342,3 +342,15 @@ def test_images_for_calibration_are_read_as_they_are_asked_for(root, prepared):
             list(batches)
         for file in root.rglob("*.gone"):
             file.rename(file.with_suffix(".png"))
+
+
+def test_more_batches_than_an_epoch_has_come_in_an_order_of_their_own(root, image_data):
+    data = image_data(root, batch_size=2, num_workers=1)
+    module = fit(data)
+    data.trainer = module.trainer
+    size = len(data.dataset.catalogue.train)
+    more = data.more_batches()
+    epochs = [[i for _ in range(size // 2) for i in next(more).index.tolist()] for _ in range(3)]
+    data.teardown("fit")
+    assert all(len(set(epoch)) == len(epoch) == size // 2 * 2 for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]

@@ -73,6 +73,15 @@ SMALL_TASKS = {
         "benchmark.epochs=2",
         "benchmark.steps=1",
     ),
+    "benchmark=stragglers": (
+        "benchmark.ranks=2",
+        "benchmark.k=1",
+        "benchmark.schemes=[k_async]",
+        "benchmark.delays={distribution: fixed, mean_s: 0.05, slower: null}",
+        "benchmark.steps=2",
+        "benchmark.epochs=2",
+        "benchmark.images=4",
+    ),
     "benchmark=inference": (
         "benchmark.resolutions=[128]",
         "benchmark.batch_sizes=[1]",
@@ -111,6 +120,8 @@ def small(args: list[str], folder: Path) -> list[str]:
         added = (*SMALL[2:], *SMALL_FOUR) if four else SMALL
         added += () if "data.root" in given or "data=pages" in args else SMALL_SCENES
         added += (f"hydra.run.dir={folder}/run", f"hydra.sweep.dir={folder}/sweep")
+        if "trainer.devices=4" in args:
+            added += ("data.batch_size=2",)  # twelve images are to be a global batch
         if "+sweeps=baselines" in args:
             added += ("model=hct,mobilenetv4_conv_small", "seed=0", "trainer.max_time=00:00:00:03")
         if "+sweeps=search" in args:

@@ -46,12 +46,13 @@ def one_process(cli, tmp_path_factory):
     [
         ("trainer.devices=2", "data.batch_size=4"),
         ("data.batch_size=8", "micro_batches=3"),
+        ("trainer.devices=2", "data.batch_size=4", "gradients=k_sync", "gradients.k=2"),
         pytest.param(
             ("trainer.devices=2", "data.batch_size=4", "micro_batches=3"),
             marks=pytest.mark.slow,
         ),
     ],
-    ids=["two ranks", "micro-batches", "both"],
+    ids=["two ranks", "micro-batches", "a parameter server", "both"],
 )
 def test_same_weights_after_ten_steps(cli, one_process, tmp_path, options):
     run = tmp_path / "run"

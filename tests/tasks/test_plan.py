@@ -16,6 +16,8 @@ def test_table_file_and_a_command_that_composes(cli, tmp_path):
         "plan.precision=[32-true]",
         "plan.timed_at=[128,192]",
         "trainer.max_epochs=3",
+        "plan.workers=4",
+        "plan.delays={distribution: fixed, slower: {3: 3}}",
         f"hydra.run.dir={tmp_path}/run",
         cwd=tmp_path,
     )
@@ -33,6 +35,8 @@ def test_table_file_and_a_command_that_composes(cli, tmp_path):
     *_, command = done.stdout.strip().splitlines()
     assert command == result["command"]
     assert "data.resolution=[512,384] data.batch_size=4" in command
+    assert command.endswith("trainer.devices=4 gradients=k_sync gradients.k=3")
+    assert len(result["gradients"]) == 4 * 4
     with initialize_config_module("hct_lightning.conf", version_base="1.3"):
         compose("config", overrides=shlex.split(command.removeprefix("python -m hct_lightning ")))
 
@@ -44,6 +48,8 @@ def test_table_file_and_a_command_that_composes(cli, tmp_path):
         ("plan.precision=[bf17]", r"plan\.precision=bf17: choose from 32-true"),
         ("plan.timed_at=[512]", r"plan\.timed_at=\[512\]: give two sizes"),
         ("plan.batch_size=[0]", r"plan\.batch_size=0: give at least 1"),
+        ("plan.workers=0", r"plan\.workers=0: give at least 1"),
+        ("plan.delays.mean_s=-1", r"plan\.delays\.mean_s=-1"),
     ],
 )
 def test_refuses(option, message, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from hct_lightning.machine.devices import choose_devices
-from hct_lightning.training.trainer import build_trainer, ddp
+from hct_lightning.training.trainer import build_trainer, ddp_options
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,6 @@ def test_what_means_something_else_here_is_refused_with_what_to_give_instead(opt
     [("cuda", 7, 1), ("cuda", 100, 12.5), ("cuda", 1000, 25), ("cpu", 7, 25)],
 )
 def test_gradients_travel_in_about_eight_buckets_on_gpus(accelerator, gradient_mb, bucket_mb):
-    strategy = ddp(accelerator, gradient_mb * 2**20)
-    assert strategy._ddp_kwargs["bucket_cap_mb"] == bucket_mb
-    assert strategy._ddp_kwargs["gradient_as_bucket_view"]
+    options = ddp_options(accelerator, gradient_mb * 2**20)
+    assert options["bucket_cap_mb"] == bucket_mb
+    assert options["gradient_as_bucket_view"]

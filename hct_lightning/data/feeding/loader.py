@@ -177,6 +177,16 @@ class ReadAhead:
         self.number += 1
         return self._reading.popleft().batch()
 
+    def skip(self) -> Batch:
+        """Passes over the next batch, which nobody is going to look at: an empty one in its place."""
+        self.number += 1
+        if self._reading:
+            self._reading.popleft()
+        else:
+            next(self.batches)
+        none = torch.empty(0, dtype=torch.int64)
+        return Batch(torch.empty((0, self.images.reader.shape[2], 1, 1), dtype=torch.uint8), none, none)
+
     def _enough(self) -> bool:
         if not self._pool or not self._reading:
             return bool(self._reading)
@@ -240,6 +250,9 @@ class Loader:
         num_workers: threads that read; 0 reads in the loop.
         prefetch_factor: batches that are kept ready, at least.
         device: where images and labels go; the index stays on the CPU.
+
+    Attributes:
+        skips: asked before each batch, whether an empty one will do.
     """
 
     def __init__(
@@ -260,6 +273,7 @@ class Loader:
         self._transfer = transfer_to(device) if device.type == "cuda" else None
         self._waiting = Stopwatch(device)
         self._ahead: ReadAhead | None = None
+        self.skips: Callable[[], bool] = lambda: False
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -274,6 +288,9 @@ class Loader:
         beyond = self.order.beyond_epoch if self.order else 0
         try:
             for left in range(len(self), 0, -1):
+                if self.skips():
+                    yield ahead.skip()
+                    continue
                 start = self._waiting.now()
                 batch = ahead.next(left + beyond)
                 if self._transfer and isinstance(batch.images, Tensor):

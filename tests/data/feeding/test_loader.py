@@ -265,3 +265,17 @@ def test_large_images_of_their_own_sizes_are_not_read_far_ahead():
     assert batches_ahead(NativeReader(how, (12_000, 12_000)), 1, 4, 2) == 2
     assert batches_ahead(NativeReader(how, (500, 500)), 1, 4, 2) == 6
     assert batches_ahead(NativeReader(how, (500, 500)), 1, 0, 2) == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_passed_over_is_not_looked_at_and_the_rest_keeps_its_order(tmp_path, workers):
+    """The first files are broken, and nobody is to hear of it."""
+    paths = noise(tmp_path, 8)
+    for broken in paths[:2]:
+        Path(broken).write_bytes(b"")
+    loader = Loader(dataset(paths), batches(8, 2), num_workers=workers)
+    passed = iter([True, False, True, False])
+    loader.skips = lambda: next(passed)
+    first, *rest = list(loader)
+    assert [batch.index.tolist() for batch in (first, *rest)] == [[], [2, 3], [], [6, 7]]
+    assert first.images.shape == (0, 3, 1, 1)
