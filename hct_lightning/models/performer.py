@@ -12,11 +12,13 @@ Legend: b batch, n tokens, c channels, h heads, d = c / h, m random features.
 """
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Kernel = Literal["relu", "softmax"]
 
@@ -55,6 +57,10 @@ class PerformerAttention(nn.Module):
             the softmax kernel.
         drop_rate: dropout on the output.
 
+    Attributes:
+        tokens_at_once: in training longer inputs are taken in parts, which are computed again in the backward pass;
+            None: as a whole.
+
     Input and output are tokens, b n c. The kernels and the sums over tokens are computed in fp32
     even under autocast; the linear layers follow autocast.
     """
@@ -69,6 +75,7 @@ class PerformerAttention(nn.Module):
             raise ValueError(f"kernel={kernel!r} is unknown; choose 'relu' or 'softmax'")
         self.heads = heads
         self.kernel = kernel
+        self.tokens_at_once: int | None = None
         head_dim = dim // heads
         features = int(head_dim * math.log(head_dim))
         if features < 1:
@@ -81,7 +88,19 @@ class PerformerAttention(nn.Module):
         self.register_buffer("projection", orthogonal_features(features, head_dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.tokens_at_once and x.shape[1] > self.tokens_at_once and torch.is_grad_enabled():
+            return self._by_parts(x.split(self.tokens_at_once, dim=1))
         return self.read(x, self.sums(x))
+
+    def _by_parts(self, parts: Sequence[Tensor]) -> Tensor:
+        """Keeps of each part what goes in and comes out, not the features, which are a few times larger."""
+        peak = None
+        if self.kernel == "softmax":
+            with torch.no_grad():
+                peak = torch.stack([self.key_peak(part) for part in parts]).amax(dim=0)
+        sums = [checkpoint(self.sums, part, peak, use_reentrant=False) for part in parts]
+        total = torch.stack(sums).sum(dim=0)
+        return torch.cat([checkpoint(self.read, part, total, use_reentrant=False) for part in parts], dim=1)
 
     def key_peak(self, x: Tensor) -> Tensor:
         """The greatest projection of a key, for each head: b n c -> b h 1 1.

@@ -9,8 +9,11 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from hct_lightning.models.hct import HCT, check_size
+from hct_lightning.models.performer import PerformerAttention
 from hct_lightning.models.recompute import count_batches_once, stem_in_strips
 from hct_lightning.models.tiles import Source, Tiled, reach_of
+
+TOKENS_AT_ONCE = 2**15  # of attention, in training tile by tile
 
 
 class FromPixels(nn.Module):
@@ -67,7 +70,7 @@ class FromPixels(nn.Module):
         """Trains HCT's stem and first stages tile by tile, so that no image needs to pass through them as a whole.
 
         The gradients are exact: BatchNorm of these stages keeps its running statistics, which are frozen, and their
-        stochastic depth is off. What follows sees the whole map.
+        stochastic depth is off. What follows sees the whole map, attention in parts.
 
         Args:
             tile: height and width, in pixels, of what a tile stands for; None: the image as a whole again.
@@ -79,6 +82,9 @@ class FromPixels(nn.Module):
         if not isinstance(self.network, HCT):
             raise ValueError(f"{type(self.network).__name__} can't be streamed; HCT can. Use memory=low")
         self.tile, self.tile_workers = tile, workers
+        for module in self.network.modules():
+            if isinstance(module, PerformerAttention):
+                module.tokens_at_once = TOKENS_AT_ONCE if tile else None
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "FromPixels":
