@@ -63,6 +63,23 @@ def openvino_int8(cli, trained, home) -> Path:
 
 
 @pytest.fixture(scope="module")
+def needles(cli, home) -> Path:
+    """A checkpoint of a small run on drawn needles."""
+    run = home / "needles"
+    cli(
+        "data=needles",
+        *SMALL,
+        "data.scene_size=128",
+        "data.train=24",
+        "data.valid=10",
+        "export=[]",
+        f"hydra.run.dir={run}",
+        cwd=home,
+    )
+    return run / "checkpoints" / "best.ckpt"
+
+
+@pytest.fixture(scope="module")
 def store(cli, home) -> Path:
     """A prepared store of the photos, served below the url that `bucket` gives."""
     cli("task=prepare", *SMALL, "data=folder", "data.root=photos", "prepare.output=prepared", cwd=home)

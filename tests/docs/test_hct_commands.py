@@ -101,6 +101,8 @@ SHORTER = {
     "explain.resolution=2048": "explain.resolution=256",
     "plan.resolution=[2048,4000]": "plan.resolution=[256]",
     "plan.resolution=[24000]": "plan.resolution=[256]",
+    "data.batch_size=16": "data.batch_size=4",
+    "data.resolution=4000": "data.resolution=128",
     "trainer.max_epochs=30": "trainer.max_epochs=1",
     "trainer.max_time=00:10:00:00": "trainer.max_time=00:00:00:03",
     "trainer.max_time=00:02:00:00": "trainer.max_time=00:00:00:03",
@@ -163,6 +165,9 @@ def test_runs(command, home, trained, cli, tmp_path, request):
             args.append(f"data.cache={tmp_path}/cache")
     if (given := "predict.first_stages=openvino_int8") in args:
         args[args.index(given)] = f"predict.first_stages={request.getfixturevalue('openvino_int8')}"
+    if "+experiment=needles" in args:
+        ckpt = next(arg for arg in args if arg.startswith("ckpt="))
+        args[args.index(ckpt)] = f"ckpt={request.getfixturevalue('needles')}"
     if "data=pages" in args:
         request.getfixturevalue("pages")
     if any(arg.startswith("validate.by=") for arg in args):
