@@ -95,9 +95,10 @@ def main(cfg: DictConfig, folder: Path) -> None:
             earlier=earlier.get("memory_plan"),
         )
         run.update(global_batch=devices.global_batch, memory_plan={"ranks": devices.world, **plan._asdict()})
-        run.update(network={"parameters": sum(parameter.numel() for parameter in network.parameters())})
+        size = {"parameters": sum(parameter.numel() for parameter in network.parameters())}
         if cfg.fit.count:
-            run.update(network=network_size(spec.build, channels=spec.decoding.channels, size=dataset.size))
+            size = network_size(spec.build, channels=spec.decoding.channels, size=dataset.size)
+        run.update(network=size)
         share = -(-devices.global_batch // devices.world)
         out_of_memory.advise(plan.to_take_less(share, dataset.size))
         set_up(network, data, devices, plan, synchronises=cfg.trainer.sync_batchnorm, compiles=cfg.compile)
