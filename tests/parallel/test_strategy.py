@@ -16,6 +16,8 @@ from hct_lightning.parallel.strategy import FirstArrivals
 from hct_lightning.training.checkpoints import load_checkpoint
 
 SLOW = ("gradients.delays={distribution: fixed, mean_s: 0.15, slower: {3: 3.0}}", "trainer.devices=4")
+SLOW_S = 0.9  # a gradient of the last rank, and so an update for which all ranks are waited for
+SLOWER = (f"gradients.delays={{distribution: fixed, mean_s: 0.15, slower: {{3: {SLOW_S / 0.15}}}}}", "trainer.devices=4")
 SMALL = (
     "data.scene_size=128",
     "data.resolution=128",
@@ -77,7 +79,7 @@ def test_with_all_of_four_the_weights_are_those_of_ddp(cli, tmp_path):
 def test_a_slow_rank_is_not_waited_for(cli, tmp_path, scheme, k):
     """Two epochs of ten updates with validation, and then one more, resumed."""
     run = tmp_path / "run"
-    options = (*SMALL, *SLOW, f"gradients={scheme}", f"gradients.k={k}", "trainer.max_epochs=2")
+    options = (*SMALL, *SLOWER, f"gradients={scheme}", f"gradients.k={k}", "trainer.max_epochs=2")
     cli(*options, f"hydra.run.dir={run}", cwd=tmp_path)
     assert saved(run)["global_step"] == 20
     assert saved(run)["optimizer_states"][0]["state"]
@@ -87,11 +89,11 @@ def test_a_slow_rank_is_not_waited_for(cli, tmp_path, scheme, k):
     assert torch.tensor(record["confusion"]).sum() == 10
     rows = metrics(run)
     assert len(rows) == 3
-    assert all(float(row["gradients/update_s"]) < 0.4 for row in rows)
+    assert all(float(row["gradients/update_s"]) < SLOW_S for row in rows)
     stale = [float(row["gradients/staleness"]) for row in rows]
     assert all(stale) if scheme.endswith("async") else not any(stale)
-    waits = [rank["wait_s"] for rank in record["epoch_times"][-1]["ranks"]]
-    assert (max(waits) > 0.3) == (scheme in ("k_sync", "k_async"))
+    dropped = [float(row["gradients/dropped"]) for row in rows]  # one of four, or those begun when ranks meet
+    assert all((share > 0.15) == scheme.endswith("_sync") for share in dropped)
 
 
 def start(args, environment, cwd: Path) -> subprocess.Popen:
