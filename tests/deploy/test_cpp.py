@@ -27,7 +27,14 @@ from hct_lightning.models import HCT, FromPixels
 CLASSES = ["a", "b", "c", "d"]
 
 
+def export_openvino_int8(network, example, folder, *, dynamic):
+    from hct_lightning.deploy.int8 import openvino  # NNCF takes seconds to import
+
+    return openvino.export(network, example, folder, dynamic=dynamic, calibration=[example], percent=100)
+
+
 EXPORTERS = {
+    "openvino_int8": export_openvino_int8,
     "torchscript": torchscript.export,
     "openvino": partial(openvino.export, precision="fp32"),
     "aoti": partial(aoti.export, precision="fp32"),
@@ -72,7 +79,10 @@ def export(tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("runtime", ["torchscript", "openvino", pytest.param("aoti", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "runtime",
+    ["torchscript", "openvino", *(pytest.param(n, marks=pytest.mark.slow) for n in ("aoti", "openvino_int8"))],
+)
 def test_same_probabilities_as_python(program, export, runtime, picture, tmp_path):
     artifact = export(runtime)
     picture.save(tmp_path / "x.png")

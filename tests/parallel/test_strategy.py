@@ -17,7 +17,10 @@ from hct_lightning.training.checkpoints import load_checkpoint
 
 SLOW = ("gradients.delays={distribution: fixed, mean_s: 0.15, slower: {3: 3.0}}", "trainer.devices=4")
 SLOW_S = 0.9  # a gradient of the last rank, and so an update for which all ranks are waited for
-SLOWER = (f"gradients.delays={{distribution: fixed, mean_s: 0.15, slower: {{3: {SLOW_S / 0.15}}}}}", "trainer.devices=4")
+SLOWER = (
+    f"gradients.delays={{distribution: fixed, mean_s: 0.15, slower: {{3: {SLOW_S / 0.15}}}}}",
+    "trainer.devices=4",
+)
 SMALL = (
     "data.scene_size=128",
     "data.resolution=128",

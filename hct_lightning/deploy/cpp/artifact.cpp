@@ -100,6 +100,7 @@ Artifact read_artifact(const std::filesystem::path& folder) {
     throw Error(kArtifact, description_path.string() + " is damaged: " + error.what());
   }
   artifact.digest = digests.at(artifact.file.filename());
+  if (digests.contains("stem.bin")) artifact.stem = folder / "stem.bin";
   for (const auto& [name, expected] : digests) {
     if (std::filesystem::path(name).filename() != name)
       throw Error(kArtifact, folder.string() + ": artifact.json names a file outside its folder");

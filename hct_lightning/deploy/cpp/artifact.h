@@ -9,7 +9,8 @@
 
 struct Artifact {
   std::filesystem::path file;   // the model
-  std::string digest;           // its SHA-256
+  std::filesystem::path stem;   // for stem.h; empty where it has none
+  std::string digest;           // the SHA-256 of the model
   std::string runtime;          // torchscript, aoti or openvino
   std::string precision;        // fp32, bf16 or int8
   std::string instruction_set;  // of the machine that made it

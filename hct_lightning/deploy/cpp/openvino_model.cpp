@@ -1,21 +1,55 @@
 #include <ATen/ops/from_blob.h>
 
 #include <algorithm>
+#include <fstream>
+#include <iterator>
 
 #include <openvino/core/preprocess/pre_post_process.hpp>
 #include <openvino/openvino.hpp>
+#include <openvino/opsets/opset13.hpp>
 
 #include "error.h"
 #include "model.h"
+#include "stem.h"
 
 namespace {
 
+// The bytes of the artifact's stem; none where it has none, or where OpenVINO's own operators are as fast.
+std::vector<uint8_t> read_stem(const Artifact& artifact) {
+  if (artifact.stem.empty() || !hct_stem_is_fast()) return {};
+  std::ifstream file(artifact.stem, std::ios::binary);
+  std::vector<uint8_t> stem{std::istreambuf_iterator<char>(file), {}};
+  if (!hct_stem_channels(stem.data(), stem.size()))
+    throw Error(kArtifact, "stem.bin is no stem of this version; export it again");
+  return stem;
+}
+
+// The part behind the stem, which takes its map, as hct_lightning/deploy/runtimes/openvino.py makes it.
+std::shared_ptr<ov::Model> behind_stem(const std::shared_ptr<ov::Model>& model) {
+  using namespace ov::opset13;
+  for (const auto& operation : model->get_ordered_ops())
+    for (auto& output : operation->outputs()) {
+      if (!output.get_names().count("stem")) continue;
+      const auto users = output.get_target_inputs();
+      const auto given = std::make_shared<Parameter>(ov::element::u8, output.get_partial_shape());
+      const auto least = Constant::create(ov::element::f32, {}, {0}), steps = Constant::create(ov::element::f32, {}, {255});
+      const auto most = operation->get_input_node_ptr(0)->input_value(4);  // of the rounding
+      const auto values = std::make_shared<Convert>(given, ov::element::f32);
+      const auto scaled = std::make_shared<FakeQuantize>(values, least, steps, least, most, 256);
+      for (auto user : users) user.replace_source_output(scaled->output(0));
+      return std::make_shared<ov::Model>(model->outputs(), ov::ParameterVector{given});
+    }
+  throw Error(kArtifact, "the model names no stem, of which stem.bin lies beside it; export it again");
+}
+
 class OpenVINO : public Model {
  public:
-  OpenVINO(const Artifact& artifact, int threads) {
+  OpenVINO(const Artifact& artifact, int threads) : stem_(read_stem(artifact)) {
     ov::Core core;
+    auto model = core.read_model(artifact.file.string());
+    if (!stem_.empty()) model = behind_stem(model);
     // Compiled for interleaved pixels, as images lie in memory after decoding: nothing is copied.
-    ov::preprocess::PrePostProcessor steps(core.read_model(artifact.file.string()));
+    ov::preprocess::PrePostProcessor steps(model);
     steps.input().tensor().set_layout("NHWC");
     steps.input().model().set_layout("NCHW");
     // Where the CPU does not compute in bf16, fp32 takes its place, which is faster there.
@@ -24,13 +58,16 @@ class OpenVINO : public Model {
     ov::AnyMap options{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
                        ov::hint::inference_precision(bf16 ? ov::element::bf16 : ov::element::f32)};
     if (threads) options.insert(ov::inference_num_threads(threads));
-    request_ = core.compile_model(steps.build(), "CPU", options).create_infer_request();
+    ov::CompiledModel compiled = core.compile_model(steps.build(), "CPU", options);
+    threads_ = compiled.get_property(ov::inference_num_threads);
+    request_ = compiled.create_infer_request();
   }
 
   at::Tensor logits(const at::Tensor& images) override {
-    const at::Tensor pixels = images.permute({0, 2, 3, 1}).contiguous();
-    const ov::Shape shape(pixels.sizes().begin(), pixels.sizes().end());
-    request_.set_input_tensor(ov::Tensor(ov::element::u8, shape, pixels.data_ptr()));
+    at::Tensor given = images.permute({0, 2, 3, 1}).contiguous();
+    if (!stem_.empty()) given = through_stem(given);
+    const ov::Shape shape(given.sizes().begin(), given.sizes().end());
+    request_.set_input_tensor(ov::Tensor(ov::element::u8, shape, given.data_ptr()));
     request_.infer();
     ov::Tensor out = request_.get_output_tensor();
     const ov::Shape answered = out.get_shape();  // by value: its begin and end must be of one object
@@ -39,6 +76,18 @@ class OpenVINO : public Model {
   }
 
  private:
+  // 1 h w c pixels to the stem's map, 1 h' w' 16.
+  at::Tensor through_stem(const at::Tensor& pixels) {
+    const int height = pixels.size(1), width = pixels.size(2);
+    if (hct_stem_channels(stem_.data(), stem_.size()) != pixels.size(3))
+      throw Error(kArtifact, "stem.bin is for other images; export it again");
+    const at::Tensor map = at::empty({1, hct_stem_side(height), hct_stem_side(width), 16}, at::kByte);
+    hct_stem(stem_.data(), pixels.data_ptr<uint8_t>(), height, width, map.data_ptr<uint8_t>(), threads_, false);
+    return map;
+  }
+
+  std::vector<uint8_t> stem_;
+  int threads_;
   ov::InferRequest request_;
 };
 

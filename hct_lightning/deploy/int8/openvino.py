@@ -6,11 +6,12 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sized
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor, nn
 
+from hct_lightning.deploy import stem
 from hct_lightning.deploy.artifact import Exported
 from hct_lightning.deploy.extra import extra
 from hct_lightning.deploy.int8.folding import fold_batch_norm, fold_first_activation, fold_normalisation
@@ -78,7 +79,8 @@ def export(
         )
     if zero_points is not None:
         take_pixels(model, zero_points)
-    pool_in_int8(model)
+    if pool_in_int8(model):
+        write_stem(model, folder / stem.FILE)
     openvino.save(model, folder)
     return Exported(
         "openvino",
@@ -105,18 +107,43 @@ def take_pixels(model: Model, zero_points: Tensor) -> None:
     convolution.input(0).replace_source_output(quantized.output(0))
 
 
-def pool_in_int8(model: Model) -> None:
-    """Rounds before the max-pool and not after it, where nothing is between: the two commute."""
+def pool_in_int8(model: Model) -> bool:
+    """Rounds before the max-pool and not after it, where nothing is between: the two commute. Whether it is done."""
     pool = _first(model, "MaxPool")
     users = [user.get_node() for user in pool.output(0).get_target_inputs()] if pool else []
     if not pool or [user.get_type_name() for user in users] != ["FakeQuantize"]:
-        return
+        return False
     quantize = users[0]
     following = list(quantize.output(0).get_target_inputs())
     quantize.input(0).replace_source_output(pool.input_value(0))
     pool.input(0).replace_source_output(quantize.output(0))
     for user in following:
         user.replace_source_output(pool.output(0))
+    return True
+
+
+def write_stem(model: Model, file: Path) -> None:
+    """Writes the stem for `deploy/stem.py` where it is int8 as a whole, and names the map behind its max-pool."""
+    kinds = ["MaxPool", "FakeQuantize", "Relu", "Add", "Convolution", "FakeQuantize", "Convert", "Parameter"]
+    chain = [_first(model, "MaxPool")]
+    while chain[-1] and len(chain) < len(kinds) and chain[-1].get_input_size():
+        chain.append(chain[-1].input_value(0).get_node())
+    if [node and node.get_type_name() for node in chain] != kinds:
+        return
+    pool, rounding, _, bias, convolution, pixels = cast("list[Node]", chain)[:6]
+    scaled = convolution.input_value(1).get_node()  # of a conversion of int8
+    weight = _values(scaled.input_value(0).get_node())
+    if weight.dtype != np.int8 or weight.shape[0] != stem.OUT or weight.shape[1] not in stem.CHANNELS:
+        return
+    step = _values(rounding, 4) / 255  # from zero, for it comes after ReLU
+    scale, shift = (values.ravel() / step.item() for values in (_values(scaled, 1), _values(bias, 1)))
+    file.write_bytes(stem.pack(weight, scale, shift, -_values(pixels, 3).ravel()))
+    pool.output(0).get_tensor().add_names({openvino.STEM})
+
+
+def _values(node: Node, operand: int = 0) -> np.ndarray:
+    constant: Any = node.input_value(operand).get_node()
+    return constant.get_data()
 
 
 def _first(model: Model, kind: str) -> Node | None:

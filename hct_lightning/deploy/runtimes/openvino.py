@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from hct_lightning.deploy import stem
 from hct_lightning.deploy.artifact import Exported
 from hct_lightning.deploy.extra import extra
 from hct_lightning.deploy.program import MULTIPLE, program
@@ -17,10 +19,13 @@ from hct_lightning.models import HCT, FromPixels
 
 with extra("deploy"):
     import openvino
+    from openvino import opset13
     from openvino.preprocess import PrePostProcessor
 
 FILE = "model.xml"  # the weights are in model.bin
 FIRST_STAGES = "first_stages"  # the name of the map after those that an image can pass tile by tile
+STEM = "stem"  # the name of the map that deploy/stem.py makes, where it can
+_make: Any = openvino.Model  # whose stubs do not know how it is made of outputs and inputs
 
 
 def convert(exported: ExportedProgram, example: Tensor, *, dynamic: bool) -> openvino.Model:
@@ -114,12 +119,10 @@ def load_first_stages(file: Path, threads: int) -> Callable[[Tensor], Tensor]:
         ValueError: when the file says of no map that it is this one.
     """
     model = openvino.Core().read_model(file)
-    outputs = (output for operation in model.get_ordered_ops() for output in operation.outputs())
-    found = next((output for output in outputs if FIRST_STAGES in output.get_names()), None)
+    found = _named(model, FIRST_STAGES)
     if found is None:
         raise ValueError(f"{file} names no first stages; export it again with this version, without export.dynamic")
-    make: Any = openvino.Model  # whose stubs do not know this call
-    part = make([found], model.get_parameters())
+    part = _make([found], model.get_parameters())
     part.reshape([1, part.input().get_partial_shape()[1], -1, -1])
     compiled = _compiled(part, "int8", {"NUM_STREAMS": threads}, threads)
     mine = threading.local()
@@ -128,19 +131,61 @@ def load_first_stages(file: Path, threads: int) -> Callable[[Tensor], Tensor]:
         if not hasattr(mine, "request"):
             mine.request = compiled.create_infer_request()
         rows = pixels.permute(0, 2, 3, 1).contiguous()
-        mine.request.infer([openvino.Tensor(rows.numpy(), shared_memory=True)])
-        return torch.from_numpy(mine.request.get_output_tensor().data.copy())
+        return _infer(mine.request, rows)
 
     return stages
 
 
 def load(file: Path, description: Mapping[str, Any], threads: int | None) -> Callable[[Tensor], Tensor]:
     """1 c h w uint8 -> 1 classes logits."""
-    request = compile_model(file, description["precision"], threads).create_infer_request()
+    request, brought = prepare(file, description, threads)
+    return lambda images: _infer(request, brought(images))
 
-    def logits(images: Tensor) -> Tensor:
-        pixels = images.permute(0, 2, 3, 1).contiguous()
-        request.infer([openvino.Tensor(pixels.numpy(), shared_memory=True)])
-        return torch.from_numpy(request.get_output_tensor().data.copy())
 
-    return logits
+def prepare(
+    file: Path, description: Mapping[str, Any], threads: int | None = None, *, profile: bool = False
+) -> tuple[openvino.InferRequest, Callable[[Tensor], Tensor]]:
+    """What answers, and what brings images, 1 c h w uint8, into the form that it takes.
+
+    That is their rows, or, where the artifact has one and this machine is fast at it, the map of the stem.
+
+    Raises:
+        ValueError: when the artifact's stem is none of its model.
+    """
+    precision = description["precision"]
+    library = stem.fast() if stem.FILE in description["sha256"] else None
+    if not library:
+        compiled = compile_model(file, precision, threads, profile=profile)
+        return compiled.create_infer_request(), lambda images: images.permute(0, 2, 3, 1).contiguous()
+    part = behind_stem(openvino.Core().read_model(file))
+    compiled = _compiled(part, precision, {"PERF_COUNT": profile}, threads)
+    run = stem.run_by(library, (file.parent / stem.FILE).read_bytes(), compiled.get_property("INFERENCE_NUM_THREADS"))
+    return compiled.create_infer_request(), lambda images: run(images[0].permute(1, 2, 0).contiguous())[None]
+
+
+def behind_stem(model: openvino.Model) -> openvino.Model:
+    """The part behind the stem, which takes its map, 1 16 h w uint8.
+
+    Raises:
+        ValueError: when the model names no stem.
+    """
+    pool = _named(model, STEM)
+    if pool is None:
+        raise ValueError(f"the model names no stem, of which {stem.FILE} lies beside it; export it again")
+    users = pool.get_target_inputs()
+    given = opset13.parameter(pool.get_partial_shape(), np.uint8)
+    least, most = np.float32(0), pool.get_node().input_value(0).get_node().input_value(4)  # of the rounding
+    values = opset13.fake_quantize(opset13.convert(given, "f32"), least, np.float32(255), least, most, 256)
+    for user in users:
+        user.replace_source_output(values.output(0))
+    return _make(model.outputs, [given])
+
+
+def _named(model: openvino.Model, name: str) -> Any:
+    outputs = (output for operation in model.get_ordered_ops() for output in operation.outputs())
+    return next((output for output in outputs if name in output.get_names()), None)
+
+
+def _infer(request: Any, rows: Tensor) -> Tensor:
+    request.infer([openvino.Tensor(rows.numpy(), shared_memory=True)])
+    return torch.from_numpy(request.get_output_tensor().data.copy())

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
+from hct_lightning.deploy import stem
 from hct_lightning.deploy.int8.layers import sqnr_db
+from hct_lightning.models import HCT, FromPixels
+
+# What an artifact's description says that its loader asks for.
+WITHOUT = {"precision": "int8", "sha256": {}}
+WITH_STEM = {"precision": "int8", "sha256": {stem.FILE: ""}}
 
 
 @pytest.mark.slow
@@ -14,7 +20,7 @@ def test_the_chosen_layers_are_int8_and_the_answers_near(small, images, tmp_path
     made = openvino.export(small, images[0], tmp_path, dynamic=False, calibration=images, percent=100)
     assert (made.runtime, made.precision) == ("openvino", "int8")
     assert made.int8 == {"convolutions": 2, "linears": 1}
-    served = load(tmp_path / made.file, {"precision": "int8"}, 1)
+    served = load(tmp_path / made.file, WITHOUT, 1)
     with torch.inference_mode():
         assert sqnr_db(small(images[1]), served(images[1])) > 15
 
@@ -32,7 +38,7 @@ def test_images_are_streamed_and_the_model_is_the_same(small, streamed, tmp_path
         folder.mkdir()
         openvino.export(small, streamed.images[0], folder, dynamic=False, calibration=calibration, percent=percent)
         weights.append((folder / "model.bin").read_bytes())
-        answers.append(load(folder / "model.xml", {"precision": "int8"}, 1)(streamed.images[1]))
+        answers.append(load(folder / "model.xml", WITHOUT, 1)(streamed.images[1]))
     assert weights[0] == weights[1]
     assert answers[0].equal(answers[1])
     assert streamed.most <= (2 if percent == 100 else 5), "the ranking of layers looks at four"
@@ -69,3 +75,40 @@ def test_the_border_of_the_int8_stem_is_that_of_the_network(network, size, tmp_p
     assert within < exact.max() / 100
     for border in (error[..., 0, :], error[..., -1, :], error[..., 0], error[..., -1]):
         assert border.mean() < 2 * within
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("channels", [1, 3])
+def test_our_stem_and_openvinos_answer_alike(channels, tmp_path):
+    from hct_lightning.deploy.int8 import openvino as exporter
+    from hct_lightning.deploy.runtimes.openvino import load, prepare
+
+    if not stem.fast():
+        pytest.skip("OpenVINO's own is as fast on this CPU")
+    network = FromPixels(HCT(in_chans=channels), [0.5] * channels, [0.25] * channels).train()
+    images = [torch.randint(0, 256, (1, channels, 160, 192), dtype=torch.uint8) for _ in range(3)]
+    network(torch.cat(images))
+    network.eval()
+    made = exporter.export(network, images[0], tmp_path, dynamic=False, calibration=images, percent=100)
+    served = load(tmp_path / made.file, WITH_STEM, 2)
+    _, brought = prepare(tmp_path / made.file, WITH_STEM, 2)
+    assert brought(images[1]).shape == (1, stem.side(160), stem.side(192), stem.OUT)
+    ours = served(images[1])
+    theirs = load(tmp_path / made.file, WITHOUT, 2)(images[1])
+    assert sqnr_db(theirs, ours) > 20  # one step of rounding here and there, where int8 has about 20 against fp32
+    with torch.inference_mode():
+        exact = network(images[1])
+    assert sqnr_db(exact, ours) > sqnr_db(exact, theirs) - 3
+
+
+@pytest.mark.slow
+def test_a_stem_that_its_model_does_not_know_is_refused(small, images, tmp_path):
+    from hct_lightning.deploy.int8 import openvino as exporter
+    from hct_lightning.deploy.runtimes.openvino import load
+
+    if not stem.fast():
+        pytest.skip("OpenVINO's own is as fast on this CPU")
+    made = exporter.export(small, images[0], tmp_path, dynamic=False, calibration=images, percent=100)
+    (tmp_path / stem.FILE).write_bytes(b"of another one")
+    with pytest.raises(ValueError, match=r"names no stem, of which stem\.bin lies beside it"):
+        load(tmp_path / made.file, WITH_STEM, 1)

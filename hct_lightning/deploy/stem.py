@@ -1,0 +1,112 @@
+"""HCT's stem in int8 by a program of our own, `cpp/stem.cpp`: from pixels to the rounded map behind the max-pool.
+
+The program is compiled when it is first needed, in a second, and kept in the user's cache. Without a compiler, and on
+CPUs where it is not faster, the runtime's own operators do the same.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+FILE = "stem.bin"  # of an artifact; cpp/stem.cpp tells its form
+CHANNELS = (1, 3)  # of images that it takes
+OUT = 16  # channels of the map
+_OPTIONS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
+
+
+def pack(weight: np.ndarray, scale: np.ndarray, shift: np.ndarray, zero_points: np.ndarray) -> bytes:
+    """The stem as the program reads it: its map is round(scale * max-pool(conv(pixels - zero_points)) + shift).
+
+    Args:
+        weight: int8, 16 c 7 7; c is 1 or 3.
+        scale: of each output channel.
+        shift: likewise.
+        zero_points: c, of 0 to 255.
+    """
+    channels = weight.shape[1]
+    rows = np.zeros((7, 8 * channels, OUT), np.int8)  # a row of the kernel, padded from 7 to 8 pixels
+    rows[:, : 7 * channels] = weight.transpose(2, 3, 1, 0).reshape(7, 7 * channels, OUT)
+    fours = rows.reshape(7, 2 * channels, 4, OUT).transpose(0, 1, 3, 2)
+    zeros = np.zeros(-channels % 4 + channels, np.uint8)
+    zeros[:channels] = zero_points
+    parts = (np.int32(channels), scale.astype("<f4"), shift.astype("<f4"), zeros, fours)
+    return b"HCTSTEM1" + b"".join(part.tobytes() for part in parts)
+
+
+def side(pixels: int) -> int:
+    """Height or width of the map of an image with so many pixels a side."""
+    return ((pixels - 1) // 2 + 1 - 3) // 2 + 1
+
+
+def fast() -> ctypes.CDLL | None:
+    """The program, where it is faster than the runtime's own operators."""
+    library = compiled()
+    return library if library and library.hct_stem_is_fast() else None
+
+
+def run_by(library: ctypes.CDLL, stem: bytes, threads: int, *, portable: bool = False) -> Callable[[Tensor], Tensor]:
+    """`stem` run by the library, in plain C++ if it is to be `portable`: the same bytes, many times as slow.
+
+    What it gives is the same memory in each call for images of one size.
+
+    Raises:
+        ValueError: when these bytes are no stem.
+    """
+    channels = library.hct_stem_channels(stem, len(stem))
+    if not channels:
+        raise ValueError(f"{FILE} of {len(stem)} bytes is no stem of this version; export it again")
+
+    found = torch.empty((0, 0, OUT), dtype=torch.uint8)
+
+    def run(pixels: Tensor) -> Tensor:
+        height, width, given = pixels.shape
+        if given != channels or pixels.dtype != torch.uint8 or not pixels.is_contiguous():
+            raise ValueError(f"the stem takes uint8 h w {channels}, not {pixels.dtype} {tuple(pixels.shape)}")
+        found.resize_(side(height), side(width), OUT)
+        library.hct_stem(stem, pixels.data_ptr(), height, width, found.data_ptr(), threads, portable)
+        return found
+
+    return run
+
+
+@functools.cache
+def compiled() -> ctypes.CDLL | None:
+    """The program as a library; None where it can't be made, and the log then says why."""
+    source = files("hct_lightning.deploy") / "cpp"
+    content = b"".join((source / name).read_bytes() for name in ("stem.h", "stem.cpp"))
+    command = [*shlex.split(os.environ.get("CXX", "c++")), *_OPTIONS]
+    known = hashlib.sha256(content + repr(command).encode() + platform.machine().encode()).hexdigest()[:16]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hct_lightning"
+    kept = home / f"stem-{known}.so"
+    try:
+        if not kept.is_file():
+            home.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.TemporaryDirectory(dir=home) as making:  # several processes may do so at once
+                made = Path(making) / kept.name
+                subprocess.run([*command, str(source / "stem.cpp"), "-o", made], check=True, capture_output=True)
+                made.replace(kept)
+        library = ctypes.CDLL(str(kept))
+    except (OSError, subprocess.CalledProcessError) as error:
+        log.info("int8 artifacts of OpenVINO run a third slower than they could: %s; apt-get install g++", error)
+        return None
+    library.hct_stem_is_fast.restype = ctypes.c_bool
+    library.hct_stem_channels.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
+    number, place = ctypes.c_int, ctypes.c_void_p
+    library.hct_stem.argtypes = (ctypes.c_char_p, place, number, number, place, number, ctypes.c_bool)
+    library.hct_stem.restype = None
+    return library

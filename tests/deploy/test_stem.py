@@ -1,0 +1,79 @@
+"""The program for HCT's int8 stem, against PyTorch's own operators."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hct_lightning.deploy import stem
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        made = stem.compiled.__wrapped__()
+    assert made, "there is no C++ compiler: apt-get install g++"
+    return made
+
+
+def parts(channels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(channels)
+    weight = rng.integers(-127, 128, (16, channels, 7, 7)).astype(np.int8)
+    scale = rng.uniform(-0.001, 0.002, 16).astype(np.float32)  # negative where a BatchNorm's weight is
+    return weight, scale, rng.normal(40, 40, 16).astype(np.float32), np.array([124, 116, 104])[:channels]
+
+
+def expected(pixels: torch.Tensor, weight, scale, shift, zero_points) -> torch.Tensor:
+    image = (pixels.double() - torch.from_numpy(zero_points)).permute(2, 0, 1)[None]
+    sums = F.max_pool2d(F.conv2d(image, torch.from_numpy(weight).double(), stride=2, padding=3), 3, stride=2)
+    values = sums[0].permute(1, 2, 0) * torch.from_numpy(scale).double() + torch.from_numpy(shift).double()
+    return values.clamp(0, 255)
+
+
+@pytest.mark.parametrize("portable", [True, False])
+@pytest.mark.parametrize("channels", stem.CHANNELS)
+@pytest.mark.parametrize("size", [(128, 128), (131, 129), (130, 1357)])
+def test_the_map_is_that_of_the_network(library, size, channels, portable):
+    if not (portable or library.hct_stem_is_fast()):
+        pytest.skip("a CPU without AVX-512 VNNI")
+    given = parts(channels)
+    pixels = torch.randint(0, 256, (*size, channels), dtype=torch.uint8)
+    found = stem.run_by(library, stem.pack(*given), 3, portable=portable)(pixels)
+    exact = expected(pixels, *given)
+    assert found.shape == (*map(stem.side, size), stem.OUT) == exact.shape
+    assert (found.double() - exact).abs().max() < 0.5001, "rounded to the nearest"
+    assert ((exact > 0) & (exact < 255)).double().mean() > 0.1, "most are not at an end"
+
+
+def test_both_ways_and_any_number_of_threads_give_the_same_bytes(library):
+    if not library.hct_stem_is_fast():
+        pytest.skip("a CPU without AVX-512 VNNI")
+    pixels = torch.randint(0, 256, (357, 403, 3), dtype=torch.uint8)
+    ways = [(1, True), (1, False), (2, False), (200, False)]
+    packed = stem.pack(*parts(3))
+    maps = [stem.run_by(library, packed, threads, portable=portable)(pixels) for threads, portable in ways]
+    assert all(torch.equal(maps[0], other) for other in maps[1:])
+
+
+def test_what_is_no_stem_is_refused(library):
+    packed = stem.pack(*parts(3))
+    for bad in (b"", packed[:-1], packed + b"0", b"HCTSTEM2" + packed[8:], packed[:8] + b"\2" + packed[9:]):
+        with pytest.raises(ValueError, match="is no stem of this version; export it again"):
+            stem.run_by(library, bad, 1)
+
+
+def test_images_of_another_form_are_refused(library):
+    run = stem.run_by(library, stem.pack(*parts(3)), 1)
+    for pixels in (torch.zeros((128, 128, 1), dtype=torch.uint8), torch.zeros((128, 128, 3))):
+        with pytest.raises(ValueError, match="the stem takes uint8 h w 3"):
+            run(pixels)
+
+
+def test_without_a_compiler_there_is_none(monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with caplog.at_level("INFO"):
+        assert stem.compiled.__wrapped__() is None
+    assert "apt-get install g++" in caplog.text
+    assert not list((tmp_path / "hct_lightning").iterdir())
