@@ -31,7 +31,7 @@ constexpr int kBlock = 12;   // outputs whose sums are in registers at once
 constexpr int kTile = 28 * kBlock;          // outputs of a row of a tile
 constexpr int kPooled = (kTile - 1) / 2;    // of them after pooling
 
-// Of the output channels. Aligned, so that a vector never lies in two lines of the cache: that takes a fifth of the time.
+// Of the output channels. Aligned, so that a vector never lies in two lines of the cache.
 struct alignas(64) Sums {
   int32_t of[kOut];
 };
