@@ -94,15 +94,18 @@ def compiled() -> ctypes.CDLL | None:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hct_lightning"
     kept = home / f"stem-{known}.so"
     try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        owner = home.stat()
+        if owner.st_uid != os.getuid() or owner.st_mode & 0o022:
+            raise OSError(f"others may write to {home}, from where it would be run")
         if not kept.is_file():
-            home.mkdir(parents=True, exist_ok=True, mode=0o700)
             with tempfile.TemporaryDirectory(dir=home) as making:  # several processes may do so at once
                 made = Path(making) / kept.name
                 subprocess.run([*command, str(source / "stem.cpp"), "-o", made], check=True, capture_output=True)
                 made.replace(kept)
         library = ctypes.CDLL(str(kept))
     except (OSError, subprocess.CalledProcessError) as error:
-        log.info("int8 artifacts of OpenVINO run a third slower than they could: %s; apt-get install g++", error)
+        log.info("int8 artifacts of OpenVINO run slower than they could: %s (a C++ compiler is needed: g++)", error)
         return None
     library.hct_stem_is_fast.restype = ctypes.c_bool
     library.hct_stem_channels.argtypes = (ctypes.c_char_p, ctypes.c_size_t)

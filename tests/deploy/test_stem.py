@@ -75,5 +75,14 @@ def test_without_a_compiler_there_is_none(monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with caplog.at_level("INFO"):
         assert stem.compiled.__wrapped__() is None
-    assert "apt-get install g++" in caplog.text
+    assert "a C++ compiler is needed: g++" in caplog.text
     assert not list((tmp_path / "hct_lightning").iterdir())
+
+
+def test_nothing_is_run_from_where_others_may_write(monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "hct_lightning").mkdir(mode=0o700)
+    (tmp_path / "hct_lightning").chmod(0o777)
+    with caplog.at_level("INFO"):
+        assert stem.compiled.__wrapped__() is None
+    assert f"others may write to {tmp_path}/hct_lightning" in caplog.text
