@@ -39,7 +39,7 @@ class WandbModels(Callback):
             if isinstance(callback, ModelCheckpoint):
                 logger.after_save_checkpoint(callback)  # a resumed run may have its best from before
         logger.finalize("success")  # Lightning does so when the W&B run has ended
-        if self.artifacts:
+        if self.artifacts and not logger.experiment.disabled:  # which would copy them for nobody
             folder = Path(trainer.default_root_dir) / "artifacts"
             for name, about in read_descriptions(folder).items():
                 logger.experiment.log_artifact(as_model(folder / name, about, str(logger.experiment.id)))

@@ -22,19 +22,26 @@ def logged(fit, trained, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb"))
     shutil.copytree(trained / "artifacts", tmp_path / "artifacts")
 
-    def run(log_model: Any, *, artifacts: bool = True) -> dict[str, Any]:
-        logger = WandbLogger(project="p", save_dir=tmp_path, id="one", mode="offline", log_model=log_model)
+    def run(log_model: Any, *, artifacts: bool = True, mode: str = "offline") -> dict[str, Any]:
+        logger = WandbLogger(project="p", save_dir=tmp_path, id="one", mode=mode, log_model=log_model)
         best = ModelCheckpoint(tmp_path / "checkpoints", "best", monitor="val/accuracy", mode="max")
         try:
             fit(best, WandbModels(artifacts=artifacts), logger=logger, enable_checkpointing=True)
         finally:
             wandb.finish()
+        if mode == "disabled":
+            return {}
         found = [record.artifact for record in pieces(tmp_path)[0] if record.artifact.name]
         assert {artifact.type for artifact in found} <= {"model"}
         assert len({artifact.name for artifact in found}) == len(found), "each once"
         return {artifact.name: artifact for artifact in found}
 
     return run
+
+
+def test_a_disabled_run_leaves_no_copies(logged, tmp_path):
+    logged(False, mode="disabled")
+    assert not [file for file in (tmp_path / "wandb").rglob("*") if file.is_file()]
 
 
 def test_artifacts_go_with_their_files_and_figures(logged, trained):
