@@ -105,7 +105,21 @@ def powersgd(*, rank: int, after_steps: int, **options: Any) -> DDPStrategy:
     if after_steps < 2:
         raise ValueError(f"gradients.after_steps={after_steps}: give at least 2")
     state = PowerSGDState(None, matrix_approximation_rank=rank, start_powerSGD_iter=after_steps)
-    return HookedDDP(ddp_comm_state=state, ddp_comm_hook=powerSGD_hook, **options)
+    return HookedDDP(ddp_comm_state=state, ddp_comm_hook=_powersgd, **options)
+
+
+def _powersgd(state: PowerSGDState, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """PowerSGD, on gloo a bucket at a time.
+
+    Each bucket takes three collectives in a row, begun by callbacks. Under gloo these run in threads, so those of
+    several buckets would be in another order on each rank, which ends the run or mixes them up.
+    """
+    gradients = powerSGD_hook(state, bucket)
+    if dist.get_backend() != "gloo":
+        return gradients
+    done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+    done.set_result(gradients.wait())
+    return done
 
 
 def post_local_sgd(*, period: int, after_steps: int, **options: Any) -> DDPStrategy:
