@@ -76,7 +76,7 @@ struct Portable {
     for (int x = 0; x < count; ++x) {
       Sums sums = start;
       for (int y = 0; y < kKernel; ++y)
-        for (int b = 0; b < kKernel * C; ++b)
+        for (int b = 0; b < 8 * C; ++b)
           for (int o = 0; o < kOut; ++o)
             sums.of[o] += weights[y * 8 * C * kOut + (b / 4 * kOut + o) * 4 + b % 4] * rows[y][x * 2 * C + b];
       out[x] = sums;
