@@ -48,11 +48,6 @@ def pack(weight: np.ndarray, scale: np.ndarray, shift: np.ndarray, zero_points: 
     return b"HCTSTEM1" + b"".join(part.tobytes() for part in parts)
 
 
-def side(pixels: int) -> int:
-    """Height or width of the map of an image with so many pixels a side."""
-    return ((pixels - 1) // 2 + 1 - 3) // 2 + 1
-
-
 def fast() -> ctypes.CDLL | None:
     """The program, where it is faster than the runtime's own operators."""
     library = compiled()
@@ -70,14 +65,13 @@ def run_by(library: ctypes.CDLL, stem: bytes, threads: int, *, portable: bool = 
     channels = library.hct_stem_channels(stem, len(stem))
     if not channels:
         raise ValueError(f"{FILE} of {len(stem)} bytes is no stem of this version; export it again")
-
     found = torch.empty((0, 0, OUT), dtype=torch.uint8)
 
     def run(pixels: Tensor) -> Tensor:
         height, width, given = pixels.shape
         if given != channels or pixels.dtype != torch.uint8 or not pixels.is_contiguous():
             raise ValueError(f"the stem takes uint8 h w {channels}, not {pixels.dtype} {tuple(pixels.shape)}")
-        found.resize_(side(height), side(width), OUT)
+        found.resize_(library.hct_stem_side(height), library.hct_stem_side(width), OUT)
         library.hct_stem(stem, pixels.data_ptr(), height, width, found.data_ptr(), threads, portable)
         return found
 

@@ -41,7 +41,7 @@ def test_the_map_is_that_of_the_network(library, size, channels, portable):
     pixels = torch.randint(0, 256, (*size, channels), dtype=torch.uint8)
     found = stem.run_by(library, stem.pack(*given), 3, portable=portable)(pixels)
     exact = expected(pixels, *given)
-    assert found.shape == (*map(stem.side, size), stem.OUT) == exact.shape
+    assert found.shape == exact.shape
     assert (found.double() - exact).abs().max() < 0.5001, "rounded to the nearest"
     assert ((exact > 0) & (exact < 255)).double().mean() > 0.1, "most are not at an end"
 
