@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ def records(file: Path) -> Iterator[Any]:
             position += left
             continue
         _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        if position + 7 + length > len(data):
+            break  # it is being written
         parts += data[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):  # full, or the last part
@@ -30,9 +33,19 @@ def records(file: Path) -> Iterator[Any]:
 
 
 def pieces(run: Path) -> list[list[Any]]:
-    """The records of each process that wrote to a run's folder, the earliest first."""
-    folders = sorted((run / "wandb").glob("offline-run-*"))
-    return [list(records(next(folder.glob("*.wandb")))) for folder in folders]
+    """The records of each process that wrote to a run's folder, the earliest first.
+
+    `wandb.finish` returns before the process that writes the file has written all of it; `exit` is the last record.
+    """
+    found = []
+    for folder in sorted((run / "wandb").glob("offline-run-*")):
+        file = next(folder.glob("*.wandb"))
+        given_up = time.monotonic() + 20
+        while not any(record.HasField("exit") for record in records(file)):
+            assert time.monotonic() < given_up, f"{file} has no end"
+            time.sleep(0.1)
+        found.append(list(records(file)))
+    return found
 
 
 def read(run: Path) -> tuple[dict[str, Any], dict[str, list[Any]], set[str]]:
