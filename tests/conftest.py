@@ -28,6 +28,7 @@ _STATE = tempfile.TemporaryDirectory(prefix="hct-state-")
 os.environ["XDG_STATE_HOME"] = _STATE.name
 
 TINY = (
+    "recipe=plain",
     "data.scene_size=128",
     "data.resolution=128",
     "data.train=24",

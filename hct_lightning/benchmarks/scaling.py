@@ -72,6 +72,7 @@ def train(run: Path, ranks: int, most: int, options: Sequence[str]) -> list[dict
         sys.executable,
         "-m",
         "hct_lightning",
+        "recipe=plain",
         f"trainer.devices={ranks}",
         f"trainer.accelerator={'cuda' if torch.cuda.device_count() >= most else 'cpu'}",
         "runtime.threads=1",

@@ -128,6 +128,7 @@ def train(run: Path, options: Sequence[str]) -> Curve:
         sys.executable,
         "-m",
         "hct_lightning",
+        "recipe=plain",
         "trainer.accelerator=cpu",
         "runtime.threads=1",
         "data.num_workers=0",

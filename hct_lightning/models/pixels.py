@@ -163,7 +163,7 @@ class FromPixels(nn.Module):
         if any(module.training for stage in self._local_stages() for module in stage.modules()):
             raise ValueError(
                 "memory=stream takes the statistics of the first stages as they are, and they can't be measured tile by "
-                "tile; leave callbacks=averaged out, or give callbacks.batch_norm.images=0"
+                "tile; give recipe=plain, or callbacks=plain alone"
             )
         parameters = [p for part in (hct.stem, *self._local_stages()) for p in part.parameters() if p.requires_grad]
         if isinstance(pixels, Tensor):

@@ -121,7 +121,7 @@ class FirstArrivals(DDPStrategy):
         if any(isinstance(callback, Timer) for callback in trainer.callbacks):
             raise ValueError(f"{said} trainer.max_time, for which ranks wait after each step; give trainer.max_epochs")
         if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):
-            raise ValueError(f"{said} callbacks=averaged: not every rank has the weights of every step; leave it out")
+            raise ValueError(f"{said} averaged weights: not every rank has those of every step; give callbacks=plain")
         if getattr(self.precision_plugin, "scaler", None) is not None:
             raise ValueError(f"{said} trainer.precision=16-mixed; use bf16-mixed or 32-true")
         if self._scheme.repeats and trainer.accumulate_grad_batches > 1:

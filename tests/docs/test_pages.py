@@ -74,7 +74,7 @@ def test_options_that_are_named_exist():
     files = {group: sorted((ROOT / "conf" / group).glob("[a-z]*.yaml")) for group in ("task", "data", "benchmark")}
     every = [f"{group}=[{','.join(file.stem for file in found)}]" for group, found in files.items()]
     every += ["model=[hct,timm]", "logger=[wandb,tensorboard]", "export=[torchscript_int8,openvino_int8]"]
-    every += ["callbacks=averaged", "gradients=[k_sync,post_local_sgd]"]
+    every += ["callbacks=default", "gradients=[k_sync,post_local_sgd]"]
     config = OmegaConf.to_container(composed([*every, "+slurm=nodes"]))
 
     def has(options: object, path: list[str]) -> bool:

@@ -194,7 +194,7 @@ def test_ten_kills_and_ten_resumes_end_bitwise_where_an_undisturbed_run_does(env
     and of saving too."""
     options = (
         *tiny,
-        "callbacks=averaged",
+        "callbacks=default",
         "callbacks.batch_norm.freeze=0.3",
         "trainer.max_epochs=40",
         "trainer.devices=2",

@@ -183,7 +183,7 @@ def test_with_all_ranks_a_resumed_run_ends_bitwise_where_an_undisturbed_one_does
     ("option", "said"),
     [
         ("trainer.max_time=00:00:01:00", "does not go with trainer.max_time"),
-        ("callbacks=averaged", "does not go with callbacks=averaged"),
+        ("callbacks=default", "does not go with averaged weights"),
     ],
 )
 def test_what_cannot_go_together_is_refused(cli, tmp_path, option, said):

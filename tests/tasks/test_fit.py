@@ -284,12 +284,13 @@ def test_a_strangers_checkpoint_and_folder_run_nothing(cli, tiny, trained, tmp_p
 @pytest.mark.parametrize(
     ("options", "accelerator", "fused"),
     [
-        ([], "cuda", True),
+        (["optim=adamw"], "cuda", True),
+        ([], "cuda", None),
         (["optim=sgd"], "cuda", True),
-        (["trainer.gradient_clip_val=1"], "cuda", None),
-        (["+optim.optimizer.fused=false"], "cuda", False),
+        (["optim=adamw", "trainer.gradient_clip_val=1"], "cuda", None),
+        (["optim=adamw", "+optim.optimizer.fused=false"], "cuda", False),
         (["optim.optimizer={_target_:torch.optim.RMSprop,_partial_:true}"], "cuda", None),
-        ([], "cpu", None),
+        (["optim=adamw"], "cpu", None),
     ],
 )
 def test_an_optimiser_is_fused_where_it_can_be(options, accelerator, fused):

@@ -42,7 +42,7 @@ OPTIONS = (
     "+callbacks.refuse._target_=waiting.Refuse",
     f"+callbacks.refuse.allowed=[{','.join(map(repr, READS))}]",
 )
-RECOMPUTING = ("callbacks=averaged", "memory=low", "micro_batches=2", "optim=adamw", "trainer.precision=bf16-mixed")
+RECOMPUTING = ("callbacks=default", "memory=low", "micro_batches=2", "optim=adamw", "trainer.precision=bf16-mixed")
 
 
 def losses(epochs: int) -> list[int]:

@@ -167,7 +167,7 @@ class Augmentation:
         for name in self._used.keys() - {"flip", "vertical_flip", "quarter_turns"}:
             raise ValueError(
                 f"data.augment.{name}={self._used[name]} changes whole images, and with memory=stream "
-                "data.resolution=native reads large ones by region; leave it out (flips and quarter turns work)"
+                "data.resolution=native reads large ones by region; give recipe=plain (flips and quarter turns work)"
             )
 
     def _turn(self, image: Regions, rng: np.random.Generator) -> Turned:
