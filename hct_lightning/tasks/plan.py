@@ -171,9 +171,10 @@ def suggestion(rows: list[dict[str, Any]]) -> str | None:
 
     best = max(fitting, key=worth)
     resolution = str(best["resolution"]).replace(" ", "")
+    streamed = " recipe=plain" if best["memory"] == "stream" else ""  # whose statistics stay as they are
     return (
         f"python -m hct_lightning data.resolution={resolution} data.batch_size={best['batch_size']} "
-        f"trainer.precision={best['precision']} memory={best['memory']}"
+        f"trainer.precision={best['precision']} memory={best['memory']}{streamed}"
     )
 
 

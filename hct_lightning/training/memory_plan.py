@@ -45,7 +45,7 @@ class MemoryPlan(NamedTuple):
         smaller = [max(128, 3 * side // 4 // 32 * 32) for side in size]
         ways = [f"micro_batches={min(share, 2 * self.micro_batches)}"] if self.micro_batches < share else []
         ways += ["memory=low"] if self.memory == "speed" else []
-        ways += ["memory=stream"] if self.memory == "low" and min(size) > STREAM_TILE else []
+        ways += ["memory=stream recipe=plain"] if self.memory == "low" and min(size) > STREAM_TILE else []
         ways += [f"data.resolution={smaller[0] if len({*smaller}) == 1 else str(smaller).replace(' ', '')}"]
         return f"use {' or '.join(ways)}"
 
@@ -169,8 +169,8 @@ def choose_memory(
         if plan is None:
             raise ValueError(
                 f"a training step with one image takes about {taken(chosen, 1) / 2**30:.1f} GiB; "
-                f"{room.bytes / 2**30:.1f} GiB are available to each rank. Use memory=low, memory=stream (HCT), a smaller "
-                "data.resolution, fewer trainer.devices on this machine, or trainer.precision=bf16-mixed"
+                f"{room.bytes / 2**30:.1f} GiB are available to each rank. Use memory=low, memory=stream recipe=plain (HCT), a "
+                "smaller data.resolution, fewer trainer.devices on this machine, or trainer.precision=bf16-mixed"
             )
         plan = plan._replace(micro_batches=wanted if fixed else max(wanted, plan.micro_batches))
         gaps = int(GAPS * taken(plan.memory, -(-share // plan.micro_batches)))

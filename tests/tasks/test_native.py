@@ -14,6 +14,7 @@ from hct_lightning.tasks.fit import exporters_of
 from hct_lightning.training.checkpoints import load_checkpoint, load_network
 
 OPTIONS = (
+    "recipe=plain",
     "data=folder",
     "data.resolution=native",
     "data.batch_size=2",
