@@ -89,7 +89,9 @@ def test_what_helps_is_said_in_numbers():
         "use micro_batches=4 or memory=low or data.resolution=768"
     )
     assert MemoryPlan(8, "low").to_take_less(8, (512, 384)) == "use data.resolution=[384,288]"
-    assert MemoryPlan(1, "low").to_take_less(1, (8000, 8000)) == "use memory=stream recipe=plain or data.resolution=5984"
+    assert (
+        MemoryPlan(1, "low").to_take_less(1, (8000, 8000)) == "use memory=stream recipe=plain or data.resolution=5984"
+    )
 
 
 @pytest.mark.slow
