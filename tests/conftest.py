@@ -116,11 +116,11 @@ def trained(cli, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def data_options() -> Callable[..., dict[str, Any]]:
-    """`data_options("folder", resolution=32)`: what conf/ says of `data=folder` but for its source, with some changed."""
+    """`data_options("folder", resolution=32)`: what conf/ says of `data=folder recipe=plain`, with some changed."""
 
     def options(group: str, **changed: Any) -> dict[str, Any]:
         with initialize_config_module("hct_lightning.conf", version_base="1.3"):
-            found = plain(compose("config", [f"data={group}"]).data)
+            found = plain(compose("config", [f"data={group}", "recipe=plain"]).data)
         return {name: value for name, value in found.items() if name not in ("_target_", "source")} | changed
 
     return options

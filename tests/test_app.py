@@ -37,7 +37,7 @@ def test_answers_before_anything_heavy_is_imported(cli, tmp_path, args):
 
 def test_help_shows_usage_and_groups(cli, tmp_path):
     out = cli("--help", cwd=tmp_path).stdout
-    for part in ("Usage:", "task=predict", "optim: adam, adamw, sgd", "--cfg job"):
+    for part in ("Usage:", "task=predict", "optim: adam, adamw, muon, sgd", "--cfg job"):
         assert part in out
 
 

@@ -15,7 +15,7 @@ from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recorded import is_believed, values_of
 from hct_lightning.machine import ranks
 from hct_lightning.runs.links import check_links
-from hct_lightning.runs.overrides import read_overrides
+from hct_lightning.runs.overrides import read_overrides, read_yaml
 from hct_lightning.runs.record import read_record
 from hct_lightning.runs.secrets import hide
 
@@ -24,6 +24,7 @@ BEGUN = Path(".hydra", "overrides.yaml")  # of a run's folder: the options it be
 DATA = "hydra.job.env_set.HCT_DATA"  # where the points of a sweep find data
 # Options that runs may have recorded by an earlier name.
 RENAMED = {"trainer.accumulate_grad_batches": "micro_batches"}
+RENAMED_CALLBACKS = {"callbacks=default": "callbacks=plain", "callbacks=averaged": "callbacks=default"}
 # Options that are paths, and mean what they meant in the folder where the run began.
 PATHS = ("data.root", "fit.against")
 
@@ -71,7 +72,7 @@ def _still_meant(key: str, given: Collection[str]) -> bool:
 
 def _recorded(folder: Path) -> list[str]:
     """The overrides of a run: those it began with, those it went on with, and its paths, which hold in any folder."""
-    begun = [_by_new_name(override) for override in read_overrides(folder / BEGUN)]
+    begun = _with_its_recipe(folder, [_by_new_name(override) for override in read_overrides(folder / BEGUN)])
     overrides = [*{override.partition("=")[0]: override for override in begun}.values()]  # given twice, the last counts
     since = {key_of(override): override for override in _since(folder)}
     overrides = [override for override in overrides if _still_meant(key_of(override), since)] + [*since.values()]
@@ -81,6 +82,14 @@ def _recorded(folder: Path) -> list[str]:
     paths = {key: known[key] for key in PATHS if key in known and (key in mine or Path(known[key]).exists())}
     overrides = [override for override in overrides if key_of(override) not in paths]
     return overrides + [f"{key}={quoted(path)}" for key, path in paths.items()]
+
+
+def _with_its_recipe(folder: Path, begun: list[str]) -> list[str]:
+    """The overrides, and `recipe=plain` where a run began when there was no other."""
+    choices = folder / BEGUN.with_name("hydra.yaml")
+    if not choices.exists() or "recipe" in read_yaml(choices, "hydra", "runtime", "choices"):
+        return begun
+    return ["recipe=plain", *(RENAMED_CALLBACKS.get(override, override) for override in begun)]
 
 
 def _since(folder: Path) -> list[str]:

@@ -27,6 +27,7 @@ _GROUPS = {
     "micro_batches",
     "model",
     "optim",
+    "recipe",
     "runtime",
     "schedule",
     "seed",

@@ -44,6 +44,20 @@ def test_recompose_reads_what_a_run_recorded_by_an_earlier_name(earlier):
     assert [arg for arg in args if "micro_batches" in arg] == ["micro_batches=2"]
 
 
+@pytest.mark.parametrize(("was", "now"), [("averaged", "default"), ("default", "plain"), ("early_stopping", None)])
+def test_a_run_from_before_there_were_recipes_keeps_its_own(earlier, was, now):
+    recorded, choices = (earlier / ".hydra" / name for name in ("overrides.yaml", "hydra.yaml"))
+    recorded.write_text(recorded.read_text() + f"- callbacks={was}\n")
+    choices.write_text("hydra: {runtime: {choices: {data: folder, callbacks: averaged}}}")
+    args = recompose([f"run={earlier}"])
+    assert {"recipe=plain", f"callbacks={now or was}"} <= set(args)
+    assert "recipe=plain" not in recompose([f"run={earlier}", "recipe=null"])
+    choices.write_text("hydra: {runtime: {choices: {data: folder, recipe: null}}}")
+    args = recompose([f"run={earlier}"])
+    assert f"callbacks={was}" in args
+    assert "recipe=plain" not in args
+
+
 def test_of_an_option_that_was_given_twice_the_last_counts(earlier):
     recorded = earlier / ".hydra" / "overrides.yaml"
     recorded.write_text("- trainer.max_epochs=2\n- trainer.max_epochs=1\n")

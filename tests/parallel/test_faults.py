@@ -190,11 +190,13 @@ def test_the_cause_is_said_also_where_losing_a_rank_aborts_the_others(environmen
 
 @pytest.mark.timeout(1200)
 def test_ten_kills_and_ten_resumes_end_bitwise_where_an_undisturbed_run_does(environment, tiny, tmp_path, cli):
-    """With dropout on, averaged weights and statistics that are frozen in the end; killed at random moments, of starting
-    and of saving too."""
+    """With the default recipe (crops, averaged weights, Muon), dropout, and statistics that are frozen in the end;
+    killed at random moments, of starting and of saving too."""
+    assert tiny[0] == "recipe=plain"
     options = (
-        *tiny,
-        "callbacks=default",
+        *tiny[1:],
+        "data.scene_size=192",
+        "data.resolution=192",
         "callbacks.batch_norm.freeze=0.3",
         "trainer.max_epochs=40",
         "trainer.devices=2",
@@ -243,7 +245,7 @@ def test_a_loss_that_is_not_finite(environment, tiny, tmp_path):
 
 def test_a_full_disk_while_a_checkpoint_is_written(environment, tiny, tmp_path, cli):
     cli(
-        *tiny[:5],
+        *tiny[:6],
         "trainer.max_epochs=1",
         "export=[]",
         f"hydra.run.dir={tmp_path}/run",

@@ -14,7 +14,7 @@ def test_union():
 @pytest.mark.slow
 def test_communication_and_computation_apart(cli, tiny, tmp_path):
     run = tmp_path / "run"
-    cli(*tiny[:5], "debug=profile", "trainer.devices=2", f"hydra.run.dir={run}", cwd=tmp_path)
+    cli(*tiny[:6], "debug=profile", "trainer.devices=2", f"hydra.run.dir={run}", cwd=tmp_path)
     for rank in (0, 1):
         summary = (run / "profile" / f"fit-summary-{rank}.txt").read_text()
         ms = {name: float(value) for name, value in re.findall(r"^ *([a-z ]+?) +([\d.]+) ms", summary, re.M)}
