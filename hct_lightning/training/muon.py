@@ -10,7 +10,7 @@ negative, and these grow.
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -92,12 +92,12 @@ class Muon(torch.optim.Optimizer):
     def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         first, second = group["betas"]
         for parameter in parameters:
-            state = self.state[parameter]
+            state, gradient = self.state[parameter], cast(Tensor, parameter.grad)
             if not state:
                 state.update(step=0, mean=torch.zeros_like(parameter), square=torch.zeros_like(parameter))
             state["step"] += 1
-            state["mean"].lerp_(parameter.grad, 1 - first)
-            state["square"].lerp_(parameter.grad.square(), 1 - second)
+            state["mean"].lerp_(gradient, 1 - first)
+            state["square"].lerp_(gradient.square(), 1 - second)
             spread = (state["square"] / (1 - second ** state["step"])).sqrt_().add_(group["eps"])
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.addcdiv_(state["mean"], spread, value=-group["lr"] / (1 - first ** state["step"]))
