@@ -86,8 +86,9 @@ def _recorded(folder: Path) -> list[str]:
 
 def _with_its_recipe(folder: Path, begun: list[str]) -> list[str]:
     """The overrides, and `recipe=plain` where a run began when there was no other."""
-    choices = folder / BEGUN.with_name("hydra.yaml")
-    if not choices.exists() or "recipe" in read_yaml(choices, "hydra", "runtime", "choices"):
+    file = folder / BEGUN.with_name("hydra.yaml")
+    choices = read_yaml(file, "hydra", "runtime", "choices") if file.exists() else None
+    if not isinstance(choices, dict) or "recipe" in choices:
         return begun
     return ["recipe=plain", *(RENAMED_CALLBACKS.get(override, override) for override in begun)]
 
