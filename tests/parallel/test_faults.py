@@ -220,6 +220,7 @@ def test_ten_kills_and_ten_resumes_end_bitwise_where_an_undisturbed_run_does(env
             time.sleep(moments.uniform(0, starting_s))
         else:  # it has gone on a little
             while (last.stat().st_mtime if last.exists() else 0) == saved_at:
+                assert child.poll() is None, child.communicate()
                 time.sleep(0.01)
             time.sleep(moments.uniform(0, 0.5))
         child.kill()

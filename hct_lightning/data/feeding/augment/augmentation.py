@@ -34,9 +34,11 @@ class Augmentation:
         quarter_turns: probability of a turn by 90, 180 or 270 degrees (180 unless height = width).
         jitter: the crop moves by up to so many pixels, up and down and to the sides, at full
             resolution; what it reaches beyond the image is mirrored.
-        crop: sides of a training crop when training begins, as a share of the image's; they grow linearly to whole
-            images. A crop is at full resolution; as many are taken of an image as have its area together.
-        crop_until: the part of the training after which crops are whole images.
+        crop: sides of a training crop when training begins, as a share of the image's. A crop is at full resolution;
+            as many are taken of an image as have its area together.
+        crop_end: their share in the end, to which they grow linearly, 1 for whole images; no more than `crop` leaves
+            them at that.
+        crop_until: the part of the training after which they don't grow any more.
         resample: probability of what the next three say; other images keep every pixel as it is.
         scale: the image is enlarged by factors of 1 / (1 + scale) .. 1 + scale.
         aspect: its height is enlarged against its width by factors of 1 / (1 + aspect) .. 1 + aspect.
@@ -64,7 +66,8 @@ class Augmentation:
         quarter_turns: float = 0.0,
         jitter: int = 0,
         crop: float = 1.0,
-        crop_until: float = 0.7,
+        crop_end: float = 1.0,
+        crop_until: float = 1.0,
         resample: float = 0.5,
         scale: float = 0.0,
         aspect: float = 0.0,
@@ -92,6 +95,7 @@ class Augmentation:
         self.quarter_turns = quarter_turns
         self.jitter = jitter
         self.crop = crop
+        self.crop_end = crop_end
         self.crop_until = crop_until
         self.resample = resample
         self.scale = scale
@@ -107,7 +111,7 @@ class Augmentation:
         self.mixup = mixup
         self.cutmix = cutmix
         self.mix_until = mix_until
-        off = {"crop": 1.0} | {name: options[name] for name in ("crop_until", "resample", "mix_until")}
+        off = {"crop": 1.0} | {name: options[name] for name in ("crop_end", "crop_until", "resample", "mix_until")}
         self._used = {name: value for name, value in options.items() if value != off.get(name, 0)}
         self.active = bool(self._used)
 
@@ -134,7 +138,7 @@ class Augmentation:
             progress: the part of the training that is done.
         """
         grown = 1.0 if progress >= self.crop_until else progress / self.crop_until
-        share = self.crop + (1 - self.crop) * grown
+        share = self.crop + max(0.0, self.crop_end - self.crop) * grown
         height, width = (min(side, max(SMALLEST, math.ceil(share * side / STEP) * STEP)) for side in size)
         return size[0] * size[1] // (height * width), (height, width)
 

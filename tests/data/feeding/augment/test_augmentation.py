@@ -119,6 +119,14 @@ def test_crops_grow_to_whole_images_and_have_the_area_of_the_image_together():
     assert augmentation.crops((100, 90), 0.0) == (1, (100, 90))  # a network can't take less
 
 
+def test_crops_need_not_become_whole():
+    augmentation = Augmentation(crop=0.5, crop_end=0.7)
+    assert augmentation.crops((2048, 1440), 0.0) == (3, (1024, 736))
+    assert augmentation.crops((2048, 1440), 1.0) == (2, (1440, 1024))
+    assert Augmentation(crop=0.8, crop_end=0.7).crops((1000, 1000), 1.0) == (1, (800, 800))
+    assert not Augmentation(crop=1.0, crop_end=0.7).active
+
+
 def test_several_crops_of_each_image_are_parts_of_it_with_its_label():
     original = batch_of([4, 9, 11], 300, 300)
     cut = Augmentation(crop=0.43)(batch_of([4, 9, 11], 300, 300), seed=0, epoch=0, classes=3)
