@@ -11,6 +11,7 @@ from hct_lightning.cli.plain import plain
 log = logging.getLogger(__name__)
 
 GROUPS = ("data", "model", "optim", "schedule", "loss", "trainer", "gradients", "seed")
+CALLBACKS = ("average", "batch_norm")  # those that make the weights others
 # Where things lie says nothing of what is trained, and a url may hold a password.
 LEFT_OUT = ("data.root", "data.cache", "data.source", "trainer.plugins")
 
@@ -18,6 +19,7 @@ LEFT_OUT = ("data.root", "data.cache", "data.source", "trainer.plugins")
 def options_of_training(cfg: DictConfig) -> dict[str, Any]:
     """By their full names, as on the command line: `{"optim.lr": 0.001, ...}`."""
     groups = {group: plain(cfg[group]) if OmegaConf.is_config(cfg[group]) else cfg[group] for group in GROUPS}
+    groups["callbacks"] = {name: plain(cfg.callbacks[name]) for name in CALLBACKS if (cfg.callbacks or {}).get(name)}
     return {name: value for name, value in _flat("", groups) if not name.startswith(LEFT_OUT)}
 
 

@@ -27,6 +27,15 @@ def test_changes_are_said_as_on_the_command_line():
     ]
 
 
+def test_averages_of_the_weights_are_among_them():
+    assert differences(options(), options("callbacks.average.span=0.1", "~callbacks.batch_norm")) == [
+        "callbacks.average.span=0.1 instead of 0.25",
+        "no callbacks.batch_norm._target_",
+        "no callbacks.batch_norm.images",
+        "no callbacks.batch_norm.freeze",
+    ]
+
+
 def test_other_images_are_said(caplog):
     earlier = {"data": {"images": {"train": 8, "valid": 2}}}
     say_changes(earlier, options(), {"train": 9, "valid": 2})
