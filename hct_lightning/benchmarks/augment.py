@@ -16,18 +16,25 @@ STEP = "training step"
 
 
 def benchmark(
-    *, resolution: int, batch_size: int, kinds: Mapping[str, Mapping[str, float]], warmup: int, rounds: int
+    *,
+    resolution: int,
+    channels: int,
+    batch_size: int,
+    kinds: Mapping[str, Mapping[str, float]],
+    warmup: int,
+    rounds: int,
 ) -> dict[str, Any]:
     """Measures and gives the share of a step that each kind takes, and a row per side.
 
     Args:
         resolution: of the images.
+        channels: of the images, 1 or 3.
         batch_size: images of a step.
         kinds: options of `Augmentation`, by a name.
         warmup: calls of each that don't count.
         rounds: calls of each that do.
     """
-    shape = {"resolution": resolution, "batch_size": batch_size}
+    shape = {"resolution": resolution, "channels": channels, "batch_size": batch_size}
     sides = {STEP: process(training, **shape)}
     sides |= {name: process(augmenting, **shape, options=dict(options)) for name, options in kinds.items()}
     measured = interleave(sides, warmup=warmup, rounds=rounds)
@@ -47,15 +54,15 @@ def benchmark(
     }
 
 
-def training(resolution: int, batch_size: int) -> None:
-    step, facts = step_of_fit()
-    serve(work_of(step, random_batch(batch_size, resolution)), **facts)
+def training(resolution: int, channels: int, batch_size: int) -> None:
+    step, facts = step_of_fit(channels=channels)
+    serve(work_of(step, random_batch(batch_size, resolution, channels)), **facts)
 
 
-def augmenting(resolution: int, batch_size: int, options: dict[str, Any]) -> None:
-    step, facts = step_of_fit()  # for its settings and its device
+def augmenting(resolution: int, channels: int, batch_size: int, options: dict[str, Any]) -> None:
+    step, facts = step_of_fit(channels=channels)  # for its settings and its device
     device = next(step.network.parameters()).device
-    images, labels = (part.to(device) for part in random_batch(batch_size, resolution))
+    images, labels = (part.to(device) for part in random_batch(batch_size, resolution, channels))
     augmentation, epochs = Augmentation(**options), iter(range(2**31))
 
     def work() -> None:

@@ -17,7 +17,7 @@ from hct_lightning.training.step import TrainingStep
 
 
 def step_of_fit(
-    memory: Memory = "speed", *, classes: int = 4, precision: str | None = None
+    memory: Memory = "speed", *, channels: int = 3, classes: int = 4, precision: str | None = None
 ) -> tuple[TrainingStep, dict[str, Any]]:
     """A step with the network, optimiser, precision and settings of the process that `task=fit` has, on its device.
 
@@ -29,7 +29,8 @@ def step_of_fit(
     runtime.configure(cfg.runtime)
     torch.manual_seed(0)
     device = best_device()
-    network = build_network(cfg.model, channels=3, classes=classes, mean=IMAGENET_MEAN, std=IMAGENET_STD).to(device)
+    mean, std = IMAGENET_MEAN[:channels], IMAGENET_STD[:channels]
+    network = build_network(cfg.model, channels=channels, classes=classes, mean=mean, std=std).to(device)
     if memory == "low":
         network.set_grad_checkpointing()
     fused = {"fused": True} if device.type == "cuda" else {}
@@ -39,9 +40,9 @@ def step_of_fit(
     return TrainingStep(network, optimizer, precision=precision), facts
 
 
-def random_batch(batch_size: int, resolution: int) -> tuple[Tensor, Tensor]:
-    """Images, b 3 h w uint8 as they are read, and labels; pinned where there is a GPU to copy them to."""
-    shape = (batch_size, 3, resolution, resolution)
+def random_batch(batch_size: int, resolution: int, channels: int = 3) -> tuple[Tensor, Tensor]:
+    """Images, b c h w uint8 as they are read, and labels; pinned where there is a GPU to copy them to."""
+    shape = (batch_size, channels, resolution, resolution)
     images = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last).random_(256)
     batch = images, torch.zeros(batch_size, dtype=torch.long)
     return (batch[0].pin_memory(), batch[1].pin_memory()) if best_device().type == "cuda" else batch
