@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 
@@ -60,5 +61,10 @@ def run(words: list[str], environment: dict[str, str], folder: Path) -> str:
 
 def assert_composes(args: list[str]) -> None:
     overrides = [arg for arg in args if is_override(arg)]
-    # Of a sweep the first point.
-    composed([arg if any(mark in arg for mark in "[{") else arg.split(",")[0] for arg in overrides])
+    composed([_first_point(arg) for arg in overrides])
+
+
+def _first_point(override: str) -> str:
+    """Of an override that is swept over the first value; any other as it is."""
+    parsed = OverridesParser.create().parse_override(override)
+    return f"{parsed.key_or_group}={next(parsed.sweep_string_iterator())}" if parsed.is_sweep_override() else override
