@@ -176,9 +176,10 @@ def refuse_streaming(source: Source) -> Tensor:
     Raises:
         ValueError: always.
     """
+    height, width, _ = source.shape
     raise ValueError(
         f"validate.constant_attention=true takes images that fit the memory; {name_of(source) or 'an image'} of "
-        f"{source.shape[1]}x{source.shape[0]} pixels does not: raise validate.max_memory_gb, or give data.resolution=2048"
+        f"{width}x{height} pixels does not: raise validate.max_memory_gb, or give a smaller data.resolution"
     )
 
 
