@@ -38,6 +38,7 @@ class WatchRanks(Callback):
         ranks: list[subprocess.Popen] = list(getattr(launcher, "procs", ()))
         if not ranks:
             return
+        self._over = threading.Event()  # a trainer may validate again
         launcher.procs.clear()  # the list that the observer looks at: none left to watch, it ends
         launcher.procs = ranks
         endings.before_at_once(lambda: self._finish(trainer, ranks))
@@ -46,6 +47,8 @@ class WatchRanks(Callback):
         threading.Thread(target=self._watch, args=watch, daemon=True).start()
 
     def _watch(self, ranks: list[subprocess.Popen], folder: Path, missed_by_nobody: Callable[[int], bool]) -> None:
+        over = self._over
+
         def goes_on(number: int) -> bool:
             return not endings.told(folder) and missed_by_nobody(number)
 
@@ -53,7 +56,7 @@ class WatchRanks(Callback):
         while not (died := [number for number, rank in watched.items() if rank.poll()]) or goes_on(died[0]):
             if died:
                 del watched[died[0]]
-            if self._over.wait(0.1):
+            if over.wait(0.1):
                 return
         ending = endings.leave_for(str(died[0]), watched[died[0]].returncode, folder)
         if self.records:

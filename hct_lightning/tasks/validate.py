@@ -9,9 +9,12 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from hydra.utils import instantiate
+from lightning import Trainer
 from omegaconf import DictConfig
 from rich.table import Table
+from torch import Tensor
 
+from hct_lightning.callbacks.constant_attention import ConstantAttention
 from hct_lightning.callbacks.progress import progress_bar
 from hct_lightning.callbacks.skipped_images import SkippedImages
 from hct_lightning.callbacks.watch_ranks import WatchRanks
@@ -25,12 +28,13 @@ from hct_lightning.machine.devices import choose_devices
 from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
 from hct_lightning.machine.runtime import resolve_precision
 from hct_lightning.models.streaming import StreamsLargeImages
+from hct_lightning.models.tiles import Source
 from hct_lightning.runs.console import results
 from hct_lightning.runs.files import write_whole
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.answers import write_answers, write_thumbnails
 from hct_lightning.training.checkpoints import load_network
-from hct_lightning.training.large_images import StreamsInMemory, Way, way_through
+from hct_lightning.training.large_images import StreamsInMemory, Way, name_of, way_through
 from hct_lightning.training.module import Answers, ImageClassifier
 from hct_lightning.training.trainer import build_trainer
 
@@ -48,6 +52,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     network, spec = load_network(checkpoint, cfg.safety.allow)
     given = given_options(cfg, "data", *spec.unsaid)
     spec.check_normalisation(given)
+    attention = ConstantAttention(network) if cfg.validate.constant_attention else None
     fed = {name: value for name, value in spec.options().items() if name not in given}
     data: ImageData = instantiate(cfg.data, **fed, _convert_="all")
     dataset = data.dataset
@@ -77,15 +82,19 @@ def main(cfg: DictConfig, folder: Path) -> None:
     way = Way(**from_rank_zero("batch", decide, num_nodes=devices.num_nodes))
     data.batch_size = way.batch
     data.read_by_region(way.most_pixels)
-    if cfg.compile:
+    if cfg.compile and not attention:  # which looks into the network as it is
         network.compile(dynamic=False)
-    either = StreamsLargeImages(network, way.most_pixels, StreamsInMemory(network, way.room))
+    stream = refuse_streaming if attention else StreamsInMemory(network, way.room)
+    either = StreamsLargeImages(network, way.most_pixels, stream)
     module = ImageClassifier(either, classes=dataset.classes)
     callbacks = [progress_bar(), WatchRanks(records=False), SkippedImages("validate/skipped.csv")]
+    callbacks += [attention] if attention else []
     trainer = build_trainer(cfg, folder, devices, callbacks=callbacks)
     log.info("on %s x %d, %s, %d at a time", devices.accelerator, trainer.world_size, precision, data.batch_size)
     with run.together():
         trainer.validate(module, datamodule=data, verbose=False)
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        constants = with_constants(trainer, module, data, attention) if attention else None
     if trainer.is_global_zero:
         assert module.confusion is not None, "it has been validated"
         assert module.answers is not None, "it has been validated"
@@ -97,10 +106,11 @@ def main(cfg: DictConfig, folder: Path) -> None:
             "images": len(rows),
             "skipped": len(split) - len(rows),
             "resolution": dataset.decoding.size or NATIVE,
-            "metrics": {name: value.item() for name, value in trainer.callback_metrics.items()},
+            "metrics": metrics,
             "classes": dataset.classes,
             "confusion": module.confusion.tolist(),
             "by": {column: accuracy_by(column, rows) for column in by},
+            "constant_attention": constants,
         }
         name = checkpoint.stem if checkpoint.parent == folder / "checkpoints" else "metrics"
         out = folder / "validate" / f"{name if side == 'valid' else f'{name}-{side}'}.json"
@@ -160,6 +170,42 @@ def accuracy_by(column: str, rows: Sequence[Judged]) -> dict[str, Any]:
     return {"mean": mean(mean(accuracies) for accuracies in of_label.values()), "parts": parts}
 
 
+def refuse_streaming(source: Source) -> Tensor:
+    """Stands where images are streamed, which calls attention part by part.
+
+    Raises:
+        ValueError: always.
+    """
+    height, width, _ = source.shape
+    raise ValueError(
+        f"validate.constant_attention=true takes images that fit the memory; {name_of(source) or 'an image'} of "
+        f"{width}x{height} pixels does not: raise validate.max_memory_gb, or give a smaller data.resolution"
+    )
+
+
+def with_constants(
+    trainer: Trainer, module: ImageClassifier, data: ImageData, attention: ConstantAttention
+) -> dict[str, Any]:
+    """Validates again, with constants in the place of what attention gives.
+
+    Returns:
+        `blocks`: of each the share of the variance between images, the rest being between positions of an image;
+        `accuracy`; `same_answers`: the share of images of which the same class is said.
+    """
+    log.info("once more with a constant in the place of what attention gives")
+    again = ImageClassifier(module.network, classes=module.classes)
+    trainer.validate(again, datamodule=data, verbose=False)
+    assert module.answers is not None, "it has been validated"
+    assert again.answers is not None, "it has been validated"
+    own, said = (answers.logits.argmax(dim=1) for answers in (module.answers, again.answers))
+    spread = {name: found.share_between_images for name, found in attention.spread.items()}
+    return {
+        "blocks": [{"name": name, "between_images": share} for name, share in spread.items()],
+        "accuracy": (said == again.answers.labels).double().mean().item(),
+        "same_answers": (said == own).double().mean().item(),
+    }
+
+
 def show(result: dict, out: Path) -> None:
     console = results()
     metrics = Table("metric", "value", title=f"{result['images']} images", title_justify="left")
@@ -176,4 +222,21 @@ def show(result: dict, out: Path) -> None:
             parts.add_row(part["label"], part["value"], str(part["images"]), f"{part['accuracy']:.4f}")
         parts.add_row("all", "mean of the labels' means", "", f"{found['mean']:.4f}")
         console.print(parts)
+    if found := result["constant_attention"]:
+        for table in tables_of_attention(found, result["metrics"]["val/accuracy"]):
+            console.print(table)
     console.print(str(out), soft_wrap=True)
+
+
+def tables_of_attention(found: dict[str, Any], accuracy: float) -> tuple[Table, Table]:
+    """Of what `with_constants` has found; `accuracy` is the network's own."""
+    spread = Table("attention", "between images", "between positions of an image", title_justify="left")
+    spread.title = "Variance of what attention gives"
+    for block in found["blocks"]:
+        share = block["between_images"]
+        shares = ("", "") if share is None else (f"{share:.4f}", f"{1 - share:.4f}")
+        spread.add_row(block["name"], *shares)
+    answers = Table("attention", "accuracy", "same answers", title="With a constant in its place", title_justify="left")
+    answers.add_row("its own", f"{accuracy:.4f}", "")
+    answers.add_row("a constant", f"{found['accuracy']:.4f}", f"{found['same_answers']:.4f}")
+    return spread, answers

@@ -12,7 +12,10 @@ from hct_lightning.callbacks.watch_ranks import WatchRanks
 ranks = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
 launcher = SimpleNamespace(procs=ranks)
 trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher), default_root_dir=sys.argv[1])
-WatchRanks(patience_s=0.2).setup(trainer, None, "fit")
+watch = WatchRanks(patience_s=0.2)
+watch.setup(trainer, None, "validate")
+watch.teardown(trainer, None, "validate")
+watch.setup(trainer, None, "validate")  # as a trainer does that validates again
 assert ranks == [] and len(launcher.procs) == 2
 print(*(rank.pid for rank in launcher.procs), flush=True)
 launcher.procs[1].kill()

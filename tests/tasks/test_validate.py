@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from hct_lightning.data.catalogue import Catalogue, Split
+from hct_lightning.models.streaming import InMemory
 from hct_lightning.report.predictions import read_predictions
-from hct_lightning.tasks.validate import Judged, accuracy_by, chosen_split
+from hct_lightning.tasks.validate import Judged, accuracy_by, chosen_split, refuse_streaming
 
 
 def test_validate_repeats_what_training_measured(cli, trained):
@@ -26,6 +27,30 @@ def test_validate_repeats_what_training_measured(cli, trained):
     found = read_predictions(trained / "validate" / "last.csv")
     assert found.accuracy == pytest.approx(result["metrics"]["val/accuracy"])
     assert all(found.thumbnail(row).exists() for row in found.worst())
+
+
+def test_constants_in_the_place_of_attention(cli, trained):
+    done = cli("task=validate", f"run={trained}", "ckpt=last", "validate.constant_attention=true", cwd=trained.parent)
+    result = json.loads((trained / "validate" / "last.json").read_text())
+    record = json.loads((trained / "run.json").read_text())
+    assert result["metrics"]["val/accuracy"] == record["metrics"]["val/accuracy"]
+    found = result["constant_attention"]
+    names = [block["name"] for block in found["blocks"]]
+    assert names == ["stages.3.0.attn", "stages.3.1.attn", "stages.4.0.attn", "stages.4.1.attn"]
+    assert 0 < found["blocks"][0]["between_images"] < 1
+    assert found["blocks"][3]["between_images"] == 1, "of 128 pixels one position is left"
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines()]
+    for block in found["blocks"]:
+        shares = (block["between_images"], 1 - block["between_images"])
+        assert [block["name"], *(f"{share:.4f}" for share in shares)] in rows
+    assert ["its own", f"{result['metrics']['val/accuracy']:.4f}", ""] in rows
+    assert ["a constant", f"{found['accuracy']:.4f}", f"{found['same_answers']:.4f}"] in rows
+
+
+def test_constants_are_for_images_that_are_not_streamed():
+    image = InMemory(torch.zeros(3, 200, 300, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"an image of 300x200 pixels does not: raise validate\.max_memory_gb"):
+        refuse_streaming(image)
 
 
 def test_validate_leaves_the_runs_hydra_folder_alone(cli, trained):
@@ -54,6 +79,7 @@ def test_two_ranks_count_what_one_counts_and_unreadable_images_are_listed(cli, t
     broken = tmp_path / "data" / "valid" / "grid" / "1.png"
     broken.write_bytes(broken.read_bytes()[:3000])
     command = ["task=validate", f"run={run}", "data=folder", f"data.root={tmp_path}/data", "data.on_error=skip"]
+    command += ["validate.constant_attention=true"]
     found = []
     for options in (["micro_batches=4"], ["trainer.devices=2", "data.batch_size=3"]):
         done = cli(*command, *options, cwd=tmp_path)
@@ -65,6 +91,9 @@ def test_two_ranks_count_what_one_counts_and_unreadable_images_are_listed(cli, t
     assert torch.tensor(found[0]["confusion"]).sum() == found[0]["images"] == 11
     assert found[0]["skipped"] == 1
     assert found[0]["metrics"] == pytest.approx(found[1]["metrics"], rel=1e-4)
+    one, two = (result["constant_attention"] for result in found)
+    assert one["blocks"][1]["between_images"] == pytest.approx(two["blocks"][1]["between_images"], rel=1e-3)
+    assert (one["accuracy"], one["same_answers"]) == (two["accuracy"], two["same_answers"])
     assert (run / "run.json").read_bytes() == record
 
 
