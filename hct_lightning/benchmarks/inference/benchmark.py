@@ -64,7 +64,8 @@ def benchmark(
     `best_vs_eager`, `best_vs_tuned_eager`, `best_vs_torchscript_int8`, `best_vs_tuned_torchscript_int8`,
     `torchscript_vs_eager` (above 1: ours is faster), `cpp_vs_python` (below 1: C++ is faster),
     `loaded_vs_benchmark` (above 1: a program that only loads the artifact is slower), `file_to_answer`
-    and `predict_vs_parts` (a folder of files, against the longer of reading and computing alone). `profile` adds
+    `predict_vs_parts` (a folder of files, against the longer of reading and computing alone) and `folder_at_a_time` (a
+    folder one image after the other, against several at a time). `profile` adds
     `best_vs_limit` (the best one's time, in times of its arithmetic at the machine's peak). The options are explained in conf/benchmark/inference.yaml.
 
     Raises:

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hct_lightning.benchmarks.harness.interleave import interleave
+from hct_lightning.benchmarks.harness.interleave import interleave, paired_ratio
 from hct_lightning.benchmarks.harness.side import process
 from hct_lightning.benchmarks.inference.paper import EAGER, PLAIN, TUNED_EAGER
 from hct_lightning.benchmarks.inference.shapes import Shape, Turns, table
-from hct_lightning.benchmarks.inference.side import loaded, predicting
+from hct_lightning.benchmarks.inference.side import TOGETHER, loaded, predicting
 from hct_lightning.benchmarks.inference.subjects import Model
 from hct_lightning.data.reading.geometry import Size
 from hct_lightning.data.sources import drawing
 
 FILES = 8  # of a folder that is predicted
+PARTS = ("read", "compute", "predict", f"compute{TOGETHER}", f"predict{TOGETHER}")
 CPP_RUNTIMES = ("torchscript", "aoti", "openvino")
 
 
@@ -82,11 +83,12 @@ def from_file(
     if model.kind == "artifact" and one.device == "cpu":
         height, width = one.size
         about = {"model": model.where, "height": height, "width": width, "image": file, "count": FILES}
-        parts = {part: process(predicting, part=part, **about) for part in ("read", "compute", "predict")}
+        parts = {part: process(predicting, part=part, **about) for part in PARTS}
         measured = interleave(parts, warmup=1, rounds=turns.rounds)
-        times = zip(*(measured[part].seconds for part in parts), strict=True)
-        ratios["predict_vs_parts"] = statistics.median(whole / max(read, run) for read, run, whole in times)
-        rows = [{"part": part, "p50_s": side.median / FILES} for part, side in measured.items()]
+        read, run, whole = (measured[part].seconds for part in ("read", "compute", f"predict{TOGETHER}"))
+        ratios["predict_vs_parts"] = statistics.median(c / max(a, b) for a, b, c in zip(read, run, whole, strict=True))
+        ratios["folder_at_a_time"] = paired_ratio(measured["predict"], measured[f"predict{TOGETHER}"])
+        rows = [{"part": p, "p50_s": m.median / FILES, "peak_gib": m.peak_gib} for p, m in measured.items()]
         tables.append({"title": f"A folder of {FILES} of them by {name}, seconds an image", "rows": rows})
     file.unlink()
     return tables, ratios

@@ -102,7 +102,7 @@ def _of_openvino(model: Model, pixels: Tensor) -> Counter[str]:
 
     from hct_lightning.deploy.runtimes.openvino import prepare
 
-    request, brought = prepare(Path(model.where) / model.about["file"], model.about, profile=True)
+    request, brought = prepare(Path(model.where) / model.about["file"], model.about, profile=True)()
     least = {("stem", "pixels brought into form, with the stem where it is ours"): fastest(lambda: brought(pixels))}
     given = openvino.Tensor(brought(pixels).numpy(), shared_memory=True)
     for _ in range(CALLS):
