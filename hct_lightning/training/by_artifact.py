@@ -104,13 +104,13 @@ def load_for_many(
 def predict_all(artifact: Artifact, images: Images, file: Predictions, *, num_workers: int) -> None:
     """Writes a row for each image to `file`, which is open, its next row that of the first.
 
-    Threads read an image each and give it to the artifact, where as many are computed at once as it has streams.
+    Threads read an image each and give it to the artifact, which computes as many at once as it has streams.
 
     Args:
         artifact: answers.
         images: to predict; those that are skipped get a row with the reason.
         file: grows.
-        num_workers: threads that read while others compute, where there are more of them than streams.
+        num_workers: threads more than streams, which read ahead.
     """
     computing = threading.Semaphore(artifact.streams)
 
@@ -121,7 +121,7 @@ def predict_all(artifact: Artifact, images: Images, file: Predictions, *, num_wo
         with computing:
             return artifact(pixels[None])[0].tolist()
 
-    threads = max(artifact.streams, 1 + num_workers)
+    threads = artifact.streams + num_workers
     answers = _in_order(answer, len(images), threads)
     for i, probabilities in enumerate(track("predicting", answers, len(images), threads)):
         path = images.paths[i]

@@ -15,24 +15,13 @@ from hct_lightning.benchmarks.inference.subjects import find, load
 from hct_lightning.data.feeding.loader import Images, Loader, auto_workers
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.readers import FileReader
-from hct_lightning.deploy.artifact import load_artifact, read_description
+from hct_lightning.deploy.artifact import read_description
 from hct_lightning.machine import runtime
 from hct_lightning.machine.devices import peak_memory_gib
 from hct_lightning.runs.predictions import Predictions
 from hct_lightning.training.by_artifact import load_for_many, predict_all
 
 TOGETHER = " at a time"  # of a part of predicting a folder: on several images, each on a thread
-
-
-def loaded(model: str, height: int, width: int, batch_size: int, device: str, image: None = None) -> None:
-    """An artifact as a program of three lines has it: nothing of ours is set but by loading it."""
-    started = time.perf_counter()
-    artifact = load_artifact(model)
-    load_s = time.perf_counter() - started
-    shape = (batch_size, height, width, artifact.description["input"]["channels"])
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8).permute(0, 3, 1, 2)  # as read
-    facts = {key: artifact.description[key] for key in ("precision", "size_bytes")}
-    serve(lambda: artifact(pixels).sum().item(), load_s=load_s, threads=torch.get_num_threads(), **facts)
 
 
 def predicting(part: str, model: str, height: int, width: int, image: str, count: int) -> None:
@@ -48,7 +37,7 @@ def predicting(part: str, model: str, height: int, width: int, image: str, count
         count: how many of it.
     """
     runtime.keep_memory()
-    reader = FileReader(replace(Decoding.from_json(read_description(model)["decoding"]), size=(height, width)))
+    reader = FileReader(replace(Decoding.from_json(read_description(Path(model))["decoding"]), size=(height, width)))
     artifact = load_for_many(Path(model), reader, count, most=None if part.endswith(TOGETHER) else 1)
     images = Images([image] * count, [0] * count, reader)
     workers = auto_workers("auto")

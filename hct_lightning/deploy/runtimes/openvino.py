@@ -15,7 +15,6 @@ from hct_lightning.deploy import stem
 from hct_lightning.deploy.artifact import Exported
 from hct_lightning.deploy.extra import extra
 from hct_lightning.deploy.program import MULTIPLE, program
-from hct_lightning.models import HCT, FromPixels
 
 with extra("deploy"):
     import openvino
@@ -44,6 +43,8 @@ def convert(exported: ExportedProgram, example: Tensor, *, dynamic: bool) -> ope
 
 def name_first_stages(model: openvino.Model, exported: ExportedProgram, network: nn.Module) -> None:
     """Names the map after HCT's `local_stages`, so that a loader finds it. In other networks there is none."""
+    from hct_lightning.models import HCT, FromPixels  # with timm 200 MB of memory, of which serving needs none
+
     if not (isinstance(network, FromPixels) and isinstance(network.network, HCT)):
         return
     # An operation is named after the node of the program that it comes from, and the node knows its module.
