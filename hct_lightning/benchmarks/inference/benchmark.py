@@ -105,8 +105,7 @@ def benchmark(
         tables, limit = profiled(ours, served, rows, sizes[0], program, out)
         more, ratios = more + tables, ratios | limit
     judged = judge(served, data, accuracy) if accuracy else None
-    if judged:
-        more.append(judged)
+    more += [judged] if judged else []
     if paper:
         beside = paper_rows(rows, judged["rows"] if judged else [])
         if any(row["plain_s"] or row["ours_s"] for row in beside):
