@@ -47,6 +47,7 @@ USE_MALLOC = (
     "aoti",
     "timm",
 )  # those that ask the C library for memory at every call; others keep their own
+ONE_AT_A_TIME = ("aoti",)  # those whose model file says itself how many threads a call takes
 MACHINE_CODE = ("aoti",)  # those that run what the model file says, and not only compute with it
 
 
@@ -68,10 +69,12 @@ class Artifact:
     Attributes:
         description: the content of `artifact.json`.
         classes: names in the order of the probabilities.
+        streams: callers that it computes for at once, each on its share of the threads; others wait.
     """
 
-    def __init__(self, description: Mapping[str, Any], run: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, description: Mapping[str, Any], run: Callable[[Tensor], Tensor], streams: int = 1) -> None:
         self.description = description
+        self.streams = streams
         self.classes = list(description["classes"])
         self._run = run
 
@@ -109,13 +112,20 @@ class Artifact:
 
 
 def load_artifact(
-    folder: str | Path, *, threads: int | None = None, keep_memory: bool | None = None, trust: bool = False
+    folder: str | Path,
+    *,
+    threads: int | None = None,
+    streams: int = 1,
+    keep_memory: bool | None = None,
+    trust: bool = False,
 ) -> Artifact:
     """Loads an artifact to serve it.
 
     Args:
         folder: with `artifact.json` and the model file.
-        threads: that a call may use; None leaves it to the runtime.
+        threads: that are used in all; None leaves it to the runtime.
+        streams: threads of the caller's that call it at once, each on its share of `threads`. An image then takes
+            longer, and many of them less. AOTInductor's packages always have one.
         keep_memory: see `runtime.keep_memory`; a setting of the whole process. None: where it makes calls twice as
             fast, for the runtimes of `USE_MALLOC`. False leaves the process as it is.
         trust: run machine code (AOTInductor's) also when someone else has compiled it, or another machine.
@@ -135,8 +145,14 @@ def load_artifact(
             f"{file} is machine code that you have not compiled here: it could do anything; if you trust who did, "
             "use load_artifact(..., trust=True), or make it here with task=export"
         )
+    if description["runtime"] in ONE_AT_A_TIME:
+        streams = 1
+    if streams > 1:
+        threads = threads or runtime.cpu_count()
+        if streams > threads:
+            raise ValueError(f"streams={streams} is more than there are threads ({threads}); give {threads} or fewer")
     if threads is not None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads // streams)  # of each thread that calls
     if description["runtime"] in USE_MALLOC if keep_memory is None else keep_memory:
         runtime.keep_memory()
     try:
@@ -144,7 +160,7 @@ def load_artifact(
     except ImportError as error:
         raise ImportError(f"{folder}: {error}") from error
     try:
-        return Artifact(description, server.load(file, description, threads))
+        return Artifact(description, server.load(file, description, threads, streams), streams)
     except Exception as error:  # each runtime has its own for a file that it can't read
         if isinstance(error, ValueError) and str(file) in str(error):
             raise

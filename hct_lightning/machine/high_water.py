@@ -1,4 +1,4 @@
-"""The most memory that this process has held. Imports nothing of ours, so that baselines may use it too."""
+"""The memory that this process holds, and the most that it has held. Imports nothing of ours, so that baselines may use it too."""
 
 import os
 import resource
@@ -14,3 +14,12 @@ def peak_gib() -> float:
         return int(line.split()[1]) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def resident_bytes() -> int:
+    """What it holds now; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

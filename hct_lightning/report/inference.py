@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Bars of the medians with whiskers to the 99th percentile, a panel per shape."""
+    rows = [row for row in rows if row["p50_s"]]
     shapes = list(dict.fromkeys((r["size"], r["batch"], r["device"]) for r in rows))
     tallest = max(sum((r["size"], r["batch"], r["device"]) == s for r in rows) for s in shapes)
     figure, axes = plt.subplots(

@@ -26,7 +26,7 @@ from hct_lightning.data.inputs import find_images, skips_unreadable
 from hct_lightning.data.reading.decoding import Decoding, padding_note, sizes_in_words
 from hct_lightning.data.reading.image import sample_sizes
 from hct_lightning.data.reading.readers import FileReader, NativeReader
-from hct_lightning.deploy.artifact import digest, load_artifact, read_description
+from hct_lightning.deploy.artifact import digest, read_description
 from hct_lightning.machine.devices import Devices, choose_devices
 from hct_lightning.machine.ranks import from_rank_zero, is_rank_zero
 from hct_lightning.machine.runtime import resolve_precision
@@ -35,7 +35,7 @@ from hct_lightning.runs import endings
 from hct_lightning.runs.console import on_terminal, results
 from hct_lightning.runs.folder import Run
 from hct_lightning.runs.predictions import Predictions, whole_rows
-from hct_lightning.training.by_artifact import decoding_of, find_artifact, predict_all
+from hct_lightning.training.by_artifact import decoding_of, find_artifact, load_for_many, predict_all
 from hct_lightning.training.checkpoints import load_network
 from hct_lightning.training.first_stages import FirstStages
 from hct_lightning.training.kept_map import KeptMap
@@ -158,7 +158,7 @@ def by_artifact(cfg: DictConfig, folder: Path) -> None:
     reader = FileReader(decoding) if decoding.size else NativeReader(decoding)
     images = find_images(options["input"], "predict.input")
     skipped = {} if skips_unreadable(cfg.data.on_error, images, "predict.input") else None
-    artifact = load_artifact(place, threads=cfg.runtime.threads)
+    artifact = load_for_many(place, reader, len(images), threads=cfg.runtime.threads, most=options["batch_size"])
     file = Predictions(
         Path(options["output"] or folder / "predict" / "predictions.csv").expanduser(),
         images,
@@ -167,16 +167,11 @@ def by_artifact(cfg: DictConfig, folder: Path) -> None:
     )
     done = file.open()
     todo = Images(images[done:], [0] * (len(images) - done), reader, skipped=skipped)
-    log.info("%d images %s by %s on the CPU", len(todo), sizes_in_words(decoding), place)
+    log.info(
+        "%d images %s by %s on the CPU, %d at a time", len(todo), sizes_in_words(decoding), place, artifact.streams
+    )
     with saying_how_to_go_on(file, named=bool(cfg.run or options["output"])):
-        predict_all(
-            artifact,
-            todo,
-            file,
-            batch_size=options["batch_size"] or 1,
-            num_workers=min(len(todo), auto_workers(cfg.data.num_workers)),
-            prefetch_factor=cfg.data.prefetch_factor,
-        )
+        predict_all(artifact, todo, file, num_workers=min(len(todo), auto_workers(cfg.data.num_workers)))
     file.finish()
     show(file)
 

@@ -1,17 +1,30 @@
-"""Predicting with an artifact in the place of a checkpoint: on the CPU, an image read while another is computed."""
+"""Predicting with an artifact in the place of a checkpoint: on the CPU, several images at a time."""
 
 import json
-from collections.abc import Mapping
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from torch.utils.data import BatchSampler
+import torch
 
-from hct_lightning.data.feeding.loader import Images, Loader
+from hct_lightning.data.feeding.loader import Images
 from hct_lightning.data.reading.decoding import Decoding
-from hct_lightning.deploy.artifact import Artifact, read_descriptions
+from hct_lightning.data.reading.readers import Reader
+from hct_lightning.deploy.artifact import ONE_AT_A_TIME, Artifact, load_artifact, read_descriptions
+from hct_lightning.machine import runtime
+from hct_lightning.machine.high_water import peak_gib, resident_bytes
 from hct_lightning.runs.console import track
 from hct_lightning.runs.predictions import Predictions
+from hct_lightning.training.inference_memory import SHARE
+from hct_lightning.training.memory_plan import available_bytes
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def find_artifact(run: Path, name: str, option: str = "predict.artifact") -> Path:
@@ -52,32 +65,79 @@ def decoding_of(description: Mapping[str, Any], given: Mapping[str, Any]) -> Dec
     return asked
 
 
-def predict_all(
-    artifact: Artifact,
-    images: Images,
-    file: Predictions,
-    *,
-    batch_size: int,
-    num_workers: int,
-    prefetch_factor: int,
-) -> None:
+def load_for_many(
+    folder: Path, reader: Reader, images: int, *, threads: int | None = None, most: int | None = None
+) -> Artifact:
+    """The artifact for so many images: `streams` of it go through at a time, one on each thread.
+
+    That is faster than one after the other on all threads, for not all of a network can be divided among them, and
+    reading needs the threads too. One blank image says what memory each takes. Images of their own sizes go through one
+    after the other.
+
+    Args:
+        folder: of the artifact.
+        reader: of the images.
+        images: their number.
+        threads: in all; None: all there are.
+        most: of them at a time; None: as many as there are threads.
+    """
+    threads = threads or runtime.cpu_count()
+    streams = min(images, threads, most or threads)
+    before = resident_bytes()
+    artifact = load_artifact(folder, threads=threads)
+    if streams < 2 or reader.varies or artifact.description["runtime"] in ONE_AT_A_TIME:
+        return artifact
+    height, width, channels = reader.shape
+    artifact(torch.zeros((1, height, width, channels), dtype=torch.uint8).permute(0, 3, 1, 2))
+    taken = int(peak_gib() * 2**30) - before
+    available = available_bytes(torch.device("cpu"), 1)
+    fit = 1 + int(SHARE * available / taken)
+    if fit < streams:
+        log.info(
+            "%d images at a time, not %d: each takes %.1f GiB of memory, and %.1f are available",
+            *(fit, streams, taken / 2**30, available / 2**30),
+        )
+    streams = min(streams, fit)
+    return load_artifact(folder, threads=threads, streams=streams) if streams > 1 else artifact
+
+
+def predict_all(artifact: Artifact, images: Images, file: Predictions, *, num_workers: int) -> None:
     """Writes a row for each image to `file`, which is open, its next row that of the first.
+
+    Threads read an image each and give it to the artifact, which computes as many at once as it has streams.
 
     Args:
         artifact: answers.
         images: to predict; those that are skipped get a row with the reason.
         file: grows.
-        batch_size: images that are given to the artifact at once.
-        num_workers: threads that read ahead.
-        prefetch_factor: batches that are kept ready, at least.
+        num_workers: threads more than streams, which read ahead.
     """
-    batches = BatchSampler(range(len(images)), batch_size, drop_last=False)
-    loader = Loader(images, batches, num_workers=num_workers, prefetch_factor=prefetch_factor)
-    for batch in track("predicting", loader, len(loader)):
-        rows = []
-        index: list[int] = batch.index.tolist()
-        for i, probabilities in zip(index, artifact(batch.images).tolist(), strict=True):
-            path = images.paths[i if i >= 0 else -1 - i]
-            reason = (images.skipped or {}).get(path, "")
-            rows.append(file.row(path, None if i < 0 else probabilities, reason))
-        file.append(rows)
+    computing = threading.Semaphore(artifact.streams)
+
+    def answer(i: int) -> list[float] | None:
+        pixels, _, index = images[i]
+        if index < 0:
+            return None
+        with computing:
+            return artifact(pixels[None])[0].tolist()
+
+    threads = artifact.streams + num_workers
+    answers = _in_order(answer, len(images), threads)
+    for i, probabilities in enumerate(track("predicting", answers, len(images), threads)):
+        path = images.paths[i]
+        file.append([file.row(path, probabilities, (images.skipped or {}).get(path, ""))])
+
+
+def _in_order(work: Callable[[int], T], count: int, threads: int) -> Iterator[T]:
+    """What `work` gives for 0 to count - 1, which so many threads do; raises what it raises, in its turn."""
+    pool = ThreadPoolExecutor(threads, "predict")
+    waiting: deque[Future[T]] = deque()
+    try:
+        for i in range(count):
+            waiting.append(pool.submit(work, i))
+            if len(waiting) == 2 * threads:  # answers are small: one that takes long need not stop the others
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

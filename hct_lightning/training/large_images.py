@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hct_lightning.data.reading.readers import Reader
+from hct_lightning.machine.high_water import resident_bytes
 from hct_lightning.models import HCT, FromPixels
 from hct_lightning.models.hct import WIDTHS
 from hct_lightning.models.streaming import StreamedHCT
@@ -95,21 +95,13 @@ def _room(device: torch.device, max_memory_gb: float | None, ranks_here: int) ->
     """Bytes that there are for an image."""
     if max_memory_gb is None:
         return int(SHARE * available_bytes(device, ranks_here))
-    room = int(max_memory_gb * 1e9) - (_resident_bytes() if device.type == "cpu" else 0)
+    room = int(max_memory_gb * 1e9) - (resident_bytes() if device.type == "cpu" else 0)
     if room < LEAST:
         raise ValueError(
             f"max_memory_gb={max_memory_gb:g} is too little: the program itself takes "
             f"{max_memory_gb - room / 1e9:.2f}, and an image some more"
         )
     return room
-
-
-def _resident_bytes() -> int:
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
 
 
 def check_background(background: int | None) -> None:

@@ -52,6 +52,11 @@ def test_memory_is_kept_where_it_helps_unless_told(folder, monkeypatch, tmp_path
     assert bool(asked) == kept
 
 
+def test_no_more_streams_than_threads(folder):
+    with pytest.raises(ValueError, match=r"streams=3 is more than there are threads \(2\); give 2 or fewer"):
+        load_artifact(folder, threads=2, streams=3)
+
+
 @pytest.mark.parametrize(
     ("x", "message"),
     [

@@ -16,6 +16,8 @@ from deploy.cpp_program import answer, assert_same_pixels, decoding, expected, p
 from PIL import Image, ImageCms
 
 from hct_lightning import load_artifact
+from hct_lightning.benchmarks.inference.profile import operators_in_cpp
+from hct_lightning.benchmarks.inference.subjects import find
 from hct_lightning.data.reading import geometry
 from hct_lightning.data.reading.image import read_image
 from hct_lightning.deploy import export_artifact, trust
@@ -260,6 +262,38 @@ def test_times_itself_and_answers_line_by_line(program, export, picture, tmp_pat
     _, *rounds = map(json.loads, done.stdout.splitlines())
     assert len(rounds) == 2
     assert all(line["seconds"] > 0 for line in rounds)
+
+
+@pytest.mark.parametrize("runtime", ["torchscript", "openvino"])
+def test_operators_by_time(program, export, picture, tmp_path, runtime):
+    picture.save(tmp_path / "x.png")
+    artifact = export(runtime)
+    found = operators_in_cpp(program, find(artifact), tmp_path / "x.png")
+    times = [row["s"] for row in found]
+    assert times == sorted(times, reverse=True)
+    assert any("onvolution" in row["operator"] for row in found)
+    assert 0 < sum(times) < 10
+    with pytest.raises(RuntimeError, match=r"nowhere\.png"):
+        operators_in_cpp(program, find(artifact), tmp_path / "nowhere.png")
+
+
+@pytest.mark.parametrize("runtime", ["torchscript", "openvino"])
+def test_several_images_at_a_time(program, export, picture, tmp_path, runtime):
+    """The lines are those of one after the other, up to the first image that can't be read."""
+    artifact = export(runtime)
+    images = [tmp_path / f"{i}.png" for i in range(6)]
+    for i, image in enumerate(images):
+        picture.rotate(30 * i).save(image)
+    one, several = (run(program, "--threads", "3", "--streams", streams, artifact, *images) for streams in ("1", "3"))
+    for before, after in zip(one.stdout.splitlines(), several.stdout.splitlines(), strict=True):
+        before, after = json.loads(before), json.loads(after)
+        assert (before["image"], before["threads"], after["threads"]) == (after["image"], 3, 1)
+        assert after["probabilities"] == pytest.approx(before["probabilities"], abs=1e-5)
+    images[3].write_bytes(b"no image")
+    done = run(program, "--streams", "3", "--threads", "3", artifact, *images)
+    assert done.returncode == 4
+    assert [json.loads(line)["image"] for line in done.stdout.splitlines()] == list(map(str, images[:3]))
+    assert "3.png" in done.stderr
 
 
 def changed(artifact: Path, place: Path, **fields: object) -> Path:

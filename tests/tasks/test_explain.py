@@ -77,7 +77,7 @@ def test_an_image_that_does_not_fit_has_its_places_in_full(trained, photos, tmp_
     """In process: what fits is decided by a limit that the process itself has nearly reached."""
     with Image.open(next(photos.rglob("*.jpg"))) as image:
         image.resize((1500, 1100)).save(tmp_path / "large.png")
-    room = (large_images._resident_bytes() + 2e8) / 1e9
+    room = (large_images.resident_bytes() + 2e8) / 1e9
     with initialize_config_module("hct_lightning.conf", version_base="1.3"):
         checkpoint = f"ckpt={trained}/checkpoints/best.ckpt"
         image = (f"explain.input={tmp_path}/large.png", "explain.resolution=native", f"explain.max_memory_gb={room}")

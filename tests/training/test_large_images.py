@@ -18,7 +18,7 @@ TAKEN = 10**9
 @pytest.fixture
 def way(build, monkeypatch):
     """Of images of HCT in a process that takes a gigabyte already, of four that are there."""
-    monkeypatch.setattr(large_images, "_resident_bytes", lambda: TAKEN)
+    monkeypatch.setattr(large_images, "resident_bytes", lambda: TAKEN)
     monkeypatch.setattr(large_images, "available_bytes", lambda *_: 4 * 10**9)
     monkeypatch.setattr("hct_lightning.training.inference_memory.available_bytes", lambda *_: 4 * 10**9)
 

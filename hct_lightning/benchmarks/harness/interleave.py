@@ -4,6 +4,8 @@ import contextlib
 import json
 import logging
 import os
+import resource
+import signal
 import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,7 @@ class Measured(NamedTuple):
     peak_gib: the process's high-water mark.
     facts: what the side said of itself.
     results: what the work of every counted call gave.
+    failed: why there are no seconds, where there are none.
     """
 
     seconds: list[float]
@@ -29,13 +32,16 @@ class Measured(NamedTuple):
     peak_gib: float
     facts: dict[str, Any]
     results: list[Any]
+    failed: str | None = None
 
     @property
     def median(self) -> float:
         return statistics.median(self.seconds)
 
 
-def interleave(sides: Mapping[str, Sequence[str]], *, warmup: int, rounds: int) -> dict[str, Measured]:
+def interleave(
+    sides: Mapping[str, Sequence[str]], *, warmup: int, rounds: int, most_bytes: int | None = None
+) -> dict[str, Measured]:
     """Starts every side, then lets one call of each follow the other.
 
     Only one side works at a time, and each round has all of them, so that a machine that gets
@@ -45,6 +51,8 @@ def interleave(sides: Mapping[str, Sequence[str]], *, warmup: int, rounds: int) 
         sides: commands of processes that call `side.serve`, by name.
         warmup: calls of each that don't count.
         rounds: calls of each that do.
+        most_bytes: of memory that each may take. A side that needs more, or that the system kills, is measured no
+            further, and says in `failed` why. None: there is no limit, and that is an error too.
 
     Raises:
         RuntimeError: when a side dies, with what it said.
@@ -63,13 +71,20 @@ def interleave(sides: Mapping[str, Sequence[str]], *, warmup: int, rounds: int) 
                 )
             )
             stack.callback(process.kill)
+            if most_bytes and hasattr(resource, "prlimit"):  # on Linux
+                resource.prlimit(process.pid, resource.RLIMIT_DATA, (most_bytes, most_bytes))
             running[name] = process
             results[name] = Measured([], 0.0, 0.0, _answer(name, process), [])
             log.info("ready: %s", name)
         for turn in range(warmup + rounds):
-            for name, process in running.items():
+            for name, process in list(running.items()):
                 process.stdin.write("go\n")
-                answer = _answer(name, process)
+                answer = _answer(name, process, may_fail=most_bytes is not None)
+                if "failed" in answer:
+                    log.warning("%s: %s, left out", name, answer["failed"])
+                    results[name] = Measured([], 0.0, 0.0, results[name].facts, [], answer["failed"])
+                    running.pop(name).wait()
+                    continue
                 if turn >= warmup:
                     results[name].seconds.append(answer["seconds"])
                     results[name].results.append(answer.get("result"))
@@ -85,13 +100,18 @@ def interleave(sides: Mapping[str, Sequence[str]], *, warmup: int, rounds: int) 
     return results
 
 
-def _answer(name: str, process: subprocess.Popen) -> dict[str, Any]:
+def _answer(name: str, process: subprocess.Popen, *, may_fail: bool = False) -> dict[str, Any]:
     line = process.stdout.readline() if process.stdout else ""
-    if not line:
-        raise RuntimeError(f"the side {name} ended with status {process.wait()}; see its error above")
-    return json.loads(line)
+    if line:
+        answer = json.loads(line)
+    else:
+        status = process.wait()
+        answer = {"failed": f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"}
+    if "failed" in answer and (not may_fail or answer["failed"].startswith("status")):
+        raise RuntimeError(f"the side {name} ended with {answer['failed']}; see its error above")
+    return answer
 
 
 def paired_ratio(slow: Measured, fast: Measured) -> float:
-    """The median over rounds of slow / fast."""
+    """The median over rounds of slow / fast, which both have all."""
     return statistics.median(a / b for a, b in zip(slow.seconds, fast.seconds, strict=True))

@@ -17,6 +17,7 @@ from hct_lightning.benchmarks.inference.accuracy import judge
 from hct_lightning.benchmarks.inference.fresh import make_run
 from hct_lightning.benchmarks.inference.one_image import as_loaded, from_file, in_cpp
 from hct_lightning.benchmarks.inference.paper import (
+    ARTIFACTS,
     EAGER,
     INT8,
     PLAIN,
@@ -63,9 +64,9 @@ def benchmark(
     The ratios are of the CPU at the first shape; those whose sides are not measured are left out:
     `best_vs_eager`, `best_vs_tuned_eager`, `best_vs_torchscript_int8`, `best_vs_tuned_torchscript_int8`,
     `torchscript_vs_eager` (above 1: ours is faster), `cpp_vs_python` (below 1: C++ is faster),
-    `loaded_vs_benchmark` (above 1: a program that only loads the artifact is slower), `file_to_answer`
-    and `predict_vs_parts` (a folder of files, against the longer of reading and computing alone). `profile` adds
-    `best_vs_limit` (the best one's time, in times of its arithmetic at the machine's peak). The options are explained in conf/benchmark/inference.yaml.
+    `loaded_vs_benchmark` (above 1: a program that only loads the artifact is slower), `file_to_answer`, those of a folder
+    (see `from_file`), and with `profile` `best_vs_limit` (the best one's time, in times of its arithmetic at the
+    machine's peak). The options are explained in conf/benchmark/inference.yaml.
 
     Raises:
         ValueError: when no model takes the sizes, or an option is out of its range.
@@ -76,7 +77,8 @@ def benchmark(
     program = build_cpp.build(Path(cpp).resolve()) if cpp else None  # what is missing is said at once
     out = Path(output)
     out.mkdir(parents=True, exist_ok=True)
-    ours, sizes = find_models(run, models, artifacts, [as_size(size) for size in resolutions or ()], out)
+    made = list(dict.fromkeys((*artifacts, *(ARTIFACTS if paper else ()))))
+    ours, sizes = find_models(run, models, made, [as_size(size) for size in resolutions or ()], out)
     served = {name: model for name, model in ours.items() if model.takes(sizes[0])}
     if not served:
         raise ValueError(
@@ -87,7 +89,7 @@ def benchmark(
     plain = (PLAIN | PLAIN_PAPER if paper else PLAIN) if baselines else {}
     rows, speeds = at_each([Shape(*shape) for shape in product(devices, sizes, batch_sizes)], ours, plain, turns)
     first = next(iter(speeds))
-    best = max(served, key=speeds[first].__getitem__)
+    best = max(served, key=lambda name: speeds[first][name] or 0)
     ratios = compare_speeds(speeds[first], best)
     one = first._replace(batch=1)  # the C++ program and a file are an image at a time
     if program:
@@ -100,11 +102,10 @@ def benchmark(
         tables, of_files = from_file(photo, served[best], best, one, turns, out)
         more, ratios = more + tables, ratios | of_files
     if profile:
-        tables, limit = profiled(ours, served, rows, sizes[0])
+        tables, limit = profiled(ours, served, rows, sizes[0], program, out)
         more, ratios = more + tables, ratios | limit
     judged = judge(served, data, accuracy) if accuracy else None
-    if judged:
-        more.append(judged)
+    more += [judged] if judged else []
     if paper:
         beside = paper_rows(rows, judged["rows"] if judged else [])
         if any(row["plain_s"] or row["ours_s"] for row in beside):
@@ -140,13 +141,13 @@ def find_models(
 
 def at_each(
     shapes: Sequence[Shape], ours: Mapping[str, Model], plain: Mapping[str, Mapping[str, Any]], turns: Turns
-) -> tuple[list[dict[str, Any]], dict[Shape, dict[str, float]]]:
+) -> tuple[list[dict[str, Any]], dict[Shape, dict[str, float | None]]]:
     """A row per side and shape, and how many times as fast as its first side each is, by shape."""
     rows, speeds = [], {}
     for shape in shapes:
         log.info("%dx%d, batch %d, %s", *shape.size, shape.batch, shape.device)
         if sides := shape.sides(ours, plain):
-            measured, speeds[shape] = turns.measure(sides)
+            measured, speeds[shape] = turns.measure(sides, shape)
             rows += table(measured, speeds[shape], shape)
     return rows, speeds
 
@@ -161,7 +162,7 @@ def named(models: Sequence[Model]) -> dict[str, Model]:
     return names
 
 
-def compare_speeds(speed: Mapping[str, float], best: str) -> dict[str, float]:
+def compare_speeds(speed: Mapping[str, float | None], best: str) -> dict[str, float]:
     """The ratios whose sides are there."""
     wanted = {
         "best_vs_eager": (best, EAGER),
@@ -170,7 +171,8 @@ def compare_speeds(speed: Mapping[str, float], best: str) -> dict[str, float]:
         "best_vs_tuned_torchscript_int8": (best, TUNED_INT8),
         "torchscript_vs_eager": ("torchscript", EAGER),
     }
-    return {n: speed[a] / speed[b] for n, (a, b) in wanted.items() if a in speed and b in speed}
+    known = {name: value for name, value in speed.items() if value}
+    return {n: known[a] / known[b] for n, (a, b) in wanted.items() if a in known and b in known}
 
 
 def installed(package: str) -> bool:

@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hct_lightning.benchmarks.harness.interleave import interleave
+from hct_lightning.benchmarks.harness.interleave import interleave, paired_ratio
 from hct_lightning.benchmarks.harness.side import process
+from hct_lightning.benchmarks.inference.loaded import loaded
 from hct_lightning.benchmarks.inference.paper import EAGER, PLAIN, TUNED_EAGER
 from hct_lightning.benchmarks.inference.shapes import Shape, Turns, table
-from hct_lightning.benchmarks.inference.side import loaded, predicting
+from hct_lightning.benchmarks.inference.side import TOGETHER, predicting
 from hct_lightning.benchmarks.inference.subjects import Model
 from hct_lightning.data.reading.geometry import Size
 from hct_lightning.data.sources import drawing
 
 FILES = 8  # of a folder that is predicted
+PARTS = ("read", "compute", "predict", f"compute{TOGETHER}", f"predict{TOGETHER}")
 CPP_RUNTIMES = ("torchscript", "aoti", "openvino")
 
 
@@ -26,7 +28,7 @@ def in_cpp(
     served: Mapping[str, Model],
     best: str,
     one: Shape,
-    speeds: Mapping[str, float] | None,
+    speeds: Mapping[str, float | None] | None,
     turns: Turns,
     out: Path,
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
@@ -41,10 +43,11 @@ def in_cpp(
             continue
         there = f"C++ {name}"
         command = [str(program), "--wait", served[name].where, str(image)]
-        measured, speed = turns.measure({name: one.ours(served[name]), there: command})
-        ratio["cpp_vs_python"] = 1 / speed[there]
+        measured, _ = turns.measure({name: one.ours(served[name]), there: command})
+        ratio["cpp_vs_python"] = paired_ratio(measured[there], measured[name])
         measured[there].facts.update({key: served[name].about[key] for key in ("precision", "size_bytes")})
-        relative = {there: speeds[name] * speed[there] if speeds else None}
+        in_python = speeds.get(name) if speeds else None
+        relative = {there: in_python / ratio["cpp_vs_python"] if in_python else None}
         rows += table({there: measured[there]}, relative, one)
     image.unlink()
     return rows, ratio
@@ -61,8 +64,8 @@ def as_loaded(
             continue
         there = f"{name}, loaded"
         command = process(loaded, model=served[name].where, **one.arguments(None))
-        measured, speed = turns.measure({name: one.ours(served[name]), there: command})
-        ratios.append(1 / speed[there])
+        measured, _ = turns.measure({name: one.ours(served[name]), there: command})
+        ratios.append(paired_ratio(measured[there], measured[name]))
         rows += table({there: measured[there]}, {there: None}, one)
     return rows, {"loaded_vs_benchmark": max(ratios)} if ratios else {}
 
@@ -72,21 +75,24 @@ def from_file(
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """From a file of twice the size to the answer: tables, and how many times as fast as plain eager a model is.
 
-    With an artifact also from a folder of them, beside reading and computing alone.
+    With an artifact also from a folder of them: `predict_vs_parts`, several at a time against the longer of reading and
+    computing alone, and `folder_at_a_time`, one image after the other against that.
     """
     file = enlarged(photo, one.size, out / "enlarged.jpg")
     sides = {side: one.plain(PLAIN[side], file) for side in (EAGER, TUNED_EAGER)}
     measured, speed = turns.measure(sides | {name: one.ours(model, file)})
     title = f"From a JPEG of {2 * one.size[1]}x{2 * one.size[0]} pixels to the answer"
-    tables, ratios = [{"title": title, "rows": table(measured, speed, one)}], {"file_to_answer": speed[name]}
+    tables = [{"title": title, "rows": table(measured, speed, one)}]
+    ratios = {"file_to_answer": paired_ratio(measured[EAGER], measured[name])}
     if model.kind == "artifact" and one.device == "cpu":
         height, width = one.size
         about = {"model": model.where, "height": height, "width": width, "image": file, "count": FILES}
-        parts = {part: process(predicting, part=part, **about) for part in ("read", "compute", "predict")}
+        parts = {part: process(predicting, part=part, **about) for part in PARTS}
         measured = interleave(parts, warmup=1, rounds=turns.rounds)
-        times = zip(*(measured[part].seconds for part in parts), strict=True)
-        ratios["predict_vs_parts"] = statistics.median(whole / max(read, run) for read, run, whole in times)
-        rows = [{"part": part, "p50_s": side.median / FILES} for part, side in measured.items()]
+        read, run, whole = (measured[part].seconds for part in ("read", "compute", f"predict{TOGETHER}"))
+        ratios["predict_vs_parts"] = statistics.median(c / max(a, b) for a, b, c in zip(read, run, whole, strict=True))
+        ratios["folder_at_a_time"] = paired_ratio(measured["predict"], measured[f"predict{TOGETHER}"])
+        rows = [{"part": p, "p50_s": m.median / FILES, "peak_gib": m.peak_gib} for p, m in measured.items()]
         tables.append({"title": f"A folder of {FILES} of them by {name}, seconds an image", "rows": rows})
     file.unlink()
     return tables, ratios

@@ -20,6 +20,7 @@ PLAIN_PAPER = {
     TRACED: {"form": "eager", "traced": True},
     DYNAMIC_TRACED: {"form": "dynamic", "traced": True},
 }
+ARTIFACTS = ("torchscript", "torchscript_int8", "torchscript_int8_dynamic")  # that answer to what it measured
 
 
 def paper_rows(rows: Sequence[Mapping[str, Any]], judged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

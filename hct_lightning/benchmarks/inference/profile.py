@@ -1,6 +1,7 @@
 """Where the time of a call goes, operator by operator, and what this machine could do at most."""
 
 import json
+import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from hct_lightning.benchmarks.inference.one_image import CPP_RUNTIMES, random_png
 from hct_lightning.benchmarks.inference.subjects import Model
 from hct_lightning.data.reading.geometry import Size
 from hct_lightning.deploy.artifact import load_artifact
@@ -83,7 +85,24 @@ def operators(model: Model, pixels: Tensor) -> list[dict[str, Any]]:
     """
     ways = {"openvino": _of_openvino, "onnx": _of_onnx}
     times = ways.get(model.about["runtime"], _of_torch)(model, pixels)
-    return [{"operator": name, "s": seconds} for name, seconds in times.most_common()]
+    return by_time(times)
+
+
+def operators_in_cpp(program: Path, model: Model, image: Path) -> list[dict[str, Any]]:
+    """The same of a call by the C++ program.
+
+    Raises:
+        RuntimeError: with what the program says, when it does not answer.
+    """
+    done = subprocess.run([program, "--profile", model.where, image], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{program} --profile {model.where}: {done.stderr.strip()}")
+    return by_time(json.loads(done.stdout)["operators"])
+
+
+def by_time(times: Mapping[str, float]) -> list[dict[str, Any]]:
+    """A row for each kind of operator, the longest first."""
+    return [{"operator": n, "s": s} for n, s in sorted(times.items(), key=lambda kind: kind[1], reverse=True)]
 
 
 def _of_torch(model: Model, pixels: Tensor) -> Counter[str]:
@@ -102,7 +121,7 @@ def _of_openvino(model: Model, pixels: Tensor) -> Counter[str]:
 
     from hct_lightning.deploy.runtimes.openvino import prepare
 
-    request, brought = prepare(Path(model.where) / model.about["file"], model.about, profile=True)
+    request, brought = prepare(Path(model.where) / model.about["file"], model.about, profile=True)()
     least = {("stem", "pixels brought into form, with the stem where it is ours"): fastest(lambda: brought(pixels))}
     given = openvino.Tensor(brought(pixels).numpy(), shared_memory=True)
     for _ in range(CALLS):
@@ -139,9 +158,15 @@ def _summed(least: Mapping[tuple[str, str], float]) -> Counter[str]:
 
 
 def profiled(
-    models: Mapping[str, Model], served: Mapping[str, Model], rows: Sequence[dict[str, Any]], size: Size
+    models: Mapping[str, Model],
+    served: Mapping[str, Model],
+    rows: Sequence[dict[str, Any]],
+    size: Size,
+    program: Path | None,
+    out: Path,
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Tables of the machine's peaks and of each artifact's operators, and the least `vs_limit` of an artifact.
+    """Tables of the machine's peaks and of each artifact's operators, in Python and by the C++ program where it serves
+    them, and the least `vs_limit` of an artifact.
 
     `vs_limit`, which rows on the CPU get, is their time in times of what the arithmetic alone would take at the peak
     of their precision. A checkpoint or a network of timm says how much arithmetic that is: where there is none, it
@@ -152,6 +177,8 @@ def profiled(
         served: those of them that take images of `size`.
         rows: of the benchmark, changed in place.
         size: (height, width).
+        program: in C++; None where there is none.
+        out: a folder for what lasts no longer than this.
     """
     most = peaks()
     tables = [
@@ -165,11 +192,16 @@ def profiled(
         for row in rows:
             counts = row["size"] == at_size and row["device"] == "cpu"
             limit = row["batch"] * work / most.get(row["precision"], most["fp32"])
-            row["vs_limit"] = row["p50_s"] / limit if counts else None
+            row["vs_limit"] = row["p50_s"] / limit if counts and row["p50_s"] else None
         ours = [row for row in rows if row["side"] in served and row["vs_limit"]]
         ratios["best_vs_limit"] = min(ours, key=lambda row: row["p50_s"] / row["batch"])["vs_limit"]
     for name, model in served.items():
         if model.kind == "artifact":
             pixels = torch.randint(0, 256, (1, *size, model.decoding.channels), dtype=torch.uint8).permute(0, 3, 1, 2)
             tables.append({"title": f"Operators of {name}", "rows": operators(model, pixels)[:SHOWN]})
+        if program and model.about.get("runtime") in CPP_RUNTIMES:
+            image = random_png(size, out / "random.png")
+            found = operators_in_cpp(program, model, image)
+            tables.append({"title": f"Operators of {name} in C++", "rows": found[:SHOWN]})
+            image.unlink()
     return tables, ratios

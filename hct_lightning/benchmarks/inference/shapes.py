@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from hct_lightning.benchmarks.baselines import plain_inference
 from hct_lightning.benchmarks.harness.interleave import Measured, interleave, paired_ratio
@@ -13,8 +14,11 @@ from hct_lightning.benchmarks.harness.side import process
 from hct_lightning.benchmarks.inference.side import serving
 from hct_lightning.benchmarks.inference.subjects import Model
 from hct_lightning.data.reading.geometry import Size
+from hct_lightning.training.memory_plan import available_bytes
 
 log = logging.getLogger(__name__)
+
+PIXEL_BYTES = 100  # of memory that a side of HCT takes at most for a pixel, nearly
 
 
 class Shape(NamedTuple):
@@ -62,34 +66,53 @@ class Turns(NamedTuple):
     rounds: int
     together: int
 
-    def measure(self, sides: Mapping[str, Sequence[str]]) -> tuple[dict[str, Measured], dict[str, float]]:
-        return in_groups(sides, warmup=self.warmup, rounds=self.rounds, together=self.together)
+    def measure(
+        self, sides: Mapping[str, Sequence[str]], shape: Shape | None = None
+    ) -> tuple[dict[str, Measured], dict[str, float | None]]:
+        """In turn; with a shape within the memory there is, one after the other where so many sides do not fit it."""
+        together, most = self.together, None
+        if shape and shape.device == "cpu":
+            most = available_bytes(torch.device("cpu"), 1)
+            side_bytes = PIXEL_BYTES * shape.batch * shape.size[0] * shape.size[1]
+            if min(together, len(sides)) * side_bytes > most:
+                log.info("one side after the other: together they could take more than the memory there is")
+                together = 1
+        return in_groups(sides, warmup=self.warmup, rounds=self.rounds, together=together, most_bytes=most)
 
 
 def in_groups(
-    sides: Mapping[str, Sequence[str]], *, warmup: int, rounds: int, together: int
-) -> tuple[dict[str, Measured], dict[str, float]]:
-    """Measures in groups of at most `together` processes, the first side in all of them.
+    sides: Mapping[str, Sequence[str]], *, warmup: int, rounds: int, together: int, most_bytes: int | None = None
+) -> tuple[dict[str, Measured], dict[str, float | None]]:
+    """Measures in groups of at most `together` processes, the first side in all of them, or each side alone.
 
     Returns:
-        What each side took, and how many times as fast as the first side it is, in the same rounds.
+        What each side took, and how many times as fast as the first side it is, in the same rounds where there are
+        such; None where one of the two did not fit the memory.
     """
     reference, *others = sides
-    results, speeds = {}, {}
-    for start in range(0, max(1, len(others)), together - 1):
-        group = [reference, *others[start : start + together - 1]]
-        measured = interleave({name: sides[name] for name in group}, warmup=warmup, rounds=rounds)
+    step = max(1, together - 1)
+    groups = [[reference, *others[start : start + step]] for start in range(0, max(1, len(others)), step)]
+    results: dict[str, Measured] = {}
+    speeds: dict[str, float | None] = {}
+    for group in groups if together > 1 else [[name] for name in sides]:
+        commands = {name: sides[name] for name in group}
+        measured = interleave(commands, warmup=warmup, rounds=rounds, most_bytes=most_bytes)
         for name, side in measured.items():
             results.setdefault(name, side)
-            speeds.setdefault(name, paired_ratio(measured[reference], side))
+            speeds.setdefault(name, _speed(measured.get(reference, results[reference]), side))
     return results, speeds
 
 
+def _speed(reference: Measured, side: Measured) -> float | None:
+    return None if reference.failed or side.failed else paired_ratio(reference, side)
+
+
 def table(measured: Mapping[str, Measured], speed: Mapping[str, float | None], shape: Shape) -> list[dict[str, Any]]:
-    """A row per side."""
+    """A row per side; `note` says why there are no times, where there are none."""
     rows = []
     for name, side in measured.items():
-        p50, p90, p99 = np.percentile(side.seconds, (50, 90, 99)).tolist()
+        none = [None] * 3
+        p50, p90, p99 = none if side.failed else np.percentile(side.seconds, (50, 90, 99)).tolist()
         rows.append(
             {
                 "side": name,
@@ -100,13 +123,14 @@ def table(measured: Mapping[str, Measured], speed: Mapping[str, float | None], s
                 "p50_s": p50,
                 "p90_s": p90,
                 "p99_s": p99,
-                "images_per_s": shape.batch / p50,
+                "images_per_s": shape.batch / p50 if p50 else None,
                 "speed": speed[name],
-                "first_s": side.facts.get("first_s", side.first_s),
+                "first_s": side.facts.get("first_s", side.first_s) or None,
                 "load_s": side.facts["load_s"],
-                "peak_gib": side.peak_gib,
+                "peak_gib": side.peak_gib or None,
                 "mb": side.facts["size_bytes"] / 1e6,
                 "threads": side.facts["threads"],
+                "note": side.failed,
             }
         )
     return rows

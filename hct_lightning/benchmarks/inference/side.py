@@ -2,6 +2,8 @@
 
 import tempfile
 import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,29 +15,21 @@ from hct_lightning.benchmarks.inference.subjects import find, load
 from hct_lightning.data.feeding.loader import Images, Loader, auto_workers
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.readers import FileReader
-from hct_lightning.deploy.artifact import load_artifact
+from hct_lightning.deploy.artifact import read_description
 from hct_lightning.machine import runtime
 from hct_lightning.machine.devices import peak_memory_gib
 from hct_lightning.runs.predictions import Predictions
-from hct_lightning.training.by_artifact import predict_all
+from hct_lightning.training.by_artifact import load_for_many, predict_all
 
-
-def loaded(model: str, height: int, width: int, batch_size: int, device: str, image: None = None) -> None:
-    """An artifact as a program of three lines has it: nothing of ours is set but by loading it."""
-    started = time.perf_counter()
-    artifact = load_artifact(model)
-    load_s = time.perf_counter() - started
-    shape = (batch_size, height, width, artifact.description["input"]["channels"])
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8).permute(0, 3, 1, 2)  # as read
-    facts = {key: artifact.description[key] for key in ("precision", "size_bytes")}
-    serve(lambda: artifact(pixels).sum().item(), load_s=load_s, threads=torch.get_num_threads(), **facts)
+TOGETHER = " at a time"  # of a part of predicting a folder: on several images, each on a thread
 
 
 def predicting(part: str, model: str, height: int, width: int, image: str, count: int) -> None:
     """A folder of `count` images, all the same file: predicted with an artifact, or a part of that alone.
 
     Args:
-        part: `read`, `compute`, or `predict`, which does both and writes the CSV.
+        part: `read` or `compute` one image after the other, or `predict`, which does both and writes the CSV; with
+            ` at a time` as many at a time as `task=predict` takes.
         model: the artifact's folder.
         height: of the network's input.
         width: likewise.
@@ -43,24 +37,24 @@ def predicting(part: str, model: str, height: int, width: int, image: str, count
         count: how many of it.
     """
     runtime.keep_memory()
-    artifact = load_artifact(model)
-    reader = FileReader(replace(Decoding.from_json(artifact.description["decoding"]), size=(height, width)))
+    reader = FileReader(replace(Decoding.from_json(read_description(Path(model))["decoding"]), size=(height, width)))
+    artifact = load_for_many(Path(model), reader, count, most=None if part.endswith(TOGETHER) else 1)
     images = Images([image] * count, [0] * count, reader)
     workers = auto_workers("auto")
     pixels = reader(image)[None]
+    pool = ThreadPoolExecutor(artifact.streams)
 
     def work() -> None:
         if part == "read":
             for _ in Loader(images, [[i] for i in range(count)], num_workers=workers):
                 pass
-        elif part == "compute":
-            for _ in range(count):
-                artifact(pixels)
+        elif part.startswith("compute"):
+            deque(pool.map(artifact, [pixels] * count), maxlen=0)
         else:
             with tempfile.TemporaryDirectory() as folder:
                 file = Predictions(Path(folder) / "out.csv", images.paths, artifact.classes, {})
                 file.open()
-                predict_all(artifact, images, file, batch_size=1, num_workers=workers, prefetch_factor=2)
+                predict_all(artifact, images, file, num_workers=workers)
                 file.finish()
 
     serve(work)

@@ -5,6 +5,7 @@
 #include <malloc.h>
 
 #include <algorithm>
+#include <atomic>
 #include <charconv>
 #include <chrono>
 #include <climits>
@@ -14,8 +15,11 @@
 #include <iomanip>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <semaphore>
 #include <sstream>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "artifact.h"
@@ -29,6 +33,8 @@ constexpr const char* kHelp = R"(usage: hct_predict [options] ARTIFACT IMAGE...
 
 Prints a line of JSON for each image (PNG or JPEG): its class, the probabilities, and the seconds it took.
 
+  --streams N  images at a time, each on its share of the threads: for many images
+  --profile    then run the model five times more and print the operators with their seconds
   --repeat N   then run the model N times more and print each time
   --wait       then run the model once for every line on standard input and print its time
   --threads N  of torch and of OpenVINO
@@ -40,9 +46,8 @@ Exit codes: 0 done; 2 wrong usage; 3 the artifact, 4 an image can't be read; 5 t
 
 struct Options {
   int repeat = 0;
-  int threads = 0;
   bool wait = false;
-  bool trust = false;
+  Loading loading;
   std::vector<std::string> paths;  // the artifact, then the images
 };
 
@@ -59,9 +64,11 @@ Options parse(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
     if (arg == "--repeat") options.repeat = positive(arg, argv[++i]);
-    else if (arg == "--threads") options.threads = positive(arg, argv[++i]);
+    else if (arg == "--threads") options.loading.threads = positive(arg, argv[++i]);
+    else if (arg == "--streams") options.loading.streams = positive(arg, argv[++i]);
+    else if (arg == "--profile") options.loading.profile = true;
     else if (arg == "--wait") options.wait = true;
-    else if (arg == "--trust") options.trust = true;
+    else if (arg == "--trust") options.loading.trust = true;
     else if (arg.starts_with("--")) throw Error(kUsage, "unknown option " + arg + "; see --help");
     else options.paths.push_back(arg);
   }
@@ -97,12 +104,12 @@ double peak_gib() {
   return kib / 1048576;
 }
 
-std::unique_ptr<Model> load(const Artifact& artifact, int threads, bool trust) {
+std::unique_ptr<Model> load(const Artifact& artifact, const Loading& loading) {
   if (artifact.runtime == "torchscript") return load_torchscript(artifact);
-  if (artifact.runtime == "aoti") return load_aoti(artifact, trust);
+  if (artifact.runtime == "aoti") return load_aoti(artifact, loading);
   if (artifact.runtime == "openvino") {
 #ifdef WITH_OPENVINO
-    return load_openvino(artifact, threads);
+    return load_openvino(artifact, loading);
 #else
     throw Error(kRuntime,
                 "this program was built without OpenVINO; pip install 'hct-lightning[deploy]' and build it again");
@@ -112,55 +119,86 @@ std::unique_ptr<Model> load(const Artifact& artifact, int threads, bool trust) {
                              " is unknown to this program; it serves torchscript, aoti and openvino");
 }
 
-struct Read {
-  at::Tensor pixels;  // 1 c h w
-  double seconds;
+struct Answer {
+  nlohmann::ordered_json line;
+  at::Tensor images;  // 1 c h w, that it is of
 };
 
+at::Tensor probabilities(Model& model, const at::Tensor& images) { return model.logits(images).to(at::kFloat).softmax(1); }
+
+Answer answer(const std::string& path, const Artifact& artifact, Model& model, std::counting_semaphore<>& computing) {
+  at::Tensor images, found;
+  const double read_s = seconds([&] { images = read_image(path, artifact.decoding).unsqueeze(0); });
+  computing.acquire();
+  const double first_s = seconds([&] { found = probabilities(model, images); });
+  computing.release();
+  nlohmann::ordered_json line = {{"image", path}};
+  line["class"] = artifact.classes.at(found.argmax(1).item<int64_t>());
+  for (size_t c = 0; c < artifact.classes.size(); ++c)
+    line["probabilities"][artifact.classes[c]] = found[0][c].item<float>();
+  line["read_s"] = read_s;
+  line["first_s"] = first_s;
+  return {line, images};
+}
+
+// Adds what the options ask for, and prints the line.
+void print(Answer found, Model& model, const Options& options) {
+  const auto again = [&] { probabilities(model, found.images); };
+  if (options.loading.profile) found.line["operators"] = model.operators(found.images);
+  if (options.repeat) {
+    std::vector<double> times;
+    for (int r = 0; r < options.repeat; ++r) times.push_back(seconds(again));
+    found.line["seconds"] = times;
+    std::sort(times.begin(), times.end());
+    found.line["median_s"] = times[times.size() / 2];
+  }
+  found.line["peak_gib"] = peak_gib();
+  std::cout << found.line.dump() << std::endl;
+  std::string word;
+  while (options.wait && std::getline(std::cin, word))
+    std::cout << nlohmann::json{{"seconds", seconds(again)}, {"peak_gib", peak_gib()}}.dump() << std::endl;
+}
+
 void run(int argc, char** argv) {
-  const Options options = parse(argc, argv);
+  Options options = parse(argc, argv);
   keep_memory();
-  if (options.threads) at::set_num_threads(options.threads);
+  const int threads = options.loading.threads ? options.loading.threads : at::get_num_threads();
+  const int streams = options.loading.streams = std::min(options.loading.streams, threads);
+  at::set_num_threads(threads / streams);  // of each thread that computes
   c10::InferenceMode guard;
   const Artifact artifact = read_artifact(options.paths[0]);
   std::unique_ptr<Model> model;
-  const double load_s = seconds([&] { model = load(artifact, options.threads, options.trust); });
+  const double load_s = seconds([&] { model = load(artifact, options.loading); });
 
-  const auto read = [&](size_t i) {
-    c10::InferenceMode guard;  // it is a thread's own
-    Read image;
-    image.seconds = seconds([&] { image.pixels = read_image(options.paths[i], artifact.decoding).unsqueeze(0); });
-    return image;
-  };
-  // An image is read while the one before is computed, but where that is measured.
-  const auto ahead = options.repeat || options.wait ? std::launch::deferred : std::launch::async;
-  std::future<Read> next = std::async(ahead, read, 1);
-  for (size_t i = 1; i < options.paths.size(); ++i) {
-    const auto [images, read_s] = next.get();
-    if (i + 1 < options.paths.size()) next = std::async(ahead, read, i + 1);
-    at::Tensor probabilities;
-    const auto answer = [&] { probabilities = model->logits(images).to(at::kFloat).softmax(1); };
-    const double first_s = seconds(answer);
-    nlohmann::ordered_json line = {{"image", options.paths[i]}};
-    line["class"] = artifact.classes.at(probabilities.argmax(1).item<int64_t>());
-    for (size_t c = 0; c < artifact.classes.size(); ++c)
-      line["probabilities"][artifact.classes[c]] = probabilities[0][c].item<float>();
-    line["load_s"] = load_s;
-    line["read_s"] = read_s;
-    line["first_s"] = first_s;
-    if (options.repeat) {
-      std::vector<double> times;
-      for (int r = 0; r < options.repeat; ++r) times.push_back(seconds(answer));
-      line["seconds"] = times;
-      std::sort(times.begin(), times.end());
-      line["median_s"] = times[times.size() / 2];
+  const size_t count = options.paths.size() - 1;
+  const bool measured = options.repeat || options.wait || options.loading.profile;
+  std::vector<std::promise<Answer>> answers(count);
+  std::atomic<size_t> next = 0;
+  std::counting_semaphore<> computing(streams);
+  const auto one = [&](size_t i) {
+    try {
+      Answer found = answer(options.paths[i + 1], artifact, *model, computing);
+      if (!measured) found.images.reset();
+      answers[i].set_value(std::move(found));
+    } catch (...) {
+      answers[i].set_exception(std::current_exception());
+      next = count;  // the lines of the images before are still printed
     }
-    line["threads"] = at::get_num_threads();
-    line["peak_gib"] = peak_gib();
-    std::cout << line.dump() << std::endl;
-    std::string word;
-    while (options.wait && std::getline(std::cin, word))
-      std::cout << nlohmann::json{{"seconds", seconds(answer)}, {"peak_gib", peak_gib()}}.dump() << std::endl;
+  };
+  // Threads read an image each and compute it, as many at once as there are streams; one more reads ahead. There are
+  // none where calls are measured.
+  std::vector<std::jthread> others;
+  for (int t = 0; !measured && t <= streams; ++t)
+    others.emplace_back([&] {
+      c10::InferenceMode guard;  // it is a thread's own
+      for (size_t i = next++; i < count; i = next++) one(i);
+    });
+  for (size_t i = 0; i < count; ++i) {
+    if (measured) one(i);
+    Answer found = answers[i].get_future().get();
+    found.line["load_s"] = load_s;
+    found.line["threads"] = threads / streams;
+    print(std::move(found), *model, options);
   }
 }
 

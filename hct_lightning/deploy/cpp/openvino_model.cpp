@@ -1,8 +1,12 @@
 #include <ATen/ops/from_blob.h>
 
 #include <algorithm>
+#include <chrono>
 #include <fstream>
 #include <iterator>
+#include <mutex>
+#include <utility>
+#include <vector>
 
 #include <openvino/core/preprocess/pre_post_process.hpp>
 #include <openvino/openvino.hpp>
@@ -44,7 +48,7 @@ std::shared_ptr<ov::Model> behind_stem(const std::shared_ptr<ov::Model>& model) 
 
 class OpenVINO : public Model {
  public:
-  OpenVINO(const Artifact& artifact, int threads) : stem_(read_stem(artifact)) {
+  OpenVINO(const Artifact& artifact, const Loading& loading) : stem_(read_stem(artifact)) {
     ov::Core core;
     auto model = core.read_model(artifact.file.string());
     if (!stem_.empty()) model = behind_stem(model);
@@ -57,25 +61,75 @@ class OpenVINO : public Model {
     const bool bf16 = artifact.precision != "fp32" && std::find(can.begin(), can.end(), "BF16") != can.end();
     ov::AnyMap options{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
                        ov::hint::inference_precision(bf16 ? ov::element::bf16 : ov::element::f32)};
-    if (threads) options.insert(ov::inference_num_threads(threads));
-    ov::CompiledModel compiled = core.compile_model(steps.build(), "CPU", options);
-    threads_ = compiled.get_property(ov::inference_num_threads);
-    request_ = compiled.create_infer_request();
+    if (loading.threads) options.insert(ov::inference_num_threads(loading.threads));
+    if (loading.streams > 1) options.insert(ov::num_streams(loading.streams));
+    if (loading.profile) options.insert(ov::enable_profiling(true));
+    compiled_ = core.compile_model(steps.build(), "CPU", options);
+    threads_ = std::max(1, compiled_.get_property(ov::inference_num_threads) / loading.streams);
+    idle_.push_back(compiled_.create_infer_request());
   }
 
   at::Tensor logits(const at::Tensor& images) override {
-    at::Tensor given = images.permute({0, 2, 3, 1}).contiguous();
-    if (!stem_.empty()) given = through_stem(given);
-    const ov::Shape shape(given.sizes().begin(), given.sizes().end());
-    request_.set_input_tensor(ov::Tensor(ov::element::u8, shape, given.data_ptr()));
-    request_.infer();
-    ov::Tensor out = request_.get_output_tensor();
+    ov::InferRequest request = take();
+    infer(request, brought(images));
+    ov::Tensor out = request.get_output_tensor();
     const ov::Shape answered = out.get_shape();  // by value: its begin and end must be of one object
     const std::vector<int64_t> sizes(answered.begin(), answered.end());
-    return at::from_blob(out.data<float>(), sizes, at::kFloat).clone();
+    at::Tensor found = at::from_blob(out.data<float>(), sizes, at::kFloat).clone();
+    give_back(std::move(request));
+    return found;
+  }
+
+  std::map<std::string, double> operators(const at::Tensor& images) override {
+    using Clock = std::chrono::steady_clock;
+    using Seconds = std::chrono::duration<double>;
+    std::map<std::pair<std::string, std::string>, double> least;  // of each node, by its kind
+    const auto note = [&](const std::string& node, const std::string& kind, double seconds) {
+      const auto [place, added] = least.try_emplace({node, kind}, seconds);
+      place->second = std::min(place->second, seconds);
+    };
+    ov::InferRequest request = take();
+    for (int i = 0; i < kProfiled; ++i) {
+      const auto start = Clock::now();
+      const at::Tensor given = brought(images);
+      note("stem", "pixels brought into form, with the stem where it is ours", Seconds(Clock::now() - start).count());
+      infer(request, given);
+      for (const ov::ProfilingInfo& node : request.get_profiling_info())
+        note(node.node_name, node.node_type + " " + node.exec_type, Seconds(node.real_time).count());
+    }
+    give_back(std::move(request));
+    std::map<std::string, double> found;
+    for (const auto& [node, seconds] : least) found[node.second] += seconds;
+    return found;
   }
 
  private:
+  // A request that nobody uses. There are never more than callers at once.
+  ov::InferRequest take() {
+    const std::lock_guard lock(mutex_);
+    if (idle_.empty()) return compiled_.create_infer_request();
+    ov::InferRequest request = std::move(idle_.back());
+    idle_.pop_back();
+    return request;
+  }
+
+  void give_back(ov::InferRequest request) {
+    const std::lock_guard lock(mutex_);
+    idle_.push_back(std::move(request));
+  }
+
+  // Images to what the compiled model takes: their rows, or the map of the stem.
+  at::Tensor brought(const at::Tensor& images) {
+    const at::Tensor rows = images.permute({0, 2, 3, 1}).contiguous();
+    return stem_.empty() ? rows : through_stem(rows);
+  }
+
+  static void infer(ov::InferRequest& request, const at::Tensor& given) {
+    const ov::Shape shape(given.sizes().begin(), given.sizes().end());
+    request.set_input_tensor(ov::Tensor(ov::element::u8, shape, given.data_ptr()));
+    request.infer();
+  }
+
   // 1 h w c pixels to the stem's map, 1 h' w' 16.
   at::Tensor through_stem(const at::Tensor& pixels) {
     const int height = pixels.size(1), width = pixels.size(2);
@@ -87,15 +141,17 @@ class OpenVINO : public Model {
   }
 
   std::vector<uint8_t> stem_;
-  int threads_;
-  ov::InferRequest request_;
+  int threads_;  // of a caller
+  ov::CompiledModel compiled_;
+  std::mutex mutex_;
+  std::vector<ov::InferRequest> idle_;
 };
 
 }  // namespace
 
-std::unique_ptr<Model> load_openvino(const Artifact& artifact, int threads) {
+std::unique_ptr<Model> load_openvino(const Artifact& artifact, const Loading& loading) {
   try {
-    return std::make_unique<OpenVINO>(artifact, threads);
+    return std::make_unique<OpenVINO>(artifact, loading);
   } catch (const ov::Exception& error) {
     // It begins with where in OpenVINO's source it was thrown; the last line says why.
     std::string words = error.what();

@@ -1,5 +1,6 @@
 // TorchScript and AOTInductor, both served by libtorch.
 #include <ATen/Version.h>
+#include <ATen/record_function.h>
 #include <ATen/cpu/Utils.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
@@ -11,12 +12,14 @@
 
 #include <algorithm>
 #include <cctype>
+#include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <limits>
 #include <regex>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "error.h"
 #include "model.h"
@@ -80,7 +83,53 @@ bool is_own(const std::string& digest) {
   return false;
 }
 
-class TorchScript : public Model {
+// The operators that torch runs in a thread: seconds of each by name, without those that it calls in turn.
+class Profile {
+ public:
+  Profile() {
+    seconds_.clear();
+    handle_ = at::addThreadLocalCallback(at::RecordFunctionCallback(begin, end).scopes({at::RecordScope::FUNCTION}));
+  }
+  ~Profile() { at::removeCallback(handle_); }
+  std::map<std::string, double> per_call(int calls) const {
+    std::map<std::string, double> found = seconds_;
+    for (auto& [name, seconds] : found) seconds /= calls;
+    return found;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Call {
+    Clock::time_point start;
+    double inside = 0;  // seconds of the operators that it calls
+  };
+
+  static std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction&) {
+    calls_.push_back({Clock::now()});
+    return nullptr;
+  }
+  static void end(const at::RecordFunction& function, at::ObserverContext*) {
+    const double took = std::chrono::duration<double>(Clock::now() - calls_.back().start).count();
+    seconds_[function.name()] += took - calls_.back().inside;
+    calls_.pop_back();
+    if (!calls_.empty()) calls_.back().inside += took;
+  }
+
+  at::CallbackHandle handle_;
+  static inline thread_local std::vector<Call> calls_;
+  static inline thread_local std::map<std::string, double> seconds_;
+};
+
+class TorchModel : public Model {
+ public:
+  std::map<std::string, double> operators(const at::Tensor& images) override {
+    const Profile profile;
+    for (int i = 0; i < kProfiled; ++i) logits(images);
+    return profile.per_call(kProfiled);
+  }
+};
+
+class TorchScript : public TorchModel {
  public:
   explicit TorchScript(const Artifact& artifact) {
     // Without this the second call of each new input shape compiles, for a second or more.
@@ -105,7 +154,7 @@ std::string instruction_set() {
   return found;
 }
 
-class AOTInductor : public Model {
+class AOTInductor : public TorchModel {
  public:
   AOTInductor(const Artifact& artifact, bool trust) {
     if (!trust && !is_own(artifact.digest))
@@ -137,6 +186,6 @@ std::unique_ptr<Model> load_torchscript(const Artifact& artifact) {
   return std::make_unique<TorchScript>(artifact);
 }
 
-std::unique_ptr<Model> load_aoti(const Artifact& artifact, bool trust) {
-  return std::make_unique<AOTInductor>(artifact, trust);
+std::unique_ptr<Model> load_aoti(const Artifact& artifact, const Loading& loading) {
+  return std::make_unique<AOTInductor>(artifact, loading.trust);
 }

@@ -54,7 +54,7 @@ def export(network: nn.Module, example: Tensor, folder: Path, *, dynamic: bool, 
     return Exported("aoti", precision, FILE, multiple=MULTIPLE)
 
 
-def load(file: Path, description: Mapping[str, Any], threads: int | None) -> Callable[[Tensor], Tensor]:
+def load(file: Path, description: Mapping[str, Any], threads: int | None, streams: int) -> Callable[[Tensor], Tensor]:
     """1 c h w uint8 -> 1 classes logits.
 
     Raises:

@@ -42,10 +42,10 @@ def export(network: nn.Module, example: Tensor, folder: Path, *, dynamic: bool) 
     return Exported("onnx", "fp32", FILE, multiple=MULTIPLE)
 
 
-def load(file: Path, description: Mapping[str, Any], threads: int | None) -> Callable[[Tensor], Tensor]:
+def load(file: Path, description: Mapping[str, Any], threads: int | None, streams: int) -> Callable[[Tensor], Tensor]:
     """1 c h w uint8 -> 1 classes logits."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = max(1, threads // streams) if threads else 0
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
     def logits(images: Tensor) -> Tensor:

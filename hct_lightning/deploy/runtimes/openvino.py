@@ -15,7 +15,6 @@ from hct_lightning.deploy import stem
 from hct_lightning.deploy.artifact import Exported
 from hct_lightning.deploy.extra import extra
 from hct_lightning.deploy.program import MULTIPLE, program
-from hct_lightning.models import HCT, FromPixels
 
 with extra("deploy"):
     import openvino
@@ -44,6 +43,8 @@ def convert(exported: ExportedProgram, example: Tensor, *, dynamic: bool) -> ope
 
 def name_first_stages(model: openvino.Model, exported: ExportedProgram, network: nn.Module) -> None:
     """Names the map after HCT's `local_stages`, so that a loader finds it. In other networks there is none."""
+    from hct_lightning.models import HCT, FromPixels  # with timm 200 MB of memory, of which serving needs none
+
     if not (isinstance(network, FromPixels) and isinstance(network.network, HCT)):
         return
     # An operation is named after the node of the program that it comes from, and the node knows its module.
@@ -79,20 +80,19 @@ def export(network: nn.Module, example: Tensor, folder: Path, *, dynamic: bool, 
     return Exported("openvino", precision, FILE, multiple=MULTIPLE)
 
 
-def compile_model(
-    file: Path, precision: str, threads: int | None = None, *, profile: bool = False
-) -> openvino.CompiledModel:
-    """Compiles the file for pixels in the order NHWC.
-
-    The file takes NCHW, as the file of every artifact does, but decoded images lie in memory as NHWC: so no
-    image is copied. Where the CPU does not compute in bf16, fp32 takes its place, which is faster there.
-    """
-    return _compiled(openvino.Core().read_model(file), precision, {"PERF_COUNT": profile}, threads)
+def compile_model(file: Path, precision: str) -> openvino.CompiledModel:
+    """The file as `prepare` compiles it, the stem among the rest."""
+    return _compiled(openvino.Core().read_model(file), precision, {}, None)
 
 
 def _compiled(
     model: openvino.Model, precision: str, options: Mapping[str, Any], threads: int | None
 ) -> openvino.CompiledModel:
+    """Compiles the model for pixels in the order NHWC.
+
+    The file takes NCHW, as the file of every artifact does, but decoded images lie in memory as NHWC: so no
+    image is copied. Where the CPU does not compute in bf16, fp32 takes its place, which is faster there.
+    """
     core = openvino.Core()
     steps = PrePostProcessor(model)
     steps.input().tensor().set_layout(openvino.Layout("NHWC"))
@@ -136,16 +136,29 @@ def load_first_stages(file: Path, threads: int) -> Callable[[Tensor], Tensor]:
     return stages
 
 
-def load(file: Path, description: Mapping[str, Any], threads: int | None) -> Callable[[Tensor], Tensor]:
+def load(file: Path, description: Mapping[str, Any], threads: int | None, streams: int) -> Callable[[Tensor], Tensor]:
     """1 c h w uint8 -> 1 classes logits."""
-    request, brought = prepare(file, description, threads)
-    return lambda images: _infer(request, brought(images))
+    prepared = prepare(file, description, threads, streams=streams)
+    mine = threading.local()
+
+    def logits(images: Tensor) -> Tensor:
+        if not hasattr(mine, "form"):
+            mine.form = prepared()
+        request, brought = mine.form
+        return _infer(request, brought(images))
+
+    return logits
 
 
 def prepare(
-    file: Path, description: Mapping[str, Any], threads: int | None = None, *, profile: bool = False
-) -> tuple[openvino.InferRequest, Callable[[Tensor], Tensor]]:
-    """What answers, and what brings images, 1 c h w uint8, into the form that it takes.
+    file: Path,
+    description: Mapping[str, Any],
+    threads: int | None = None,
+    *,
+    streams: int = 1,
+    profile: bool = False,
+) -> Callable[[], tuple[openvino.InferRequest, Callable[[Tensor], Tensor]]]:
+    """Makes for each caller of its own what answers, and what brings images, 1 c h w uint8, into the form that it takes.
 
     That is their rows, or, where the artifact has one and this machine is fast at it, the map of the stem.
 
@@ -154,13 +167,21 @@ def prepare(
     """
     precision = description["precision"]
     library = stem.fast() if stem.FILE in description["sha256"] else None
+    model = openvino.Core().read_model(file)
+    options = {"PERF_COUNT": profile} | ({"NUM_STREAMS": streams} if streams > 1 else {})
     if not library:
-        compiled = compile_model(file, precision, threads, profile=profile)
-        return compiled.create_infer_request(), lambda images: images.permute(0, 2, 3, 1).contiguous()
-    part = behind_stem(openvino.Core().read_model(file))
-    compiled = _compiled(part, precision, {"PERF_COUNT": profile}, threads)
-    run = stem.run_by(library, (file.parent / stem.FILE).read_bytes(), compiled.get_property("INFERENCE_NUM_THREADS"))
-    return compiled.create_infer_request(), lambda images: run(images[0].permute(1, 2, 0).contiguous())[None]
+        compiled = _compiled(model, precision, options, threads)
+        return lambda: (compiled.create_infer_request(), lambda images: images.permute(0, 2, 3, 1).contiguous())
+    compiled = _compiled(behind_stem(model), precision, options, threads)
+    packed = (file.parent / stem.FILE).read_bytes()
+    each = max(1, compiled.get_property("INFERENCE_NUM_THREADS") // streams)
+
+    def make() -> tuple[openvino.InferRequest, Callable[[Tensor], Tensor]]:
+        run = stem.run_by(library, packed, each)  # into memory of its own
+        return compiled.create_infer_request(), lambda images: run(images[0].permute(1, 2, 0).contiguous())[None]
+
+    stem.run_by(library, packed, each)  # what is wrong with it is said at once
+    return make
 
 
 def behind_stem(model: openvino.Model) -> openvino.Model:

@@ -75,7 +75,7 @@ def _architecture(network: nn.Module, target: str) -> str:
     return metadata["architecture"]
 
 
-def load(file: Path, description: Mapping[str, Any], threads: int | None) -> Callable[[Tensor], Tensor]:
+def load(file: Path, description: Mapping[str, Any], threads: int | None, streams: int) -> Callable[[Tensor], Tensor]:
     """n c h w uint8 -> n classes logits.
 
     Raises:

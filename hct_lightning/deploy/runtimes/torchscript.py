@@ -48,7 +48,7 @@ def save(network: nn.Module, example: Tensor, folder: Path) -> None:
         torch.jit.save(torch.jit.freeze(traced), folder / FILE)
 
 
-def load(file: Path, description: Mapping[str, Any], threads: int | None) -> Callable[[Tensor], Tensor]:
+def load(file: Path, description: Mapping[str, Any], threads: int | None, streams: int) -> Callable[[Tensor], Tensor]:
     """n c h w uint8 -> n classes logits."""
     # Without this the second call of each new input shape compiles, for a second or more.
     torch.jit.set_fusion_strategy([("STATIC", 0)])

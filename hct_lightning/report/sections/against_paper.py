@@ -131,7 +131,7 @@ def inference(runs: Sequence[RunFiles]) -> Section:
 
 def _measured(run: RunFiles) -> dict[str, Mapping[str, Any]]:
     """By side the rows of `benchmark=inference` on the CPU, one image a call, at the first size."""
-    rows = [row for row in run.benchmark.get("rows", []) if "p50_s" in row]
+    rows = [row for row in run.benchmark.get("rows", []) if row.get("p50_s")]
     here = [row for row in rows if (row["device"], row["batch"], row["size"]) == ("cpu", 1, rows[0]["size"])]
     return {row["side"]: row for row in here}
 

@@ -87,7 +87,7 @@ def benchmarks(runs: Sequence[RunFiles]) -> Section:
         bars = [
             Bar(row["side"], [row["p50_s"]], f"{1000 * row['p50_s']:.1f} ms")
             for row in rows
-            if "p50_s" in row and (row["size"], row["batch"]) == (rows[0]["size"], rows[0]["batch"])
+            if row.get("p50_s") and (row["size"], row["batch"]) == (rows[0]["size"], rows[0]["batch"])
         ]
         if bars:
             blocks.append(Bars("Median time of a call", sorted(bars, key=lambda bar: bar.parts[0])))

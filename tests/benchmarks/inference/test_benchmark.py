@@ -123,6 +123,7 @@ def test_every_ratio_on_a_fresh_network(cli, photos, tmp_path):
         "file_to_answer",
         "loaded_vs_benchmark",
         "predict_vs_parts",
+        "folder_at_a_time",
         "best_vs_limit",
     }
     assert all(ratio > 0 for ratio in ratios.values())

@@ -34,11 +34,11 @@ def test_operators_of_torchscript_are_those_of_the_network():
     assert 0 < sum(times) < 10
 
 
-def test_a_row_says_how_near_it_comes_to_the_limit():
+def test_a_row_says_how_near_it_comes_to_the_limit(tmp_path):
     models = {name: find(ARTIFACT.parents[1] / name) for name in ("checkpoints/best.ckpt", "artifacts/torchscript")}
     row = {"size": "128x128", "device": "cpu", "batch": 2, "precision": "fp32", "p50_s": 0.5}
     rows = [row | {"side": "artifacts/torchscript"}, row | {"side": "plain", "size": "64x64"}]
-    tables, ratios = profiled(models, models, rows, (128, 128))
+    tables, ratios = profiled(models, models, rows, (128, 128), None, tmp_path)
     assert [table["title"] for table in tables] == ["What this machine reaches", "Operators of artifacts/torchscript"]
     rates = {row["what"]: row["rate"] for row in tables[0]["rows"]}
     spec = models["checkpoints/best.ckpt"].spec

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -93,6 +94,21 @@ def check_answers(made):
         assert sqnr_db(logits[a], logits[b]) > least, (a, b)
 
 
+def check_callers(made, home):
+    """Two threads call each artifact at once, and have the answers of one that calls alone."""
+    folders, _, logits = made
+    images = torch.load(home / "images.pt", weights_only=True)
+    threads = torch.get_num_threads()
+    for name, folder in folders.items():
+        artifact = load_artifact(folder, threads=2, streams=2)
+        assert artifact.streams == (1 if name.startswith("aoti") else 2)
+        if artifact.streams == 2:
+            with ThreadPoolExecutor(2) as pool:
+                found = torch.cat(list(pool.map(artifact.logits, 4 * images.split(1))))
+            assert sqnr_db(logits[name].repeat(4, 1), found) > 60, name
+    torch.set_num_threads(threads)
+
+
 def check_metrics(folders):
     for name, folder in folders.items():
         description = json.loads((folder / "artifact.json").read_text())
@@ -113,11 +129,13 @@ def int8_layers(folder):
 
 def test_same_answers_from_every_runtime(quick):
     check_answers(quick)
+    check_callers(quick, quick[0]["torchscript"].parents[2])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_same_answers_from_the_slower_ones(quick, others):
+    check_callers(others, others[0]["onnx"].parents[2])
     check_metrics(others[0])
     assert int8_layers(others[0]["aoti_int8"]) == (22, 17, 39)
     assert int8_layers(others[0]["torchscript_int8_dynamic"]) == (0, 17, 39)
