@@ -82,7 +82,7 @@ def test_wheel_has_one_top_level_name_and_runs_from_anywhere(environment, tmp_pa
         [sys.executable, "-m", "hct_lightning", "--help"],
     ):
         done = subprocess.run(command, cwd=tmp_path, env=env, text=True, capture_output=True, check=True)
-    assert "data: csv, folder, liu4k, needles, pages, scenes" in done.stdout.replace("_base, ", "")
+    assert "data: csv, folder, liu4k, needles, pages, pairs, scenes" in done.stdout.replace("_base, ", "")
 
 
 def test_windows_is_told_where_to_go(monkeypatch):

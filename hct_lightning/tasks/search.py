@@ -129,7 +129,9 @@ def suggestions(trial: Any, options: Collection[str]) -> list[str]:
 
 def _say_best(study: Any, base: list[str], options: Collection[str]) -> None:
     """The command of the best trial, with the options of this search: the file may be a stranger's."""
-    if not any(trial.value is not None for trial in study.get_trials(deepcopy=False)):
+    from optuna.trial import TrialState
+
+    if not study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):  # one that is pruned has a value, too
         log.warning("no trial was completed")
         return
     best = study.best_trial

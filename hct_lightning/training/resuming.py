@@ -124,10 +124,13 @@ def _check_moments(state: Mapping[Any, Mapping[str, Any]], parameters: Mapping[A
         state: by parameter, by name; a factor may be of lower rank than its parameter.
         parameters: that it is of.
     """
-    names: dict[bool, Any] = {}  # of matrices and kernels, of the rest
+    # Of matrices and kernels, of kernels with one input channel (depthwise, or of grey images: not Muon's), of the rest.
+    names: dict[tuple[bool, bool], Any] = {}
     for i, moments in state.items():
         where = f"optimizer_states[0].state[{i!r:.50}]"
-        if i not in parameters or moments.keys() != names.setdefault(parameters[i].ndim > 1, moments.keys()):
+        shape = parameters[i].shape if i in parameters else ()
+        kind = len(shape) > 1, len(shape) > 1 and shape[1] > 1
+        if i not in parameters or moments.keys() != names.setdefault(kind, moments.keys()):
             raise ValueError(f"{where} holds {', '.join(map(str, moments)):.200}")
         for name, value in moments.items():
             if not isinstance(value, Tensor):

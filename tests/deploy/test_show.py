@@ -23,6 +23,7 @@ def made(environment, tmp_path_factory):
 
     hct(
         "+experiment=demo",
+        "optim=adamw",
         "data.scene_size=512",
         "data.resolution=512",
         "data.train=600",

@@ -122,6 +122,8 @@ def small(args: list[str], folder: Path) -> list[str]:
         added = (*SMALL[2:], *SMALL_FOUR) if four else SMALL
         added += () if "data.root" in given or "data=pages" in args else SMALL_SCENES
         added += (f"hydra.run.dir={folder}/run", f"hydra.sweep.dir={folder}/sweep")
+        if "data=pairs" in args:
+            added += ("data.scene_size=1024", "data.resolution=[128,1024]")  # the smallest that are drawn
         if "trainer.devices=4" in args:
             added += ("data.batch_size=2",)  # twelve images are to be a global batch
         if "+sweeps=baselines" in args:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hct_lightning.runs.folder import Run
+from hct_lightning.training.muon import Muon
 from hct_lightning.training.resuming import StepSchedule, checkpoint_to_resume, keep_options
 
 
@@ -129,3 +130,23 @@ def test_moments_of_every_kind_come_back(kind):
     again = made(kind, lr=0.01)[2]
     again.load_state_dict(optimizer.state_dict())
     assert again.state_dict()["state"].keys() == optimizer.state_dict()["state"].keys()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", [Muon, torch.optim.Adafactor])
+def test_moments_of_kernels_with_one_input_channel_come_back(kind, channels):
+    # The first layer of grey images, and depthwise ones: Muon has AdamW for these, and momentum for other kernels.
+    def network_and_optimizer() -> tuple[nn.Module, Any]:
+        network = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 1))
+        optimizer = kind(network.parameters(), lr=0.01)
+        keep_options(optimizer)
+        return network, optimizer
+
+    network, optimizer = network_and_optimizer()
+    network(torch.ones(1, channels, 8, 8)).sum().backward()
+    optimizer.step()
+    saved = optimizer.state_dict()
+    again = network_and_optimizer()[1]
+    again.load_state_dict(saved)
+    for i, moments in saved["state"].items():
+        torch.testing.assert_close(dict(again.state_dict()["state"][i]), dict(moments))

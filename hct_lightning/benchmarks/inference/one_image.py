@@ -75,8 +75,8 @@ def from_file(
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """From a file of twice the size to the answer: tables, and how many times as fast as plain eager a model is.
 
-    With an artifact also from a folder of them: `predict_vs_parts`, several at a time against the longer of reading and
-    computing alone, and `folder_at_a_time`, one image after the other against that.
+    With an artifact also from a folder of them: `predict_vs_parts`, against the longer of reading alone and computing
+    alone, and `folder_at_a_time`, one image after the other against that.
     """
     file = enlarged(photo, one.size, out / "enlarged.jpg")
     sides = {side: one.plain(PLAIN[side], file) for side in (EAGER, TUNED_EAGER)}
@@ -89,7 +89,7 @@ def from_file(
         about = {"model": model.where, "height": height, "width": width, "image": file, "count": FILES}
         parts = {part: process(predicting, part=part, **about) for part in PARTS}
         measured = interleave(parts, warmup=1, rounds=turns.rounds)
-        read, run, whole = (measured[part].seconds for part in ("read", "compute", f"predict{TOGETHER}"))
+        read, run, whole = (measured[part].seconds for part in ("read", f"compute{TOGETHER}", f"predict{TOGETHER}"))
         ratios["predict_vs_parts"] = statistics.median(c / max(a, b) for a, b, c in zip(read, run, whole, strict=True))
         ratios["folder_at_a_time"] = paired_ratio(measured["predict"], measured[f"predict{TOGETHER}"])
         rows = [{"part": p, "p50_s": m.median / FILES, "peak_gib": m.peak_gib} for p, m in measured.items()]

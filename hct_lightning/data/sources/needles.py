@@ -22,18 +22,28 @@ GROUND = 16, 96  # the least and the greatest brightness of the ground, about
 CELL = 96  # px in which the ground changes
 
 
+def ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A dark and cloudy ground, height width uint8."""
+    cells = math.ceil(height / CELL), math.ceil(width / CELL)
+    image = Image.fromarray(rng.integers(*GROUND, cells, np.uint8))
+    return np.array(image.resize((width, height), Image.Resampling.BICUBIC, (0, 0, width / CELL, height / CELL)))
+
+
+def stripes(rng: np.random.Generator, *, along: bool) -> np.ndarray:
+    """A bright square of stripes, side by side or one above the other, PLACE PLACE uint8."""
+    mean, amplitude = STRIPES
+    wave = mean + amplitude * np.cos(2 * np.pi * (np.arange(PLACE) / PERIOD + rng.uniform()))
+    square = np.broadcast_to(wave.round().astype(np.uint8), (PLACE, PLACE))
+    return square if along else square.T
+
+
 def draw(seed: int, index: int, size: int) -> np.ndarray:
     """Image `index` of series `seed`: size size uint8."""
     rng = np.random.default_rng((seed, index))
-    cells = math.ceil(size / CELL)
-    ground = Image.fromarray(rng.integers(*GROUND, (cells, cells), np.uint8))
-    image = np.array(ground.resize((size, size), Image.Resampling.BICUBIC, (0, 0, size / CELL, size / CELL)))
+    image = ground(rng, size, size)
     top, left = rng.integers(0, size - PLACE + 1, 2)
-    mean, amplitude = STRIPES
-    wave = mean + amplitude * np.cos(2 * np.pi * (np.arange(PLACE) / PERIOD + rng.uniform()))
-    stripes = np.broadcast_to(wave.round().astype(np.uint8), (PLACE, PLACE))
     along = CLASSES[index % len(CLASSES)] == "along"
-    image[top : top + PLACE, left : left + PLACE] = stripes if along else stripes.T
+    image[top : top + PLACE, left : left + PLACE] = stripes(rng, along=along)
     return image
 
 

@@ -6,6 +6,7 @@ Each works in the image's place. Legend: h height, w width, c channels; images a
 import torch
 from torch import Tensor
 
+PART = (128, 256)  # rows or columns that are blurred at a time: they stay in the cache, which takes half the time
 BANDS = 8  # of rows that have the same noise: drawing it takes longer than all else
 
 
@@ -18,15 +19,19 @@ def blur(image: Tensor, passes: int, weight: int) -> None:
         weight: of each neighbour in a row and a column, in 64ths, up to 21.
     """
     for _ in range(passes):
-        for dim in (0, 1):
-            length = image.shape[dim] - 2
-            if length < 1:
-                continue
-            near = image.narrow(dim, 0, length).to(torch.int16)
-            near += image.narrow(dim, 2, length)
-            middle = image.narrow(dim, 1, length)
-            near.mul_(weight).add_(middle.to(torch.int16).mul_(64 - 2 * weight)).add_(32)
-            middle.copy_(near.bitwise_right_shift_(6))
+        for dim, across in ((0, 1), (1, 0)):
+            for part in image.split(PART[across], across):
+                _blur_along(part, dim, weight)
+
+
+def _blur_along(image: Tensor, dim: int, weight: int) -> None:
+    length = image.shape[dim] - 2
+    if length < 1:
+        return
+    wide = image.to(torch.int16)
+    near = wide.narrow(dim, 0, length) + wide.narrow(dim, 2, length)
+    near.mul_(weight).add_(wide.narrow(dim, 1, length), alpha=64 - 2 * weight).add_(32)
+    image.narrow(dim, 1, length).copy_(near.bitwise_right_shift_(6))
 
 
 def add_noise(image: Tensor, deviation: float, seed: int) -> None:

@@ -70,27 +70,31 @@ def resample(image: Tensor, centre: tuple[float, float], matrix: Matrix, size: S
     height, width = size
     out = image.new_empty((height, width, image.shape[2]))
     right = torch.arange(width, device=image.device, dtype=torch.float32) - (width - 1) / 2
-    rows = max(1, -(-height // STRIPS))
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
+    strip = max(1, -(-height // STRIPS))
+    for top in range(0, height, strip):
+        bottom = min(top + strip, height)
         down = torch.arange(top, bottom, device=image.device, dtype=torch.float32)[:, None] - (height - 1) / 2
         above, beside = (
             _reach(centre[axis], matrix[axis], (top - (height - 1) / 2, bottom - (height + 1) / 2), (width - 1) / 2)
             for axis in (0, 1)
         )
-        first, last = _rows(image.shape[0], *above)
-        part = image[first:last].permute(2, 0, 1)[None].float()
-        grid = torch.empty((1, bottom - top, width, 2), device=image.device)
-        # Along each axis apart: PyTorch's affine_grid takes six times as long.
-        for axis, (length, offset) in enumerate(((image.shape[1], 0), (last - first, first))):
-            line, at = matrix[1 - axis], centre[1 - axis] - offset
-            scale = 2 / max(1, length - 1)
-            torch.add((line[0] * down + at) * scale - 1, line[1] * scale * right, out=grid[0, ..., axis])
+        rows, columns = (_part(image.shape[axis], *reach) for axis, reach in enumerate((above, beside)))
+        part = image[rows.start : rows.stop, columns.start : columns.stop].permute(2, 0, 1)[None].float()
+        ways = []
+        # Along each axis apart, then both added as one complex number: PyTorch's affine_grid takes ten times as long.
+        for axis, taken in ((1, columns), (0, rows)):
+            line, at = matrix[axis], centre[axis] - taken.start
+            scale = 2 / max(1, len(taken) - 1)
+            ways.append(((line[0] * down + at) * scale - 1, line[1] * scale * right))
+        grid = torch.view_as_real(torch.add(*(torch.complex(x, y) for x, y in zip(*ways, strict=True))))[None]
         ends = image.shape[0] - 1, image.shape[1] - 1
         inside = min(above[0], beside[0]) >= 0 and above[1] <= ends[0] and beside[1] <= ends[1]
         # Where nothing is mirrored, not to ask saves a third of the time.
         seen = F.grid_sample(part, grid, padding_mode="border" if inside else "reflection", align_corners=True)
-        out[top:bottom] = seen[0].permute(1, 2, 0).add_(0.5)  # to the nearest, for what is converted is cut off
+        # To the nearest, for what is converted is cut off. Straight to uint8 takes three times as long.
+        values = seen[0].add_(0.5).to(torch.int32)
+        for channel, its in zip(out[top:bottom].unbind(2), values, strict=True):
+            channel.copy_(its)
     return out
 
 
@@ -100,10 +104,10 @@ def _reach(centre: float, line: tuple[float, float], down: tuple[float, float], 
     return min(ends), max(ends)
 
 
-def _rows(length: int, least: float, most: float) -> tuple[int, int]:
-    """The rows of the image, of `length`, that are between two places, or mirrored to there."""
+def _part(length: int, least: float, most: float) -> range:
+    """What of an axis of `length` pixels is between two places, or mirrored to there."""
     if least < 0:
         least, most = 0, max(most, -least)
     if most > length - 1:
         least, most = min(least, 2 * (length - 1) - most), length - 1
-    return max(0, math.floor(least) - 1), min(length, math.ceil(most) + 2)
+    return range(max(0, math.floor(least) - 1), min(length, math.ceil(most) + 2))
