@@ -89,7 +89,8 @@ def load_for_many(
         return artifact
     height, width, channels = reader.shape
     artifact(torch.zeros((1, height, width, channels), dtype=torch.uint8).permute(0, 3, 1, 2))
-    taken = int(peak_gib() * 2**30) - before
+    # No less than the image: a process that held more before has no higher peak now.
+    taken = max(int(peak_gib() * 2**30) - before, height * width * channels)
     available = available_bytes(torch.device("cpu"), 1)
     fit = 1 + int(SHARE * available / taken)
     if fit < streams:
