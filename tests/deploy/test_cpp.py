@@ -296,6 +296,22 @@ def test_several_images_at_a_time(program, export, picture, tmp_path, runtime):
     assert "3.png" in done.stderr
 
 
+def test_a_model_that_fails_keeps_no_other_image_waiting(program, export, picture, tmp_path):
+    images = [tmp_path / f"{i}.png" for i in range(4)]
+    for image in images:
+        picture.save(image)
+    failing = changed(export("torchscript"), tmp_path / "failing")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        module = type("Failing", (torch.jit.ScriptModule,), {})()
+        module.define("def forward(self, x: Tensor) -> Tensor:\n    return x[:, 9].float()\n")
+        module.save(str(failing / "model.ts"))
+    changed(failing, tmp_path / "signed", sha256={"model.ts": digest(failing / "model.ts")})
+    done = run(program, tmp_path / "signed", *images)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "failed in the TorchScript interpreter" in done.stderr
+
+
 def changed(artifact: Path, place: Path, **fields: object) -> Path:
     other = shutil.copytree(artifact, place)
     description = json.loads((other / "artifact.json").read_text())

@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 class Drawing(NamedTuple):
     """How images are drawn and written.
 
-    draw: (seed, index, size) -> size size, or size size 3, uint8; the same on every call. A function of a module,
+    draw: (seed, index, size) -> h w, or h w 3, uint8, h and w at most `size`; the same on every call. A function of a module,
         for other processes call it.
     classes: image i is of the class i modulo their number.
     version: of the drawing: another one for images that come out differently.
     smallest: pixels a side.
     ending: of the files, without a dot.
     options: how Pillow writes them.
-    bytes_per_pixel: of the files, about.
+    bytes_per_pixel: of the files, about, for each of size x size.
     """
 
     draw: Callable[[int, int, int], np.ndarray]

@@ -9,8 +9,8 @@ from which both squares are visible. Flips keep the class.
 import numpy as np
 
 from hct_lightning.data.catalogue import Catalogue
-from hct_lightning.data.sources.drawn import Drawing, drawn
-from hct_lightning.data.sources.needles import PLACE, ground, stripes
+from hct_lightning.data.sources.drawn import drawn
+from hct_lightning.data.sources.needles import NEEDLES, PLACE, ground, stripes
 
 CLASSES = ("same", "different")
 FLATNESS = 8  # width / height
@@ -30,14 +30,12 @@ def draw(seed: int, index: int, size: int) -> np.ndarray:
     return image
 
 
-PAIRS = Drawing(
-    draw,
-    CLASSES,
+PAIRS = NEEDLES._replace(
+    draw=draw,
+    classes=CLASSES,
     version=1,
     smallest=128 * FLATNESS,
-    ending="png",
-    options={"format": "png", "compress_level": 1},
-    bytes_per_pixel=0.03,
+    bytes_per_pixel=0.1 / FLATNESS,  # of size x size, of which an image has an eighth
 )
 
 

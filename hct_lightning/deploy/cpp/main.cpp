@@ -126,12 +126,18 @@ struct Answer {
 
 at::Tensor probabilities(Model& model, const at::Tensor& images) { return model.logits(images).to(at::kFloat).softmax(1); }
 
+// One of those that compute at once, for as long as it lives: also where the model fails, for others wait.
+struct Turn {
+  std::counting_semaphore<>& computing;
+  explicit Turn(std::counting_semaphore<>& semaphore) : computing(semaphore) { computing.acquire(); }
+  ~Turn() { computing.release(); }
+};
+
 Answer answer(const std::string& path, const Artifact& artifact, Model& model, std::counting_semaphore<>& computing) {
   at::Tensor images, found;
   const double read_s = seconds([&] { images = read_image(path, artifact.decoding).unsqueeze(0); });
-  computing.acquire();
+  const Turn turn(computing);
   const double first_s = seconds([&] { found = probabilities(model, images); });
-  computing.release();
   nlohmann::ordered_json line = {{"image", path}};
   line["class"] = artifact.classes.at(found.argmax(1).item<int64_t>());
   for (size_t c = 0; c < artifact.classes.size(); ++c)
