@@ -19,6 +19,7 @@ LEFT_OUT = ("data.root", "data.cache", "data.source", "trainer.plugins")
 def options_of_training(cfg: DictConfig) -> dict[str, Any]:
     """By their full names, as on the command line: `{"optim.lr": 0.001, ...}`."""
     groups = {group: plain(cfg[group]) if OmegaConf.is_config(cfg[group]) else cfg[group] for group in GROUPS}
+    groups["pretrain"] = plain(cfg.pretrain) if cfg.pretrain else {}
     groups["callbacks"] = {name: plain(cfg.callbacks[name]) for name in CALLBACKS if (cfg.callbacks or {}).get(name)}
     return {name: value for name, value in _flat("", groups) if not name.startswith(LEFT_OUT)}
 

@@ -1,6 +1,7 @@
 """What a source gives: images and labels, divided into what trains, what validates and what is kept for a test."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -33,9 +34,31 @@ class Split:
         if len(self) <= count:
             return self
         by_class = np.argsort(self.labels, kind="stable")
-        chosen = by_class[np.linspace(0, len(self) - 1, count).round().astype(int)].tolist()
+        return self.at(by_class[np.linspace(0, len(self) - 1, count).round().astype(int)].tolist())
+
+    def at(self, chosen: Sequence[int]) -> "Split":
+        """The images at these positions."""
         tags = {name: [values[i] for i in chosen] for name, values in self.tags.items()}
         return Split([self.paths[i] for i in chosen], [self.labels[i] for i in chosen], tags)
+
+    def part(self, fraction: float) -> "Split":
+        """About this part of each class, in whole groups (the tag `group`), or image by image where there are none.
+
+        Always the same, whatever the run's seed. Every class keeps one group at least, and else no more than its part.
+        """
+        groups = self.tags.get("group") or self.paths
+        members: dict[tuple[int, str], list[int]] = {}
+        for i, key in enumerate(zip(self.labels, groups, strict=True)):
+            members.setdefault(key, []).append(i)
+        chosen: list[int] = []
+        for label, count in sorted(Counter(self.labels).items()):
+            mine = [members[key] for key in sorted(members) if key[0] == label]
+            taken: list[int] = []
+            for g in np.random.default_rng(0).permutation(len(mine)):
+                if not taken or len(taken) + len(mine[g]) <= fraction * count:
+                    taken += mine[g]
+            chosen += taken
+        return self.at(sorted(chosen))
 
     def tags_of(self, i: int) -> dict[str, str]:
         """What is said of image i, by column."""
@@ -98,6 +121,10 @@ class Catalogue:
         """At most `count` images of each split."""
         train, valid, test = (split.at_most(count) for split in (self.train, self.valid, self.test))
         return replace(self, train=train, valid=valid, test=test)
+
+    def part_of_training(self, fraction: float) -> "Catalogue":
+        """With this part of the training images: see `Split.part`."""
+        return replace(self, train=self.train.part(fraction))
 
 
 def resolve_root(root: str | None, option: str = "data.root") -> Path:

@@ -27,21 +27,24 @@ from hct_lightning.cli.changes import options_of_training, say_changes
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import absolute_paths, given_options, since_begun
 from hct_lightning.data.datamodule import ImageData
-from hct_lightning.data.reading.geometry import NATIVE
+from hct_lightning.data.reading.geometry import NATIVE, Size
 from hct_lightning.deploy.export import Exporter, check_open_sizes, choose_exporters
 from hct_lightning.machine import slurm as job
 from hct_lightning.machine.devices import Devices
 from hct_lightning.machine.facts import machine_facts
 from hct_lightning.machine.ranks import is_rank_zero
 from hct_lightning.models import FromPixels
+from hct_lightning.models.hct import SMALLEST
 from hct_lightning.report.tables import describe, epoch_times_of, say_speed_up, show_results
 from hct_lightning.report.write import report_at_end
 from hct_lightning.runs import out_of_memory
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import begin_network
 from hct_lightning.training.class_weights import class_weights
+from hct_lightning.training.learner import Learner
 from hct_lightning.training.memory_plan import MemoryPlan
 from hct_lightning.training.module import ImageClassifier
+from hct_lightning.training.pretraining import MaskedImages
 from hct_lightning.training.progress import total_steps
 from hct_lightning.training.resources import devices_of, plan_memory, set_up
 from hct_lightning.training.resuming import checkpoint_to_resume, go_on_from
@@ -53,22 +56,26 @@ log = logging.getLogger(__name__)
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
-    """`task=fit`: a new run in `folder`; the one there goes on with `run=`, or on Slurm again."""
+    """`task=fit` and `task=pretrain`: a new run in `folder`; the one there goes on with `run=`, or on Slurm again."""
     run = Run(folder, writes=is_rank_zero())
+    verb = "pretrain" if cfg.pretrain else "fit"
+    if cfg.run and (began := run.record.get("task", verb)) != verb:
+        raise ValueError(f"task={verb}: the run in {folder} is of task={began}, and goes on with that; leave task= out")
     if job.goes_on() and not cfg.run and run.record.get("status") == "completed":
         log.info("done already: %s", folder)
         return
-    with run.recording(task="fit", machine=machine_facts(), paths=absolute_paths(cfg)):
+    with run.recording(task=verb, machine=machine_facts(), paths=absolute_paths(cfg)):
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)
         data: ImageData = instantiate(cfg.data, _convert_="all")
         dataset = data.dataset
+        check_pretraining(cfg, dataset.size) if cfg.pretrain else dataset.check_classes()
         describe(dataset.summary())
         against = cfg.fit.against and epoch_times_of(cfg.fit.against, dataset.decoding.size, dataset.decoding.channels)
         resume = checkpoint_to_resume(run, cfg.ckpt, goes_on=bool(cfg.run))
         start = resume or (run.checkpoint(cfg.ckpt) if cfg.ckpt else None)
         spec = NetworkSpec(
             model=plain(cfg.model),
-            classes=dataset.classes,
+            classes=() if cfg.pretrain else dataset.classes,
             decoding=dataset.decoding,
             mean=dataset.mean,
             std=dataset.std,
@@ -132,6 +139,25 @@ def main(cfg: DictConfig, folder: Path) -> None:
             say_speed_up(timer.rows, against, cfg.fit.against)
 
 
+def check_pretraining(cfg: DictConfig, size: Size) -> None:
+    """Raises ValueError for options that are not for `task=pretrain`, and for images, (height, width), too small."""
+    for asked, option, why in (
+        (cfg.compile, "compile=true", "compiles a whole network, of which no answer is asked"),
+        (exporters_of(cfg), "export=...", "makes artifacts of networks that classify"),
+        (
+            "best_answers" in cfg.callbacks,
+            "callbacks=...",
+            "is for networks that classify; add single ones, +callbacks.<name>=...",
+        ),
+    ):
+        if asked:
+            raise ValueError(f"task=pretrain: {option} {why}; leave it out")
+    if (
+        max(size) < 2 * SMALLEST
+    ):  # at the last stride of HCT there is then one position, which BatchNorm can't normalise
+        raise ValueError(f"data.resolution={max(size)}: task=pretrain takes images of {2 * SMALLEST} pixels or more")
+
+
 def build_callbacks(cfg: DictConfig, timer: EpochTime, global_batch: int) -> list[Callback]:
     """Those of `callbacks=`, and what every run needs."""
     callbacks = [
@@ -191,21 +217,26 @@ def build_loggers(cfg: DictConfig, run: Run) -> list[Logger]:
 
 def build_module(
     cfg: DictConfig, network: FromPixels, spec: NetworkSpec, data: ImageData, devices: Devices, plan: MemoryPlan
-) -> ImageClassifier:
+) -> ImageClassifier | MaskedImages:
     """The network with loss, optimiser and schedule."""
+    options = {
+        "optimizer": build_optimizer(cfg, devices.accelerator),
+        "schedule": instantiate(cfg.schedule, _convert_="all"),
+        "lr": cfg.optim.lr,
+        "reference_batch": cfg.optim.reference_batch,
+        "global_batch": devices.global_batch,
+        "images_per_backward": devices.global_batch / (devices.world * plan.micro_batches),
+        "spec": spec,
+    }
+    if cfg.pretrain:
+        return MaskedImages(network, **plain(cfg.pretrain), **options)
     counts = Counter(data.dataset.catalogue.train.labels)
     return ImageClassifier(
         network,
         classes=spec.classes,
-        optimizer=build_optimizer(cfg, devices.accelerator),
-        schedule=instantiate(cfg.schedule, _convert_="all"),
-        lr=cfg.optim.lr,
-        reference_batch=cfg.optim.reference_batch,
-        global_batch=devices.global_batch,
-        images_per_backward=devices.global_batch / (devices.world * plan.micro_batches),
         class_weights=class_weights(cfg.loss.class_weights, [counts[i] for i in range(len(spec.classes))]),
         label_smoothing=cfg.loss.label_smoothing,
-        spec=spec,
+        **options,
     )
 
 
@@ -218,9 +249,7 @@ def build_optimizer(cfg: DictConfig, accelerator: str) -> Callable[..., torch.op
     return partial(build, fused=True) if fused else build
 
 
-def introduce(
-    cfg: DictConfig, trainer: lightning.Trainer, module: ImageClassifier, devices: Devices, plan: MemoryPlan
-) -> None:
+def introduce(cfg: DictConfig, trainer: lightning.Trainer, module: Learner, devices: Devices, plan: MemoryPlan) -> None:
     """Says what is trained, on what and how."""
     log.info(
         "%s, %.2f M parameters; %s x %d, %s; global batch %d, lr %.3g",
@@ -243,7 +272,11 @@ def introduce(
 
 
 def record_results(
-    run: Run, trainer: lightning.Trainer, module: ImageClassifier, timer: EpochTime, earlier: Mapping[str, Any]
+    run: Run,
+    trainer: lightning.Trainer,
+    module: ImageClassifier | MaskedImages,
+    timer: EpochTime,
+    earlier: Mapping[str, Any],
 ) -> None:
     """Adds to `run.json` what was measured; a run that had nothing left to do keeps what it has.
 
@@ -265,9 +298,9 @@ def record_results(
 
 
 def read_metrics(trainer: lightning.Trainer) -> dict[str, float]:
-    """The last values of everything that was logged, and the best validation accuracy."""
+    """The last values of everything that was logged, and the best validation accuracy, or what else is to be large."""
     metrics = {name: value.item() for name, value in sorted(trainer.callback_metrics.items())}
-    best = getattr(trainer.checkpoint_callback, "best_model_score", None)
-    if best is not None:
-        metrics["best"] = best.item()
+    keeper: Any = trainer.checkpoint_callback
+    if getattr(keeper, "mode", None) == "max" and keeper.best_model_score is not None:
+        metrics["best"] = keeper.best_model_score.item()
     return metrics

@@ -1,0 +1,80 @@
+"""The LightningModule that learns without labels: it fills hidden blocks of images. It computes and logs."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from hct_lightning.data.feeding.loader import Batch
+from hct_lightning.models import FromPixels
+from hct_lightning.models.masked import PATCH, Decoder, edges_of, errors, hide, levels_of, patches_of
+from hct_lightning.training.batch_norm import normalising_by_batch
+from hct_lightning.training.learner import Learner
+
+SMALLEST = 128  # pixels a side with which a network is asked for its maps
+
+
+class MaskedImages(Learner):
+    """Says the pixels and the edges of hidden blocks of uint8 images, b c h w, from the maps of all stages.
+
+    What is validated are other images, whose hidden blocks depend on their position in the split alone.
+
+    Args:
+        network: HCT or one of timm's that gives maps of its stages, without a classifier.
+        hidden: share of each image that is hidden.
+        block: pixels a side of what is hidden.
+        options: see `Learner`.
+
+    Logs, beside what every learner does, `val/loss`: the mean square errors of pixels and of edges, added.
+
+    Raises:
+        ValueError: for a value out of range, and a network that does not give maps, streams or is compiled.
+    """
+
+    def __init__(self, network: FromPixels, *, hidden: float, block: int, **options: Any) -> None:
+        super().__init__(network, **options)
+        if not 0 < hidden < 1:
+            raise ValueError(f"pretrain.hidden={hidden}: give a share between 0 and 1")
+        if block < PATCH or block % PATCH:
+            raise ValueError(f"pretrain.block={block}: give a multiple of {PATCH} pixels")
+        if network.tile:
+            raise ValueError("memory=stream is not for task=pretrain, which takes crops; leave it out")
+        self.hidden = hidden
+        self.block = block
+        channels, mode = len(network.scale), network.training
+        with torch.no_grad():
+            levels = levels_of(network.eval().network, torch.zeros(1, channels, SMALLEST, SMALLEST))
+        network.train(mode)
+        self.decoder = Decoder([level.shape[1] for level in levels], channels).to(memory_format=torch.channels_last)
+        self.val_loss = MeanMetric()
+        self.confusion = None  # there are no classes
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        b, _, h, w = batch.images.shape
+        drawn = torch.rand(b, h // self.block, w // self.block, device=self.device)
+        size = len(batch.index)
+        return self.logged(self._errors(batch.images, drawn).sum(), images=size, crops=b // size)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        h, w = batch.images.shape[2:]
+        # Hidden blocks change what BatchNorm sees, and its own statistics are of whole images. Each image is normalised
+        # by itself, so that its error does not depend on those beside it.
+        with normalising_by_batch(self, momentum=0.0):
+            for image, i in zip(batch.images.split(1), batch.index.tolist(), strict=True):
+                if i >= 0:  # the rest pads an uneven last round over the ranks
+                    drawn = torch.rand(1, h // self.block, w // self.block, generator=torch.Generator().manual_seed(i))
+                    self.val_loss.update(self._errors(image, drawn.to(self.device)))
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/loss", self.val_loss, prog_bar=True)
+
+    def _errors(self, pixels: Tensor, drawn: Tensor) -> Tensor:
+        """Of each image, b, with the blocks hidden that are drawn; pixels beyond the last whole block are left out."""
+        network = cast(FromPixels, self.network)
+        height, width = (side * self.block for side in drawn.shape[1:])
+        images = network.normalise(pixels[:, :, :height, :width], torch.float32)
+        seen, hidden = hide(images, drawn, self.hidden)
+        levels = levels_of(network.network, seen.to(network.precision(self.device.type)))
+        patches, edges = self.decoder(levels, hidden.shape[2:])
+        return errors(patches.float(), patches_of(images), hidden) + errors(edges.float(), edges_of(images), hidden)
