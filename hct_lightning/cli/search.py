@@ -110,6 +110,29 @@ def override(option: str, value: Any) -> str:
     return f"{option}={'null' if value is None else value}"
 
 
+def begin_with(study: Any, folder: Path, space: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+    """Makes the first trial of a new search that of the options as they stand, so that it ends no worse than they are.
+
+    Args:
+        study: of the folder.
+        folder: with its storage.
+        space: see `suggest`.
+        present: the values of its options. One that the space does not hold is suggested as in any other trial.
+    """
+    values = {}
+    for option, given in options_of(space):
+        value = present.get(option)
+        if (
+            value in given["choices"]
+            if "choices" in given
+            else value is not None and given["low"] <= value <= given["high"]
+        ):
+            values[option] = value
+    with locked(folder / STORAGE):
+        if not study.get_trials(deepcopy=False):
+            study.enqueue_trial(values)
+
+
 @contextlib.contextmanager
 def next_trial(study: Any, folder: Path, most: int) -> Iterator[Any]:
     """One that was interrupted, or a new one; held until the end of the block. None where there are `most` already.
@@ -128,7 +151,7 @@ def next_trial(study: Any, folder: Path, most: int) -> Iterator[Any]:
             found = next((trial for trial in running if _hold(folder, trial.number, held)), None)
             if found:
                 trial = Trial(study, found._trial_id)
-            elif len(every) < most:
+            elif sum(trial.state != TrialState.WAITING for trial in every) < most:
                 trial = study.ask()
                 _hold(folder, trial.number, held)
             else:

@@ -58,13 +58,10 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig, folder: Path) -> None:
     """`task=fit` and `task=pretrain`: a new run in `folder`; the one there goes on with `run=`, or on Slurm again."""
     run = Run(folder, writes=is_rank_zero())
-    verb = "pretrain" if cfg.pretrain else "fit"
-    if cfg.run and (began := run.record.get("task", verb)) != verb:
-        raise ValueError(f"task={verb}: the run in {folder} is of task={began}, and goes on with that; leave task= out")
     if job.goes_on() and not cfg.run and run.record.get("status") == "completed":
         log.info("done already: %s", folder)
         return
-    with run.recording(task=verb, machine=machine_facts(), paths=absolute_paths(cfg)):
+    with run.recording(task=verb_of(cfg, run), machine=machine_facts(), paths=absolute_paths(cfg)):
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)
         data: ImageData = instantiate(cfg.data, _convert_="all")
         dataset = data.dataset
@@ -137,6 +134,18 @@ def main(cfg: DictConfig, folder: Path) -> None:
         show_results(run, trainer, timer.rows, report)
         if against and timer.rows:
             say_speed_up(timer.rows, against, cfg.fit.against)
+
+
+def verb_of(cfg: DictConfig, run: Run) -> str:
+    """`fit` or `pretrain`.
+
+    Raises:
+        ValueError: when the run that goes on is of the other one.
+    """
+    verb = "pretrain" if cfg.pretrain else "fit"
+    if cfg.run and (began := run.record.get("task", verb)) != verb:
+        raise ValueError(f"task={verb}: the run in {run.folder} is of task={began}, and goes on so; leave task= out")
+    return verb
 
 
 def check_pretraining(cfg: DictConfig, size: Size) -> None:

@@ -109,7 +109,10 @@ def test_what_it_can_not_be_asked_for_is_said(cli, pretrained, unlabelled, pictu
     ):
         said = cli(*verb, f"run={pretrained}", cwd=tmp_path, status=1).stderr
         assert "best.ckpt is of task=pretrain, and has no classes yet; train it first: ckpt=" in said
-    assert "goes on with that; leave task= out" in cli("task=fit", f"run={pretrained}", cwd=tmp_path, status=1).stderr
+    assert (
+        "is of task=pretrain, and goes on so; leave task= out"
+        in cli("task=fit", f"run={pretrained}", cwd=tmp_path, status=1).stderr
+    )
     mine = ("task=pretrain", "data=unlabelled", f"data.root={unlabelled}", *SMALL)
     for option, message in (
         ("compile=true", "task=pretrain: compile=true"),

@@ -6,6 +6,7 @@ for the first), so with mixing the micro-batch an image stands in matters, and o
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -89,9 +90,9 @@ class Augmentation:
         cutmix: float = 0.0,
         mix_until: float = 0.8,
     ) -> None:
-        options = {key: value for key, value in locals().items() if key != "self"}
+        options: dict[str, Any] = {key: value for key, value in locals().items() if key != "self"}
         for name, value in options.items():
-            if value is None and name in _OPEN:
+            if name in _OPEN and value is None:
                 continue
             least, most = _LEAST.get(name, 0), math.inf if name in _UNLIMITED else _MOST.get(name, 1)
             if not least <= value <= most:
