@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hct_lightning.report.files import PROGRAM, RunFiles, open_runs
-from hct_lightning.report.page import Page, Section
+from hct_lightning.report.page import Note, Page, Section
 from hct_lightning.report.sections.against_paper import against_paper
 from hct_lightning.report.sections.answers import answers
 from hct_lightning.report.sections.deployment import artifacts, benchmarks, operators, quantization
@@ -83,6 +83,12 @@ def report_at_end(folders: Sequence[Path]) -> Path | None:
 
 def _sections(runs: Sequence[RunFiles], against: str | None) -> list[Section]:
     """What a report says of runs; with the paper its figures come first. What there is nothing of comes last."""
+    if not any(run.classifies for run in runs):
+        begin = shlex.join(
+            [*PROGRAM.split(), f"ckpt={runs[0].folder}/checkpoints/best.ckpt", "data=folder", "data.root=<images>"]
+        )
+        after = Section("What comes next", [Note("To train a network that classifies, from these weights:", begin)])
+        return [*(part(runs) for part in (overview, curves, times)), after]
     theirs = _made(against_paper, runs, "benchmark/benchmark.json") if against else []
     made = [
         *theirs,
