@@ -19,7 +19,6 @@ SMALL = (
     "data.augment.crop_size=128",
     "data.augment.crops=2",
     "trainer.max_epochs=2",
-    "trainer.check_val_every_n_epoch=1",
     "fit.report=false",
 )
 
@@ -101,10 +100,23 @@ def test_training_begins_with_it(cli, pretrained, pictures, tmp_path):
     assert mine["network.network.head.weight"].shape == (2, 256)
 
 
+def test_a_store_of_images_without_labels_is_for_it(cli, unlabelled, tmp_path):
+    done = cli(
+        "task=prepare",
+        "data=unlabelled",
+        f"data.root={unlabelled}",
+        "data.resolution=256",
+        "prepare.output=store",
+        cwd=tmp_path,
+    )
+    assert f"python -m hct_lightning task=pretrain data=store data.root={tmp_path}/store" in done.stdout
+    cli("task=pretrain", "data=store", "data.root=store", *SMALL[1:], f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
+    assert (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
+
+
 def test_what_it_can_not_be_asked_for_is_said(cli, pretrained, unlabelled, pictures, tmp_path):
     for verb in (
         ("task=validate", f"data.root={pictures}"),
-        ("task=export",),
         ("task=predict", f"predict.input={pictures}"),
     ):
         said = cli(*verb, f"run={pretrained}", cwd=tmp_path, status=1).stderr
@@ -118,9 +130,7 @@ def test_what_it_can_not_be_asked_for_is_said(cli, pretrained, unlabelled, pictu
         ("compile=true", "task=pretrain: compile=true"),
         ("export=[torchscript]", "task=pretrain: export=... makes artifacts of networks that classify"),
         ("callbacks=default", "task=pretrain: callbacks=... is for networks that classify"),
-        ("memory=stream", "memory=stream is not for task=pretrain"),
         ("data.resolution=128", "data.resolution=128: task=pretrain takes images of 256 pixels or more"),
-        ("pretrain.block=12", "pretrain.block=12: give a multiple of 8 pixels"),
     ):
         assert message in cli(*mine, option, cwd=tmp_path, status=1).stderr
     said = cli("data=unlabelled", f"data.root={unlabelled}", cwd=tmp_path, status=1).stderr
