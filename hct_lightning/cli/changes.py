@@ -57,5 +57,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     said = [
         f"{name}={value} instead of {before[name]}" for name, value in now.items() if before.get(name, value) != value
     ]
-    said += [f"{name}={value}" for name, value in now.items() if before and name not in before]
+    # One that is null has come with a newer version, and changes nothing.
+    gained = {name: value for name, value in now.items() if before and name not in before and value is not None}
+    said += [f"{name}={value}" for name, value in gained.items()]
     return said + [f"no {name}" for name in before if name not in now]

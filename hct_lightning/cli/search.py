@@ -6,6 +6,7 @@ comes next goes on with it. Where the disk has no locks over several machines, e
 
 import contextlib
 import fcntl
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -117,20 +118,19 @@ def begin_with(study: Any, folder: Path, space: Mapping[str, Any], present: Mapp
         study: of the folder.
         folder: with its storage.
         space: see `suggest`.
-        present: the values of its options. One that the space does not hold is suggested as in any other trial.
+        present: the value of each option. One that the space does not hold is suggested as in any other trial.
     """
-    values = {}
-    for option, given in options_of(space):
-        value = present.get(option)
-        if (
-            value in given["choices"]
-            if "choices" in given
-            else value is not None and given["low"] <= value <= given["high"]
-        ):
-            values[option] = value
+    values = {option: present[option] for option, given in options_of(space) if _holds(given, present[option])}
     with locked(folder / STORAGE):
         if not study.get_trials(deepcopy=False):
             study.enqueue_trial(values)
+
+
+def _holds(given: Any, value: Any) -> bool:
+    """Whether a value is one of those that an option may have."""
+    if "choices" in given:
+        return value in given["choices"]
+    return isinstance(value, int | float) and given.get("low", math.inf) <= value <= given.get("high", -math.inf)
 
 
 @contextlib.contextmanager

@@ -3,10 +3,9 @@
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
@@ -27,7 +26,8 @@ from hct_lightning.cli.changes import options_of_training, say_changes
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import absolute_paths, given_options, since_begun
 from hct_lightning.data.datamodule import ImageData
-from hct_lightning.data.reading.geometry import NATIVE, Size
+from hct_lightning.data.dataset import Dataset
+from hct_lightning.data.reading.geometry import NATIVE
 from hct_lightning.deploy.export import Exporter, check_open_sizes, choose_exporters
 from hct_lightning.machine import slurm as job
 from hct_lightning.machine.devices import Devices
@@ -47,6 +47,7 @@ from hct_lightning.training.module import ImageClassifier
 from hct_lightning.training.pretraining import MaskedImages
 from hct_lightning.training.progress import total_steps
 from hct_lightning.training.resources import devices_of, plan_memory, set_up
+from hct_lightning.training.results import record_results
 from hct_lightning.training.resuming import checkpoint_to_resume, go_on_from
 from hct_lightning.training.size import network_size
 from hct_lightning.training.spec import NetworkSpec
@@ -65,7 +66,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)
         data: ImageData = instantiate(cfg.data, _convert_="all")
         dataset = data.dataset
-        check_pretraining(cfg, dataset.size) if cfg.pretrain else dataset.check_classes()
+        check_task(cfg, dataset)
         describe(dataset.summary())
         against = cfg.fit.against and epoch_times_of(cfg.fit.against, dataset.decoding.size, dataset.decoding.channels)
         resume = checkpoint_to_resume(run, cfg.ckpt, goes_on=bool(cfg.run))
@@ -127,7 +128,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         run.update(options=options_of_training(cfg), precision=str(trainer.precision))
         with restoring.naming(resume):
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-        record_results(run, trainer, module, timer, earlier)
+        record_results(run, trainer, confusion=module.confusion, epoch_times=timer.rows, earlier=earlier)
     if trainer.is_global_zero:
         beside = [Path(cfg.fit.against)] if cfg.fit.against else []
         report = report_at_end([run.folder, *beside]) if cfg.fit.report else None
@@ -148,23 +149,22 @@ def verb_of(cfg: DictConfig, run: Run) -> str:
     return verb
 
 
-def check_pretraining(cfg: DictConfig, size: Size) -> None:
-    """Raises ValueError for options that are not for `task=pretrain`, and for images, (height, width), too small."""
+def check_task(cfg: DictConfig, dataset: Dataset) -> None:
+    """Raises ValueError where data or options are not for what is to be learned."""
+    if not cfg.pretrain:
+        dataset.check_classes()
+        return
     for asked, option, why in (
-        (cfg.compile, "compile=true", "compiles a whole network, of which no answer is asked"),
+        (cfg.compile, "compile=true", "compiles a network's answer, of which there is none"),
         (exporters_of(cfg), "export=...", "makes artifacts of networks that classify"),
-        (
-            "best_answers" in cfg.callbacks,
-            "callbacks=...",
-            "is for networks that classify; add single ones, +callbacks.<name>=...",
-        ),
+        ("best_answers" in cfg.callbacks, "callbacks=...", "is for networks that classify"),
     ):
         if asked:
             raise ValueError(f"task=pretrain: {option} {why}; leave it out")
     if (
-        max(size) < 2 * SMALLEST
-    ):  # at the last stride of HCT there is then one position, which BatchNorm can't normalise
-        raise ValueError(f"data.resolution={max(size)}: task=pretrain takes images of {2 * SMALLEST} pixels or more")
+        largest := max(dataset.size)
+    ) < 2 * SMALLEST:  # HCT's last map has one position then: no BatchNorm can take that
+        raise ValueError(f"data.resolution={largest}: task=pretrain takes images of {2 * SMALLEST} pixels or more")
 
 
 def build_callbacks(cfg: DictConfig, timer: EpochTime, global_batch: int) -> list[Callback]:
@@ -278,38 +278,3 @@ def introduce(cfg: DictConfig, trainer: lightning.Trainer, module: Learner, devi
         log.info("memory is short: what is freed goes back to the system at once, which takes time")
     if plan.micro_batches > 1:
         log.info("in %d micro-batches of about %.3g images a rank", plan.micro_batches, module.images_per_backward)
-
-
-def record_results(
-    run: Run,
-    trainer: lightning.Trainer,
-    module: ImageClassifier | MaskedImages,
-    timer: EpochTime,
-    earlier: Mapping[str, Any],
-) -> None:
-    """Adds to `run.json` what was measured; a run that had nothing left to do keeps what it has.
-
-    Args:
-        run: whose record it is.
-        trainer: that has trained.
-        module: that was trained.
-        timer: with the times of its epochs.
-        earlier: the record of the run that went on; its earlier epochs stay.
-    """
-    if not timer.rows and earlier.get("metrics"):
-        return
-    before = [row for row in earlier.get("epoch_times") or () if timer.rows and row["epoch"] < timer.rows[0]["epoch"]]
-    run.update(
-        metrics=read_metrics(trainer),
-        confusion=module.confusion.tolist() if module.confusion is not None else None,
-        epoch_times=before + timer.rows,
-    )
-
-
-def read_metrics(trainer: lightning.Trainer) -> dict[str, float]:
-    """The last values of everything that was logged, and the best validation accuracy, or what else is to be large."""
-    metrics = {name: value.item() for name, value in sorted(trainer.callback_metrics.items())}
-    keeper: Any = trainer.checkpoint_callback
-    if getattr(keeper, "mode", None) == "max" and keeper.best_model_score is not None:
-        metrics["best"] = keeper.best_model_score.item()
-    return metrics
