@@ -45,11 +45,21 @@ def _enlarged(mask: Tensor, by: int) -> Tensor:
 
 def patches_of(images: Tensor) -> Tensor:
     """The pixels of each patch, less their mean and divided by their deviation: b c h w -> b (c 64) h/8 w/8."""
-    patches = F.pixel_unshuffle(images, PATCH)
-    b, _, rows, columns = patches.shape
-    each = patches.view(b, images.shape[1], -1, rows, columns)
+    each = F.pixel_unshuffle(images, PATCH).unflatten(1, (images.shape[1], -1))
     variance, mean = torch.var_mean(each, dim=2, correction=0, keepdim=True)
     return ((each - mean) / (variance + LEAST_VARIANCE).sqrt()).flatten(1, 2)
+
+
+def with_patches(images: Tensor, said: Tensor, hidden: Tensor) -> Tensor:
+    """Images, b c h w, whose hidden patches are what is said of them, as `patches_of` has them.
+
+    Mean and deviation of each are the true ones, which is not said: so it is a picture and no measure.
+    """
+    patches = F.pixel_unshuffle(images, PATCH)
+    each = patches.unflatten(1, (images.shape[1], -1))
+    variance, mean = torch.var_mean(each, dim=2, correction=0, keepdim=True)
+    filled = (said.view(each.shape) * (variance + LEAST_VARIANCE).sqrt() + mean).flatten(1, 2)
+    return F.pixel_shuffle(torch.where(hidden, filled, patches), PATCH)
 
 
 def edges_of(images: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hct_lightning.report.files import PROGRAM, RunFiles, open_runs
-from hct_lightning.report.page import Note, Page, Section
+from hct_lightning.report.page import Note, Page, Picture, Pictures, Section
 from hct_lightning.report.sections.against_paper import against_paper
 from hct_lightning.report.sections.answers import answers
 from hct_lightning.report.sections.deployment import artifacts, benchmarks, operators, quantization
@@ -88,7 +88,7 @@ def _sections(runs: Sequence[RunFiles], against: str | None) -> list[Section]:
             [*PROGRAM.split(), f"ckpt={runs[0].folder}/checkpoints/best.ckpt", "data=folder", "data.root=<images>"]
         )
         after = Section("What comes next", [Note("To train a network that classifies, from these weights:", begin)])
-        return [*(part(runs) for part in (overview, curves, times)), after]
+        return [*(part(runs) for part in (overview, curves, times)), *filled(runs), after]
     theirs = _made(against_paper, runs, "benchmark/benchmark.json") if against else []
     made = [
         *theirs,
@@ -102,6 +102,14 @@ def _sections(runs: Sequence[RunFiles], against: str | None) -> list[Section]:
     there = [section for section in made if not section.is_missing]
     notes = [block for section in made if section.is_missing for block in section.blocks]
     return [*there, Section("Not measured yet", notes)] if notes else there
+
+
+def filled(runs: Sequence[RunFiles]) -> list[Section]:
+    """What runs of task=pretrain say of hidden blocks."""
+    files = {run.name: run.folder / "pretrain" / "filled.jpg" for run in runs}
+    pictures = [Picture(file, name if len(runs) > 1 else "") for name, file in files.items() if file.is_file()]
+    caption = "Images as they are, with hidden blocks, and filled; mean and contrast of each patch are the true ones"
+    return [Section("Hidden blocks", [Pictures(caption, pictures, whole=True)])] if pictures else []
 
 
 def _made(part: Callable[[Sequence[RunFiles]], T], runs: Sequence[RunFiles], file: str) -> T:

@@ -156,6 +156,7 @@ def check_task(cfg: DictConfig, dataset: Dataset) -> None:
         return
     for asked, option, why in (
         (cfg.compile, "compile=true", "compiles a network's answer, of which there is none"),
+        (cfg.trainer.sync_batchnorm, "trainer.sync_batchnorm=true", "would let ranks wait for others that don't come"),
         (exporters_of(cfg), "export=...", "makes artifacts of networks that classify"),
         ("best_answers" in cfg.callbacks, "callbacks=...", "is for networks that classify"),
     ):

@@ -8,7 +8,7 @@ from torchmetrics import MeanMetric
 
 from hct_lightning.data.feeding.loader import Batch
 from hct_lightning.models import FromPixels
-from hct_lightning.models.masked import PATCH, Decoder, edges_of, errors, hide, levels_of, patches_of
+from hct_lightning.models.masked import PATCH, Decoder, edges_of, errors, hide, levels_of, patches_of, with_patches
 from hct_lightning.training.batch_norm import normalising_by_batch
 from hct_lightning.training.learner import Learner
 
@@ -71,10 +71,36 @@ class MaskedImages(Learner):
 
     def _errors(self, pixels: Tensor, drawn: Tensor) -> Tensor:
         """Of each image, b, with the blocks hidden that are drawn; pixels beyond the last whole block are left out."""
-        network = cast(FromPixels, self.network)
-        height, width = (side * self.block for side in drawn.shape[1:])
-        images = network.normalise(pixels[:, :, :height, :width], torch.float32)
+        images = self._normalised(pixels, drawn)
         seen, hidden = hide(images, drawn, self.hidden)
+        patches, edges = self._said(seen)
+        return errors(patches, patches_of(images), hidden) + errors(edges, edges_of(images), hidden)
+
+    def _normalised(self, pixels: Tensor, drawn: Tensor) -> Tensor:
+        height, width = (side * self.block for side in drawn.shape[1:])
+        return cast(FromPixels, self.network).normalise(pixels[:, :, :height, :width], torch.float32)
+
+    def _said(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Of images with hidden blocks: patches and edges, fp32."""
+        network = cast(FromPixels, self.network)
         levels = levels_of(network.network, seen.to(network.precision(self.device.type)))
-        patches, edges = self.decoder(levels, hidden.shape[2:])
-        return errors(patches.float(), patches_of(images), hidden) + errors(edges.float(), edges_of(images), hidden)
+        patches, edges = self.decoder(levels, (seen.shape[2] // PATCH, seen.shape[3] // PATCH))
+        return patches.float(), edges.float()
+
+    @torch.no_grad()
+    def pictures(self, pixels: Tensor) -> Tensor:
+        """Images as they are, with hidden blocks, and with what is said there: 3 b c h w uint8, on the CPU.
+
+        Args:
+            pixels: b c h w uint8. The blocks that are hidden are always the same.
+        """
+        b, _, h, w = pixels.shape
+        drawn = torch.rand(b, h // self.block, w // self.block, generator=torch.Generator().manual_seed(0))
+        images = self._normalised(pixels, drawn)
+        seen, hidden = hide(images, drawn.to(self.device), self.hidden)
+        with normalising_by_batch(self, momentum=0.0):
+            patches, _ = self._said(seen)
+        network = cast(FromPixels, self.network)
+        shown = torch.stack([images, seen, with_patches(images, patches, hidden)])
+        scale, offset = (values.float()[:, None, None] for values in (network.scale, network.offset))
+        return ((shown - offset) / scale).round().clamp(0, 255).to("cpu", torch.uint8)

@@ -8,7 +8,17 @@ import torch
 from torch import nn
 
 from hct_lightning.models import HCT
-from hct_lightning.models.masked import CELL, PATCH, Decoder, edges_of, errors, hide, levels_of, patches_of
+from hct_lightning.models.masked import (
+    CELL,
+    PATCH,
+    Decoder,
+    edges_of,
+    errors,
+    hide,
+    levels_of,
+    patches_of,
+    with_patches,
+)
 
 
 def test_every_image_hides_as_many_blocks_and_shows_the_rest_as_it_is():
@@ -36,6 +46,16 @@ def test_patches_are_normalised_one_by_one_and_even_ones_stay_even():
         expected = (patch - patch.mean()) / (patch.var(correction=0) + 0.01).sqrt()
         torch.testing.assert_close(found[chan, :, 1, 2], expected)
         assert found[chan, :, 0, 0].abs().max() < 1e-5
+
+
+def test_what_is_said_of_patches_makes_an_image_again():
+    images = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    hidden = torch.rand(2, 1, 4, 6, generator=torch.Generator().manual_seed(1)) < 0.5
+    torch.testing.assert_close(with_patches(images, patches_of(images), hidden), images)
+    grey = with_patches(images, torch.zeros(2, 3 * 64, 4, 6), hidden)
+    pixels = hidden.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3).expand_as(images)
+    assert torch.equal(grey[~pixels], images[~pixels])
+    assert grey[pixels].std() < 0.2 * images[pixels].std()
 
 
 @pytest.mark.parametrize(("degrees", "direction"), [(0, (1, 0)), (90, (-1, 0)), (45, (0, 1)), (135, (0, -1))])

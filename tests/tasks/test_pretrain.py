@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from hct_lightning.training.checkpoints import load_checkpoint
 
@@ -52,6 +53,8 @@ def test_it_leaves_a_run_whose_weights_have_no_classes(pretrained):
     assert spec.classes == ()
     assert not (pretrained / "artifacts").exists()
     assert any(key.startswith("decoder.") for key in state_of(pretrained))
+    with Image.open(pretrained / "pretrain" / "filled.jpg") as sheet:
+        assert sheet.size == (3 * 256 + 2 * 8, 256)  # one image validates
 
 
 def test_killed_it_goes_on_by_its_folder_alone_and_ends_bitwise_the_same(

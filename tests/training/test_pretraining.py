@@ -69,6 +69,17 @@ def test_pixels_beyond_the_last_whole_block_are_left_out():
     assert torch.equal(found, learner._errors(whole, torch.rand(2, 16, 16, generator=torch.Generator().manual_seed(0))))
 
 
+def test_pictures_show_images_hidden_blocks_and_what_is_said_there():
+    learner, images = module(), stripes(1, 2).images
+    original, hidden, filled = learner.pictures(images)
+    assert torch.equal(original, images)
+    changed = hidden != original
+    assert changed.float().mean() == 0.5
+    assert torch.equal(filled[~changed], original[~changed])
+    assert not torch.equal(filled, hidden)
+    assert torch.equal(learner.pictures(images), torch.stack([original, hidden, filled]))
+
+
 def test_its_weights_are_those_of_the_network_and_the_decoder():
     names = {key.split(".")[0] for key in module().state_dict()}
     assert names == {"network", "decoder"}
