@@ -12,7 +12,7 @@ from hct_lightning.data.reading.channels import as_rgb
 from hct_lightning.runs.files import open_whole
 
 IMAGES = 4
-SIDE = 256  # pixels of each, of its centre
+SIDE = 256  # pixels of each, of its centre; more where blocks are large
 GAP = 8
 
 
@@ -29,7 +29,7 @@ class FilledImages(Callback):
         self, trainer: Any, module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if batch_idx == 0:
-            self._images = centre(batch.images[:IMAGES], SIDE)
+            self._images = centre(batch.images[:IMAGES], max(SIDE, 4 * module.block))
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking or trainer.fast_dev_run or self._images is None:

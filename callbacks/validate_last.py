@@ -1,4 +1,4 @@
-"""The last epoch is validated, whatever `trainer.check_val_every_n_epoch` says."""
+"""The last of `trainer.max_epochs` is validated, whatever `trainer.check_val_every_n_epoch` says."""
 
 from typing import Any
 
@@ -13,7 +13,8 @@ class ValidateLast(Callback):
     has come down, and one of fewer than ten would keep none.
     """
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
+    # Lightning starts no epoch when a run is resumed in the middle of one.
+    def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
         every = trainer.check_val_every_n_epoch
         if every is not None and trainer.current_epoch + 1 == trainer.max_epochs:
             trainer.check_val_every_n_epoch = 1

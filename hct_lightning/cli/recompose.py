@@ -165,9 +165,10 @@ def recompose(argv: list[str]) -> list[str]:
             "give the folder that holds checkpoints/ and run.json"
         )
     recorded = [] if sweep else _recorded(folder)
-    verb = verb or ("fit" if sweep else _began_as(folder))
-    if verb != "pretrain":
-        recorded = [override for override in recorded if not override.startswith("pretrain.")]
+    began = "fit" if sweep else _began_as(folder)
+    verb = verb or began
+    if verb != began == "pretrain":  # whose options others don't have
+        recorded = [o for o in recorded if key_of(o).split(".")[0] not in ("pretrain", "callbacks")]
     believed = [override for override in recorded if is_believed(override)]
     new = {key for key, override in given.items() if override not in believed}
     earlier = [override for override in believed if _still_meant(key_of(override), new)]

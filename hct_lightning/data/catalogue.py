@@ -1,6 +1,5 @@
 """What a source gives: images and labels, divided into what trains, what validates and what is kept for a test."""
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,21 +41,22 @@ class Split:
         return Split([self.paths[i] for i in chosen], [self.labels[i] for i in chosen], tags)
 
     def part(self, fraction: float) -> "Split":
-        """About this part of each class, in whole groups (the tag `group`), or image by image where there are none.
+        """About this part of each class, in whole groups (the tag `group`); an image without one is a group of its own.
 
         Always the same, whatever the run's seed. Every class keeps one group at least, and else no more than its part.
         """
-        groups = self.tags.get("group") or self.paths
-        members: dict[tuple[int, str], list[int]] = {}
-        for i, key in enumerate(zip(self.labels, groups, strict=True)):
-            members.setdefault(key, []).append(i)
+        groups = self.tags.get("group") or [""] * len(self)
+        members: dict[int, dict[tuple[str, str], list[int]]] = {}
+        for i, (label, group, path) in enumerate(zip(self.labels, groups, self.paths, strict=True)):
+            members.setdefault(label, {}).setdefault((group, "" if group else path), []).append(i)
         chosen: list[int] = []
-        for label, count in sorted(Counter(self.labels).items()):
-            mine = [members[key] for key in sorted(members) if key[0] == label]
+        for of_class in members.values():
+            wanted = fraction * sum(map(len, of_class.values()))
+            in_order = [of_class[key] for key in sorted(of_class)]
             taken: list[int] = []
-            for g in np.random.default_rng(0).permutation(len(mine)):
-                if not taken or len(taken) + len(mine[g]) <= fraction * count:
-                    taken += mine[g]
+            for g in np.random.default_rng(0).permutation(len(in_order)):
+                if not taken or len(taken) + len(in_order[g]) <= wanted:
+                    taken += in_order[g]
             chosen += taken
         return self.at(sorted(chosen))
 

@@ -27,14 +27,14 @@ def hide(images: Tensor, drawn: Tensor, share: float) -> tuple[Tensor, Tensor]:
     Args:
         images: b c h w floats.
         drawn: b rows columns, a random number for each block, whose sides are multiples of PATCH.
-        share: of each image's blocks that are hidden: those with the smallest numbers.
+        share: of each image's blocks that are hidden: those with the smallest numbers, one at least.
 
     Returns:
         b c h w, and b 1 h/8 w/8 bool.
     """
     block = images.shape[2] // drawn.shape[1]
     rank = drawn.flatten(1).argsort(dim=1).argsort(dim=1).view(drawn.shape)
-    hidden = (rank < round(share * drawn[0].numel()))[:, None]
+    hidden = (rank < max(1, round(share * drawn[0].numel())))[:, None]
     even = images.mean(dim=(2, 3), keepdim=True)
     return torch.where(_enlarged(hidden, block), even, images), _enlarged(hidden, block // PATCH)
 

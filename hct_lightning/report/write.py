@@ -84,9 +84,9 @@ def report_at_end(folders: Sequence[Path]) -> Path | None:
 def _sections(runs: Sequence[RunFiles], against: str | None) -> list[Section]:
     """What a report says of runs; with the paper its figures come first. What there is nothing of comes last."""
     if not any(run.classifies for run in runs):
-        begin = shlex.join(
-            [*PROGRAM.split(), f"ckpt={runs[0].folder}/checkpoints/best.ckpt", "data=folder", "data.root=<images>"]
-        )
+        kept = [runs[0].folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
+        weights = next((file for file in kept if file.is_file()), kept[0])
+        begin = shlex.join([*PROGRAM.split(), f"ckpt={weights}", "data=folder", "data.root=<images>"])
         after = Section("What comes next", [Note("To train a network that classifies, from these weights:", begin)])
         return [*(part(runs) for part in (overview, curves, times)), *filled(runs), after]
     theirs = _made(against_paper, runs, "benchmark/benchmark.json") if against else []

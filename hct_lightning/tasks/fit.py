@@ -34,7 +34,6 @@ from hct_lightning.machine.devices import Devices
 from hct_lightning.machine.facts import machine_facts
 from hct_lightning.machine.ranks import is_rank_zero
 from hct_lightning.models import FromPixels
-from hct_lightning.models.hct import SMALLEST
 from hct_lightning.report.tables import describe, epoch_times_of, say_speed_up, show_results
 from hct_lightning.report.write import report_at_end
 from hct_lightning.runs import out_of_memory
@@ -44,7 +43,7 @@ from hct_lightning.training.class_weights import class_weights
 from hct_lightning.training.learner import Learner
 from hct_lightning.training.memory_plan import MemoryPlan
 from hct_lightning.training.module import ImageClassifier
-from hct_lightning.training.pretraining import MaskedImages
+from hct_lightning.training.pretraining import SMALLEST, MaskedImages
 from hct_lightning.training.progress import total_steps
 from hct_lightning.training.resources import devices_of, plan_memory, set_up
 from hct_lightning.training.results import record_results
@@ -162,10 +161,8 @@ def check_task(cfg: DictConfig, dataset: Dataset) -> None:
     ):
         if asked:
             raise ValueError(f"task=pretrain: {option} {why}; leave it out")
-    if (
-        largest := max(dataset.size)
-    ) < 2 * SMALLEST:  # HCT's last map has one position then: no BatchNorm can take that
-        raise ValueError(f"data.resolution={largest}: task=pretrain takes images of {2 * SMALLEST} pixels or more")
+    if (largest := max(dataset.size)) < SMALLEST:
+        raise ValueError(f"data.resolution={largest}: task=pretrain takes images of {SMALLEST} pixels or more")
 
 
 def build_callbacks(cfg: DictConfig, timer: EpochTime, global_batch: int) -> list[Callback]:

@@ -174,8 +174,8 @@ def load_weights(network: FromPixels, path: Path, allow: Iterable[str] = ()) -> 
         trained = _network_of(checkpoint, spec, path).network
         own, state = network.network.state_dict(), trained.state_dict()
         mine, theirs = (_classifier_of(either) for either in (network.network, trained))
-        if {key: own[key].shape for key in mine} != {key: state[key].shape for key in theirs}:
-            log.info("the classifier begins anew: that of %s is for %d classes", path, len(spec.classes))
+        anew = {key: own[key].shape for key in mine} != {key: state[key].shape for key in theirs}
+        if anew:
             state = {key: value for key, value in state.items() if key not in theirs} | {key: own[key] for key in mine}
         try:
             network.network.load_state_dict(state)
@@ -185,6 +185,8 @@ def load_weights(network: FromPixels, path: Path, allow: Iterable[str] = ()) -> 
                 f"{path} does not fit this network: {first} ...; give the options of `model`, and data with as many "
                 "channels, that it was trained with"
             ) from error
+        if anew:
+            log.info("the classifier begins anew: %s has %d classes", path, len(spec.classes))
     elif isinstance(network.network, HCT):
         load_original_state_dict(network.network, weights.get("state_dict", weights))
     else:

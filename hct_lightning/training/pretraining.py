@@ -3,7 +3,7 @@
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from hct_lightning.data.feeding.loader import Batch
@@ -12,7 +12,8 @@ from hct_lightning.models.masked import PATCH, Decoder, edges_of, errors, hide, 
 from hct_lightning.training.batch_norm import normalising_by_batch
 from hct_lightning.training.learner import Learner
 
-SMALLEST = 128  # pixels a side with which a network is asked for its maps
+PIXELS = 128  # a side, with which a network is asked for its maps
+SMALLEST = 256  # pixels of the longer side of an image that is alone: its last map has a position every 128
 
 
 class MaskedImages(Learner):
@@ -29,7 +30,7 @@ class MaskedImages(Learner):
     Logs, beside what every learner does, `val/loss`: the mean square errors of pixels and of edges, added.
 
     Raises:
-        ValueError: for a value out of range, and a network that does not give maps, streams or is compiled.
+        ValueError: for a value out of range, and a network that does not give maps, or streams.
     """
 
     def __init__(self, network: FromPixels, *, hidden: float, block: int, **options: Any) -> None:
@@ -44,11 +45,19 @@ class MaskedImages(Learner):
         self.block = block
         channels, mode = len(network.scale), network.training
         with torch.no_grad():
-            levels = levels_of(network.eval().network, torch.zeros(1, channels, SMALLEST, SMALLEST))
+            levels = self._try(network.eval().network, torch.zeros(1, channels, PIXELS, PIXELS))
         network.train(mode)
         self.decoder = Decoder([level.shape[1] for level in levels], channels).to(memory_format=torch.channels_last)
         self.val_loss = MeanMetric()
         self.confusion = None  # there are no classes
+
+    @staticmethod
+    def _try(network: nn.Module, images: Tensor) -> list[Tensor]:
+        try:
+            return levels_of(network, images)
+        except (AssertionError, AttributeError, RuntimeError) as error:  # of networks that take one size alone, say
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{type(network).__name__} can't be pre-trained, HCT can: {reason:.300}") from error
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         b, _, h, w = batch.images.shape
@@ -56,13 +65,18 @@ class MaskedImages(Learner):
         size = len(batch.index)
         return self.logged(self._errors(batch.images, drawn).sum(), images=size, crops=b // size)
 
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.val_loss.update(0.0, weight=0.0)  # a rank may have no image
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         h, w = batch.images.shape[2:]
         # Hidden blocks change what BatchNorm sees, and its own statistics are of whole images. Each image is normalised
         # by itself, so that its error does not depend on those beside it.
         with normalising_by_batch(self, momentum=0.0):
             for image, i in zip(batch.images.split(1), batch.index.tolist(), strict=True):
-                if i >= 0:  # the rest pads an uneven last round over the ranks
+                # What is negative pads an uneven last round over the ranks; of images of many sizes some are too small.
+                if i >= 0 and min(h, w) >= 2 * self.block and max(h, w) >= SMALLEST:
                     drawn = torch.rand(1, h // self.block, w // self.block, generator=torch.Generator().manual_seed(i))
                     self.val_loss.update(self._errors(image, drawn.to(self.device)))
 
@@ -71,6 +85,12 @@ class MaskedImages(Learner):
 
     def _errors(self, pixels: Tensor, drawn: Tensor) -> Tensor:
         """Of each image, b, with the blocks hidden that are drawn; pixels beyond the last whole block are left out."""
+        b, _, h, w = pixels.shape
+        if min(h, w) < 2 * self.block or (b == 1 and max(h, w) < SMALLEST):
+            raise ValueError(
+                f"task=pretrain: {b} image(s) of {w}x{h} pixels at a time are too small for blocks of {self.block} and for "
+                "BatchNorm; give larger data.augment.crop_size and crops, data.batch_size, or data.resolution"
+            )
         images = self._normalised(pixels, drawn)
         seen, hidden = hide(images, drawn, self.hidden)
         patches, edges = self._said(seen)

@@ -22,3 +22,9 @@ def test_the_last_epoch_is_validated_once(fit, epochs, every, validated):
     seen = Epochs()
     fit(ValidateLast(), seen, max_epochs=epochs, check_val_every_n_epoch=every)
     assert seen.validated == validated
+
+
+def test_a_run_that_goes_on_in_its_last_epoch_is_validated_too(fit, half):
+    seen = Epochs()
+    fit(ValidateLast(), seen, max_epochs=1, check_val_every_n_epoch=10, ckpt_path=half)
+    assert seen.validated == [1]

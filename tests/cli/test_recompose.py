@@ -100,14 +100,16 @@ def test_recompose_finds_the_run_of_a_checkpoint_but_not_to_fine_tune(earlier):
 
 def test_a_run_that_learned_without_labels_goes_on_so(earlier):
     recorded = earlier / ".hydra" / "overrides.yaml"
-    recorded.write_text(recorded.read_text().replace("task=fit", "task=pretrain") + "- pretrain.hidden=0.5\n")
+    recorded.write_text(
+        recorded.read_text().replace("task=fit", "task=pretrain") + "- pretrain.hidden=0.5\n- ~callbacks.best\n"
+    )
     args = recompose([f"run={earlier}"])
-    assert {"task=pretrain", "pretrain.hidden=0.5"} <= set(args)
+    assert {"task=pretrain", "pretrain.hidden=0.5", "~callbacks.best"} <= set(args)
     assert recompose(args) == args
-    for verb in ("fit", "validate"):  # which have no such option, and say why they can't go on
+    for verb in ("fit", "validate"):  # which have no such options, and say why they can't go on
         args = recompose([f"task={verb}", f"run={earlier}"])
         assert f"task={verb}" in args
-        assert "pretrain.hidden=0.5" not in args
+        assert not {"pretrain.hidden=0.5", "~callbacks.best"} & set(args)
     begun = ["task=pretrain", f"ckpt={earlier}/checkpoints/best.ckpt"]
     assert recompose(begun) == begun
 

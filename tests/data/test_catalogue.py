@@ -59,6 +59,11 @@ def test_every_class_keeps_a_group_however_small_the_part():
     assert sorted(set(grouped([9, 9]).part(0.01).labels)) == [0, 1]
 
 
+def test_images_with_a_blank_group_are_groups_of_their_own():
+    split = Split([f"{i}.jpg" for i in range(40)], [i % 2 for i in range(40)], {"group": ["g"] * 4 + [""] * 36})
+    assert [split.part(0.25).labels.count(label) for label in (0, 1)] == [5, 5]
+
+
 def test_a_part_of_images_that_know_no_groups():
     split = Split([f"{i}.jpg" for i in range(40)], [i % 2 for i in range(40)])
     assert [split.part(0.25).labels.count(label) for label in (0, 1)] == [5, 5]

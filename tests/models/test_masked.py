@@ -37,6 +37,11 @@ def test_every_image_hides_as_many_blocks_and_shows_the_rest_as_it_is():
             assert seen[i, chan][pixels[i, 0]].unique().tolist() == [image[chan].mean().item()]
 
 
+def test_one_block_at_least_is_hidden():
+    _, hidden = hide(torch.rand(2, 1, 32, 32), torch.rand(2, 2, 2), share=0.01)
+    assert hidden.sum(dim=(1, 2, 3)).tolist() == [4, 4]
+
+
 def test_patches_are_normalised_one_by_one_and_even_ones_stay_even():
     images = torch.rand(1, 2, 16, 24, generator=torch.Generator().manual_seed(0)) * 5
     images[..., :8, :8] = 3

@@ -116,7 +116,7 @@ def test_for_another_number_of_classes_the_classifier_alone_begins_anew(tmp_path
     before_loading = {key: value.clone() for key, value in fresh.state_dict().items()}
     with caplog.at_level("INFO"):
         load_weights(fresh, path)
-    assert f"the classifier begins anew: that of {path} is for {before} classes" in caplog.text
+    assert f"the classifier begins anew: {path} has {before} classes" in caplog.text
     loaded, theirs = fresh.state_dict(), trained.state_dict()
     same = {key for key in loaded if key in theirs and torch.equal(loaded[key], theirs[key])}
     own = {key for key in loaded if torch.equal(loaded[key], before_loading[key])}

@@ -2,6 +2,7 @@
 
 import lightning
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -97,6 +98,26 @@ def test_its_weights_are_those_of_the_network_and_the_decoder():
 def test_values_out_of_range_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         module(**options)
+
+
+def test_images_too_small_end_training_with_what_helps_and_are_left_out_of_validation():
+    learner = module()
+    with pytest.raises(ValueError, match=r"1 image\(s\) of 128x128 pixels at a time are too small.*crop_size"):
+        trainer(max_epochs=1).fit(learner, loader(stripes(1, side=128)), loader(stripes(1)))
+    with pytest.raises(ValueError, match=r"2 image\(s\) of 256x256 pixels at a time are too small for blocks of 256"):
+        trainer(max_epochs=1).fit(module(block=256), loader(stripes(1, 2)), loader(stripes(1)))
+    learner = module()
+    with_small, without = (
+        trainer().validate(learner, loader(*batches), verbose=False)
+        for batches in ([stripes(1), stripes(2, side=128)], [stripes(1)])
+    )
+    assert with_small == without
+
+
+def test_networks_that_take_one_size_alone_are_refused():
+    network = FromPixels(timm.create_model("vit_tiny_patch16_224", num_classes=0), (0.4,) * 3, (0.2,) * 3)
+    with pytest.raises(ValueError, match=r"VisionTransformer can't be pre-trained, HCT can: .*doesn't match model"):
+        MaskedImages(network, hidden=0.6, block=16)
 
 
 def test_networks_that_stream_or_have_no_maps_are_refused():
