@@ -129,7 +129,7 @@ def small(args: list[str], folder: Path) -> list[str]:
         if "data=pairs" in args:
             added += ("data.scene_size=1024", "data.resolution=[128,1024]")  # the smallest that are drawn
         if "data.train_fraction" in given:
-            added += ("data.batch_size=1",)
+            added += ("data.batch_size=1", "data.resolution=256")  # which BatchNorm can take alone
         if "trainer.devices=4" in args:
             added += ("data.batch_size=2",)  # twelve images are to be a global batch
         if "+sweeps=baselines" in args:
