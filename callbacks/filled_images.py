@@ -32,7 +32,8 @@ class FilledImages(Callback):
             self._images = centre(batch.images[:IMAGES], max(SIDE, 4 * module.block))
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
-        if not trainer.is_global_zero or trainer.sanity_checking or trainer.fast_dev_run or self._images is None:
+        shown = self._images is not None and module.takes(self._images)
+        if not shown or not trainer.is_global_zero or trainer.sanity_checking or trainer.fast_dev_run:
             return
         file = Path(trainer.default_root_dir) / "pretrain" / "filled.jpg"
         file.parent.mkdir(exist_ok=True)

@@ -59,6 +59,11 @@ class MaskedImages(Learner):
             reason = " ".join(str(error).split())
             raise ValueError(f"{type(network).__name__} can't be pre-trained, HCT can: {reason:.300}") from error
 
+    def takes(self, images: Tensor) -> bool:
+        """Whether so many images, b c h w, of this size have blocks to hide, and positions that BatchNorm can normalise."""
+        b, _, h, w = images.shape
+        return min(h, w) >= 2 * self.block and (b > 1 or max(h, w) >= SMALLEST)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         b, _, h, w = batch.images.shape
         drawn = torch.rand(b, h // self.block, w // self.block, device=self.device)
@@ -76,7 +81,7 @@ class MaskedImages(Learner):
         with normalising_by_batch(self, momentum=0.0):
             for image, i in zip(batch.images.split(1), batch.index.tolist(), strict=True):
                 # What is negative pads an uneven last round over the ranks; of images of many sizes some are too small.
-                if i >= 0 and min(h, w) >= 2 * self.block and max(h, w) >= SMALLEST:
+                if i >= 0 and self.takes(image):
                     drawn = torch.rand(1, h // self.block, w // self.block, generator=torch.Generator().manual_seed(i))
                     self.val_loss.update(self._errors(image, drawn.to(self.device)))
 
@@ -85,8 +90,8 @@ class MaskedImages(Learner):
 
     def _errors(self, pixels: Tensor, drawn: Tensor) -> Tensor:
         """Of each image, b, with the blocks hidden that are drawn; pixels beyond the last whole block are left out."""
-        b, _, h, w = pixels.shape
-        if min(h, w) < 2 * self.block or (b == 1 and max(h, w) < SMALLEST):
+        if not self.takes(pixels):
+            b, _, h, w = pixels.shape
             raise ValueError(
                 f"task=pretrain: {b} image(s) of {w}x{h} pixels at a time are too small for blocks of {self.block} and for "
                 "BatchNorm; give larger data.augment.crop_size and crops, data.batch_size, or data.resolution"
