@@ -54,7 +54,7 @@ class WandbRun(Callback):
             experiment.summary["parameters"] = sum(p.numel() for p in module.network.parameters())
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        if not trainer.is_global_zero or trainer.sanity_checking:
+        if not trainer.is_global_zero or trainer.sanity_checking or module.confusion is None:
             return
         chart = confusion_chart(
             module.classes, module.confusion.tolist(), f"Validation, epoch {trainer.current_epoch + 1}"

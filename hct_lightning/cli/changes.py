@@ -19,6 +19,7 @@ LEFT_OUT = ("data.root", "data.cache", "data.source", "trainer.plugins")
 def options_of_training(cfg: DictConfig) -> dict[str, Any]:
     """By their full names, as on the command line: `{"optim.lr": 0.001, ...}`."""
     groups = {group: plain(cfg[group]) if OmegaConf.is_config(cfg[group]) else cfg[group] for group in GROUPS}
+    groups["pretrain"] = plain(cfg.pretrain) if cfg.pretrain else {}
     groups["callbacks"] = {name: plain(cfg.callbacks[name]) for name in CALLBACKS if (cfg.callbacks or {}).get(name)}
     return {name: value for name, value in _flat("", groups) if not name.startswith(LEFT_OUT)}
 
@@ -56,5 +57,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     said = [
         f"{name}={value} instead of {before[name]}" for name, value in now.items() if before.get(name, value) != value
     ]
-    said += [f"{name}={value}" for name, value in now.items() if before and name not in before]
+    # One that is null has come with a newer version, and changes nothing.
+    gained = {name: value for name, value in now.items() if before and name not in before and value is not None}
+    said += [f"{name}={value}" for name, value in gained.items()]
     return said + [f"no {name}" for name in before if name not in now]

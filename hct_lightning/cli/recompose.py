@@ -25,6 +25,7 @@ DATA = "hydra.job.env_set.HCT_DATA"  # where the points of a sweep find data
 # Options that runs may have recorded by an earlier name.
 RENAMED = {"trainer.accumulate_grad_batches": "micro_batches"}
 RENAMED_CALLBACKS = {"callbacks=default": "callbacks=plain", "callbacks=averaged": "callbacks=default"}
+TRAINING = ("fit", "pretrain")  # verbs that make a run
 # Options that are paths, and mean what they meant in the folder where the run began.
 PATHS = ("data.root", "fit.against")
 
@@ -84,6 +85,11 @@ def _recorded(folder: Path) -> list[str]:
     return overrides + [f"{key}={quoted(path)}" for key, path in paths.items()]
 
 
+def _began_as(folder: Path) -> str:
+    """The verb that made the run: one that learned without labels goes on so."""
+    return "pretrain" if "task=pretrain" in read_overrides(folder / BEGUN) else "fit"
+
+
 def _with_its_recipe(folder: Path, begun: list[str]) -> list[str]:
     """The overrides, and `recipe=plain` where a run began when there was no other."""
     file = folder / BEGUN.with_name("hydra.yaml")
@@ -136,8 +142,8 @@ def recompose(argv: list[str]) -> list[str]:
     given = {key_of(arg): arg for arg in argv if is_override(arg)}
     flags = [arg for arg in argv if not is_override(arg)]
     value = {key: arg.partition("=")[2].strip("'\"") for key, arg in given.items()}
-    run, verb, ckpt = value.get("run"), value.get("task", "fit"), value.get("ckpt")
-    if not run and ckpt and verb != "fit":
+    run, verb, ckpt = value.get("run"), value.get("task"), value.get("ckpt")
+    if not run and ckpt and verb and verb not in TRAINING:
         holder = Path(ckpt).resolve().parent.parent
         if (holder / BEGUN).exists():
             run = str(holder)
@@ -159,6 +165,10 @@ def recompose(argv: list[str]) -> list[str]:
             "give the folder that holds checkpoints/ and run.json"
         )
     recorded = [] if sweep else _recorded(folder)
+    began = "fit" if sweep else _began_as(folder)
+    verb = verb or began
+    if verb != began == "pretrain":  # whose options others don't have
+        recorded = [o for o in recorded if key_of(o).split(".")[0] not in ("pretrain", "callbacks")]
     believed = [override for override in recorded if is_believed(override)]
     new = {key for key, override in given.items() if override not in believed}
     earlier = [override for override in believed if _still_meant(key_of(override), new)]

@@ -27,6 +27,7 @@ _GROUPS = {
     "micro_batches",
     "model",
     "optim",
+    "pretrain",
     "recipe",
     "runtime",
     "schedule",

@@ -6,6 +6,7 @@ comes next goes on with it. Where the disk has no locks over several machines, e
 
 import contextlib
 import fcntl
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -110,6 +111,28 @@ def override(option: str, value: Any) -> str:
     return f"{option}={'null' if value is None else value}"
 
 
+def begin_with(study: Any, folder: Path, space: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+    """Makes the first trial of a new search that of the options as they stand, so that it ends no worse than they are.
+
+    Args:
+        study: of the folder.
+        folder: with its storage.
+        space: see `suggest`.
+        present: the value of each option. One that the space does not hold is suggested as in any other trial.
+    """
+    values = {option: present[option] for option, given in options_of(space) if _holds(given, present[option])}
+    with locked(folder / STORAGE):
+        if not study.get_trials(deepcopy=False):
+            study.enqueue_trial(values)
+
+
+def _holds(given: Any, value: Any) -> bool:
+    """Whether a value is one of those that an option may have."""
+    if "choices" in given:
+        return value in given["choices"]
+    return isinstance(value, int | float) and given.get("low", math.inf) <= value <= given.get("high", -math.inf)
+
+
 @contextlib.contextmanager
 def next_trial(study: Any, folder: Path, most: int) -> Iterator[Any]:
     """One that was interrupted, or a new one; held until the end of the block. None where there are `most` already.
@@ -128,7 +151,7 @@ def next_trial(study: Any, folder: Path, most: int) -> Iterator[Any]:
             found = next((trial for trial in running if _hold(folder, trial.number, held)), None)
             if found:
                 trial = Trial(study, found._trial_id)
-            elif len(every) < most:
+            elif sum(trial.state != TrialState.WAITING for trial in every) < most:
                 trial = study.ask()
                 _hold(folder, trial.number, held)
             else:

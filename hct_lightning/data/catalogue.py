@@ -1,6 +1,6 @@
 """What a source gives: images and labels, divided into what trains, what validates and what is kept for a test."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -33,9 +33,32 @@ class Split:
         if len(self) <= count:
             return self
         by_class = np.argsort(self.labels, kind="stable")
-        chosen = by_class[np.linspace(0, len(self) - 1, count).round().astype(int)].tolist()
+        return self.at(by_class[np.linspace(0, len(self) - 1, count).round().astype(int)].tolist())
+
+    def at(self, chosen: Sequence[int]) -> "Split":
+        """The images at these positions."""
         tags = {name: [values[i] for i in chosen] for name, values in self.tags.items()}
         return Split([self.paths[i] for i in chosen], [self.labels[i] for i in chosen], tags)
+
+    def part(self, fraction: float) -> "Split":
+        """About this part of each class, in whole groups (the tag `group`); an image without one is a group of its own.
+
+        Always the same, whatever the run's seed. Every class keeps one group at least, and else no more than its part.
+        """
+        groups = self.tags.get("group") or [""] * len(self)
+        members: dict[int, dict[tuple[str, str], list[int]]] = {}
+        for i, (label, group, path) in enumerate(zip(self.labels, groups, self.paths, strict=True)):
+            members.setdefault(label, {}).setdefault((group, "" if group else path), []).append(i)
+        chosen: list[int] = []
+        for of_class in members.values():
+            wanted = fraction * sum(map(len, of_class.values()))
+            in_order = [of_class[key] for key in sorted(of_class)]
+            taken: list[int] = []
+            for g in np.random.default_rng(0).permutation(len(in_order)):
+                if not taken or len(taken) + len(in_order[g]) <= wanted:
+                    taken += in_order[g]
+            chosen += taken
+        return self.at(sorted(chosen))
 
     def tags_of(self, i: int) -> dict[str, str]:
         """What is said of image i, by column."""
@@ -98,6 +121,10 @@ class Catalogue:
         """At most `count` images of each split."""
         train, valid, test = (split.at_most(count) for split in (self.train, self.valid, self.test))
         return replace(self, train=train, valid=valid, test=test)
+
+    def part_of_training(self, fraction: float) -> "Catalogue":
+        """With this part of the training images: see `Split.part`."""
+        return replace(self, train=self.train.part(fraction))
 
 
 def resolve_root(root: str | None, option: str = "data.root") -> Path:

@@ -43,6 +43,7 @@ class ImageData(lightning.LightningDataModule):
         on_error: `raise` ends the run at an unreadable image; `skip` notes it in the dataset's `skipped` and
             trains with the next one instead; in validation it does not count.
         limit: at most this many images of each split, of all classes; None: all.
+        train_fraction: of the training images; see `Catalogue.part_of_training`. None: all.
         seed: of order and augmentation.
         source_options: every other option is the source's own (`root` and so on).
     """
@@ -69,6 +70,7 @@ class ImageData(lightning.LightningDataModule):
         on_error: str,
         reduce_to: int | None,
         limit: int | None,
+        train_fraction: float | None,
         seed: int,
         **source_options: Any,
     ) -> None:
@@ -81,6 +83,8 @@ class ImageData(lightning.LightningDataModule):
             raise ValueError(f"data.on_error={on_error}: choose raise or skip")
         if limit is not None and limit < 1:
             raise ValueError(f"data.limit={limit}: give at least 1, or null for all images")
+        if train_fraction is not None and not 0 < train_fraction <= 1:
+            raise ValueError(f"data.train_fraction={train_fraction}: give a fraction above 0, or null for all images")
         self.source = partial(source, **source_options)
         self.decoding = {
             "channels": channels,
@@ -101,6 +105,7 @@ class ImageData(lightning.LightningDataModule):
         self.prefetch_factor = prefetch_factor
         self.on_error = on_error
         self.limit = limit
+        self.train_fraction = train_fraction
         self.seed = seed
         self._dataset: Dataset | None = None
         self._training: Loader | None = None  # reads ahead until it is closed
@@ -115,6 +120,8 @@ class ImageData(lightning.LightningDataModule):
         """What the source gives; asked once, when it is first needed."""
         if self._dataset is None:
             found = self.source()
+            if self.train_fraction:
+                found = found.part_of_training(self.train_fraction)
             self._dataset = open_dataset(
                 found.at_most(self.limit) if self.limit else found,
                 decoding=self.decoding,

@@ -53,6 +53,11 @@ class Dataset:
     def classes(self) -> tuple[str, ...]:
         return self.catalogue.classes
 
+    def check_classes(self) -> None:
+        """Raises ValueError where there are no two classes to tell apart."""
+        if len(self.classes) < 2:
+            raise ValueError(f"{self.catalogue.source} has one class, {''.join(self.classes)}; it takes two")
+
     @property
     def size(self) -> Size:
         """(height, width) of every image; of the largest where each has its own."""
@@ -125,8 +130,6 @@ def open_dataset(
         ValueError: when the options do not fit the images, or there are too few.
         UnreadableImageError: for an unreadable file that ought not to be skipped.
     """
-    if len(found.classes) < 2:
-        raise ValueError(f"{found.source} has one class, {''.join(found.classes)}; it takes two")
     if not len(found.train) or not len(found.valid):
         side = "training" if not len(found.train) else "validation"
         raise ValueError(f"{found.source} has no {side} images; add some, or split differently")

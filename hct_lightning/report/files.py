@@ -109,6 +109,11 @@ class RunFiles:
         metrics = self.record.get("metrics") or {}
         return metrics.get("best", metrics.get("val/accuracy"))
 
+    @property
+    def classifies(self) -> bool:
+        """Whether it learns to tell classes apart; task=pretrain does not."""
+        return self.record.get("classes") != []
+
     @cached_property
     def command(self) -> str:
         """What began the run."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hct_lightning.report.files import PROGRAM, RunFiles, open_runs
-from hct_lightning.report.page import Page, Section
+from hct_lightning.report.page import Note, Page, Picture, Pictures, Section
 from hct_lightning.report.sections.against_paper import against_paper
 from hct_lightning.report.sections.answers import answers
 from hct_lightning.report.sections.deployment import artifacts, benchmarks, operators, quantization
@@ -83,6 +83,12 @@ def report_at_end(folders: Sequence[Path]) -> Path | None:
 
 def _sections(runs: Sequence[RunFiles], against: str | None) -> list[Section]:
     """What a report says of runs; with the paper its figures come first. What there is nothing of comes last."""
+    if not any(run.classifies for run in runs):
+        kept = [runs[0].folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
+        weights = next((file for file in kept if file.is_file()), kept[0])
+        begin = shlex.join([*PROGRAM.split(), f"ckpt={weights}", "data=folder", "data.root=<images>"])
+        after = Section("What comes next", [Note("To train a network that classifies, from these weights:", begin)])
+        return [*(part(runs) for part in (overview, curves, times)), *filled(runs), after]
     theirs = _made(against_paper, runs, "benchmark/benchmark.json") if against else []
     made = [
         *theirs,
@@ -96,6 +102,14 @@ def _sections(runs: Sequence[RunFiles], against: str | None) -> list[Section]:
     there = [section for section in made if not section.is_missing]
     notes = [block for section in made if section.is_missing for block in section.blocks]
     return [*there, Section("Not measured yet", notes)] if notes else there
+
+
+def filled(runs: Sequence[RunFiles]) -> list[Section]:
+    """What runs of task=pretrain say of hidden blocks."""
+    files = {run.name: run.folder / "pretrain" / "filled.jpg" for run in runs}
+    pictures = [Picture(file, name if len(runs) > 1 else "") for name, file in files.items() if file.is_file()]
+    caption = "Images as they are, with hidden blocks, and filled; mean and contrast of each patch are the true ones"
+    return [Section("Hidden blocks", [Pictures(caption, pictures, whole=True)])] if pictures else []
 
 
 def _made(part: Callable[[Sequence[RunFiles]], T], runs: Sequence[RunFiles], file: str) -> T:

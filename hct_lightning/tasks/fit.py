@@ -3,10 +3,9 @@
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
@@ -27,6 +26,7 @@ from hct_lightning.cli.changes import options_of_training, say_changes
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import absolute_paths, given_options, since_begun
 from hct_lightning.data.datamodule import ImageData
+from hct_lightning.data.dataset import Dataset
 from hct_lightning.data.reading.geometry import NATIVE
 from hct_lightning.deploy.export import Exporter, check_open_sizes, choose_exporters
 from hct_lightning.machine import slurm as job
@@ -40,10 +40,13 @@ from hct_lightning.runs import out_of_memory
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import begin_network
 from hct_lightning.training.class_weights import class_weights
+from hct_lightning.training.learner import Learner
 from hct_lightning.training.memory_plan import MemoryPlan
 from hct_lightning.training.module import ImageClassifier
+from hct_lightning.training.pretraining import SMALLEST, MaskedImages
 from hct_lightning.training.progress import total_steps
 from hct_lightning.training.resources import devices_of, plan_memory, set_up
+from hct_lightning.training.results import record_results
 from hct_lightning.training.resuming import checkpoint_to_resume, go_on_from
 from hct_lightning.training.size import network_size
 from hct_lightning.training.spec import NetworkSpec
@@ -53,22 +56,23 @@ log = logging.getLogger(__name__)
 
 
 def main(cfg: DictConfig, folder: Path) -> None:
-    """`task=fit`: a new run in `folder`; the one there goes on with `run=`, or on Slurm again."""
+    """`task=fit` and `task=pretrain`: a new run in `folder`; the one there goes on with `run=`, or on Slurm again."""
     run = Run(folder, writes=is_rank_zero())
     if job.goes_on() and not cfg.run and run.record.get("status") == "completed":
         log.info("done already: %s", folder)
         return
-    with run.recording(task="fit", machine=machine_facts(), paths=absolute_paths(cfg)):
+    with run.recording(task=verb_of(cfg, run), machine=machine_facts(), paths=absolute_paths(cfg)):
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)
         data: ImageData = instantiate(cfg.data, _convert_="all")
         dataset = data.dataset
+        check_task(cfg, dataset)
         describe(dataset.summary())
         against = cfg.fit.against and epoch_times_of(cfg.fit.against, dataset.decoding.size, dataset.decoding.channels)
         resume = checkpoint_to_resume(run, cfg.ckpt, goes_on=bool(cfg.run))
         start = resume or (run.checkpoint(cfg.ckpt) if cfg.ckpt else None)
         spec = NetworkSpec(
             model=plain(cfg.model),
-            classes=dataset.classes,
+            classes=() if cfg.pretrain else dataset.classes,
             decoding=dataset.decoding,
             mean=dataset.mean,
             std=dataset.std,
@@ -123,13 +127,42 @@ def main(cfg: DictConfig, folder: Path) -> None:
         run.update(options=options_of_training(cfg), precision=str(trainer.precision))
         with restoring.naming(resume):
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-        record_results(run, trainer, module, timer, earlier)
+        record_results(run, trainer, confusion=module.confusion, epoch_times=timer.rows, earlier=earlier)
     if trainer.is_global_zero:
         beside = [Path(cfg.fit.against)] if cfg.fit.against else []
         report = report_at_end([run.folder, *beside]) if cfg.fit.report else None
         show_results(run, trainer, timer.rows, report)
         if against and timer.rows:
             say_speed_up(timer.rows, against, cfg.fit.against)
+
+
+def verb_of(cfg: DictConfig, run: Run) -> str:
+    """`fit` or `pretrain`.
+
+    Raises:
+        ValueError: when the run that goes on is of the other one.
+    """
+    verb = "pretrain" if cfg.pretrain else "fit"
+    if cfg.run and (began := run.record.get("task", verb)) != verb:
+        raise ValueError(f"task={verb}: the run in {run.folder} is of task={began}, and goes on so; leave task= out")
+    return verb
+
+
+def check_task(cfg: DictConfig, dataset: Dataset) -> None:
+    """Raises ValueError where data or options are not for what is to be learned."""
+    if not cfg.pretrain:
+        dataset.check_classes()
+        return
+    for asked, option, why in (
+        (cfg.compile, "compile=true", "compiles a network's answer, of which there is none"),
+        (cfg.trainer.sync_batchnorm, "trainer.sync_batchnorm=true", "would let ranks wait for others that don't come"),
+        (exporters_of(cfg), "export=...", "makes artifacts of networks that classify"),
+        ("best_answers" in cfg.callbacks, "callbacks=...", "is for networks that classify"),
+    ):
+        if asked:
+            raise ValueError(f"task=pretrain: {option} {why}; leave it out")
+    if (largest := max(dataset.size)) < SMALLEST:
+        raise ValueError(f"data.resolution={largest}: task=pretrain takes images of {SMALLEST} pixels or more")
 
 
 def build_callbacks(cfg: DictConfig, timer: EpochTime, global_batch: int) -> list[Callback]:
@@ -191,21 +224,26 @@ def build_loggers(cfg: DictConfig, run: Run) -> list[Logger]:
 
 def build_module(
     cfg: DictConfig, network: FromPixels, spec: NetworkSpec, data: ImageData, devices: Devices, plan: MemoryPlan
-) -> ImageClassifier:
+) -> ImageClassifier | MaskedImages:
     """The network with loss, optimiser and schedule."""
+    options = {
+        "optimizer": build_optimizer(cfg, devices.accelerator),
+        "schedule": instantiate(cfg.schedule, _convert_="all"),
+        "lr": cfg.optim.lr,
+        "reference_batch": cfg.optim.reference_batch,
+        "global_batch": devices.global_batch,
+        "images_per_backward": devices.global_batch / (devices.world * plan.micro_batches),
+        "spec": spec,
+    }
+    if cfg.pretrain:
+        return MaskedImages(network, **plain(cfg.pretrain), **options)
     counts = Counter(data.dataset.catalogue.train.labels)
     return ImageClassifier(
         network,
         classes=spec.classes,
-        optimizer=build_optimizer(cfg, devices.accelerator),
-        schedule=instantiate(cfg.schedule, _convert_="all"),
-        lr=cfg.optim.lr,
-        reference_batch=cfg.optim.reference_batch,
-        global_batch=devices.global_batch,
-        images_per_backward=devices.global_batch / (devices.world * plan.micro_batches),
         class_weights=class_weights(cfg.loss.class_weights, [counts[i] for i in range(len(spec.classes))]),
         label_smoothing=cfg.loss.label_smoothing,
-        spec=spec,
+        **options,
     )
 
 
@@ -218,9 +256,7 @@ def build_optimizer(cfg: DictConfig, accelerator: str) -> Callable[..., torch.op
     return partial(build, fused=True) if fused else build
 
 
-def introduce(
-    cfg: DictConfig, trainer: lightning.Trainer, module: ImageClassifier, devices: Devices, plan: MemoryPlan
-) -> None:
+def introduce(cfg: DictConfig, trainer: lightning.Trainer, module: Learner, devices: Devices, plan: MemoryPlan) -> None:
     """Says what is trained, on what and how."""
     log.info(
         "%s, %.2f M parameters; %s x %d, %s; global batch %d, lr %.3g",
@@ -240,34 +276,3 @@ def introduce(
         log.info("memory is short: what is freed goes back to the system at once, which takes time")
     if plan.micro_batches > 1:
         log.info("in %d micro-batches of about %.3g images a rank", plan.micro_batches, module.images_per_backward)
-
-
-def record_results(
-    run: Run, trainer: lightning.Trainer, module: ImageClassifier, timer: EpochTime, earlier: Mapping[str, Any]
-) -> None:
-    """Adds to `run.json` what was measured; a run that had nothing left to do keeps what it has.
-
-    Args:
-        run: whose record it is.
-        trainer: that has trained.
-        module: that was trained.
-        timer: with the times of its epochs.
-        earlier: the record of the run that went on; its earlier epochs stay.
-    """
-    if not timer.rows and earlier.get("metrics"):
-        return
-    before = [row for row in earlier.get("epoch_times") or () if timer.rows and row["epoch"] < timer.rows[0]["epoch"]]
-    run.update(
-        metrics=read_metrics(trainer),
-        confusion=module.confusion.tolist() if module.confusion is not None else None,
-        epoch_times=before + timer.rows,
-    )
-
-
-def read_metrics(trainer: lightning.Trainer) -> dict[str, float]:
-    """The last values of everything that was logged, and the best validation accuracy."""
-    metrics = {name: value.item() for name, value in sorted(trainer.callback_metrics.items())}
-    best = getattr(trainer.checkpoint_callback, "best_model_score", None)
-    if best is not None:
-        metrics["best"] = best.item()
-    return metrics

@@ -107,7 +107,8 @@ def suggest(cfg: DictConfig, data: Dataset, found: Survey) -> dict[str, Any]:
         fitting["on_error"] = "skip"
     source = [] if "data" in given else [f"data={HydraConfig.get().runtime.choices['data']}"]
     mine = [f"data.{name}={value}" for name, value in fitting.items() if f"data.{name}" not in given]
-    command = f"python -m hct_lightning {shlex.join([*source, *overrides, *mine])}"
+    verb = [] if len(data.classes) > 1 else ["task=pretrain"]
+    command = f"python -m hct_lightning {shlex.join([*verb, *source, *overrides, *mine])}"
     images = sum(map(len, data.catalogue.splits.values())) - len(found.unreadable)
     return {
         "command": command,

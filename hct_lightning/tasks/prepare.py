@@ -70,4 +70,5 @@ def main(cfg: DictConfig, folder: Path) -> None:
     store = Store(root)
     size = sum(item.bytes for item in store.items)
     log.info("%d images, %.2f GB in %s", len(store.items), size / 1e9, root)
-    print(f"python -m hct_lightning data=store data.root={root}")
+    verb = "" if len(dataset.classes) > 1 else "task=pretrain "
+    print(f"python -m hct_lightning {verb}data=store data.root={root}")

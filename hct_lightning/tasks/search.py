@@ -9,11 +9,11 @@ from subprocess import Popen
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import key_of
-from hct_lightning.cli.search import next_trial, open_study, options_of, override, suggest
+from hct_lightning.cli.search import begin_with, next_trial, open_study, options_of, override, suggest
 from hct_lightning.cli.sweep import start_run
 from hct_lightning.report import sweep
 from hct_lightning.report.files import RunFiles
@@ -39,6 +39,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
         raise ValueError("search.space is empty: name options with what they may be, or use +sweeps=search")
     home = Path(options["folder"]).expanduser().resolve()
     study = open_study(home, **{name: options[name] for name in _OF_OPTUNA})
+    begin_with(
+        study, home, options["space"], {option: present(cfg, option) for option, _ in options_of(options["space"])}
+    )
     base = [o for o in HydraConfig.get().overrides.task if key_of(o).split(".")[0] not in _NOT_OF_TRIALS]
     while True:
         with next_trial(study, home, options["trials"]) as trial:
@@ -52,6 +55,12 @@ def main(cfg: DictConfig, folder: Path) -> None:
 _OF_OPTUNA = ("sampler", "sampler_options", "pruner", "pruner_options")
 _OF_SLURM = ("SLURM_", "SUBMITIT_")  # the job is this process's
 _NOT_OF_TRIALS = ("task", "search", "sweeps", "slurm", "run")
+
+
+def present(cfg: DictConfig, option: str) -> Any:
+    """What an option, or a group of them, is without the search."""
+    chosen = HydraConfig.get().runtime.choices
+    return chosen[option] if option in chosen else OmegaConf.select(cfg, option)
 
 
 def _run(study: Any, trial: Any, folder: Path, base: list[str], suggested: list[str]) -> None:

@@ -3,7 +3,8 @@
 Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3. Legend: n batches, c channels of all layers.
 """
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -16,41 +17,53 @@ def norms_of(network: nn.Module) -> list[Any]:
     return [layer for layer in layers if layer.running_mean is not None]
 
 
+@contextlib.contextmanager
+def normalising_by_batch(network: nn.Module, *, momentum: float) -> Iterator[None]:
+    """Every BatchNorm layer normalises by its batch, as in training; all else, dropout among it, does as in evaluation.
+
+    The network's modes, and the count of training batches, are afterwards as they were.
+
+    Args:
+        network: with such layers or without.
+        momentum: of the running statistics, 0 to 1: 0 leaves them alone, 1 makes them the last batch's.
+    """
+    layers = norms_of(network)
+    modes = [(module, module.training) for module in network.modules()]
+    kept = [(layer, layer.momentum, layer.num_batches_tracked) for layer in layers]
+    network.eval()
+    for layer in layers:
+        layer.train()
+        layer.momentum = momentum
+        if layer.num_batches_tracked is not None:
+            layer.num_batches_tracked = layer.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for layer, before, count in kept:
+            layer.momentum, layer.num_batches_tracked = before, count
+
+
 @torch.no_grad()
 def measure_statistics(
     network: nn.Module, batches: Iterable[Tensor], gather: Callable[[Tensor], Tensor] = lambda seen: seen
 ) -> None:
     """Puts mean and variance over all images in the place of BatchNorm's running ones.
 
-    Every layer normalises by its batch meanwhile, as in training; all else, dropout among it, does as in evaluation.
-    The network's modes, and the count of training batches, stay as they were.
-
     Args:
-        network: with BatchNorm layers, or without: then nothing is done.
+        network: with BatchNorm layers, or without: then nothing is done. Layers that do not see images keep theirs.
         batches: of images, all of one size.
         gather: from this rank's figures, n 2 c, to those of all ranks, alike on each.
     """
     layers = norms_of(network)
     if not layers:
         return
-    modes = [(module, module.training) for module in network.modules()]
-    kept = [(layer, layer.momentum, layer.num_batches_tracked) for layer in layers]
-    network.eval()
-    for layer in layers:
-        layer.train()
-        layer.momentum = 1.0  # the running statistics are then those of the last batch
-        if layer.num_batches_tracked is not None:
-            layer.num_batches_tracked = layer.num_batches_tracked.clone()
     seen = []
-    try:
+    with normalising_by_batch(network, momentum=1.0):
         for images in batches:
             network(images)
             seen.append(torch.stack([torch.cat([getattr(layer, key) for layer in layers]) for key in _FIGURES]))
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for layer, momentum, count in kept:
-            layer.momentum, layer.num_batches_tracked = momentum, count
     means, variances = gather(torch.stack(seen)).unbind(1)
     # Variance within the batches and between them. The batches have one size, so all weigh the same.
     found = means.mean(0), variances.mean(0) + means.var(0, correction=0)

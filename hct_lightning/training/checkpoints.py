@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from hct_lightning.cli.allowed import check_network
 from hct_lightning.deploy.trust import refuse_inflated
@@ -69,9 +70,18 @@ def load_network(path: Path, allow: Iterable[str] = ()) -> tuple[FromPixels, Net
     """The trained network of a checkpoint, in eval mode, and its description.
 
     Raises:
-        ValueError: when it isn't a checkpoint of this project, or is broken.
+        ValueError: when it isn't a checkpoint of this project, is broken, or its network has not learned to classify.
     """
     checkpoint, spec = load_checkpoint(path, allow)
+    if not spec.classes:
+        raise ValueError(
+            f"{path} is of task=pretrain, and has no classes yet; train it first: ckpt={path}, without task= and run="
+        )
+    return _network_of(checkpoint, spec, path).eval(), spec
+
+
+def _network_of(checkpoint: Mapping[str, Any], spec: NetworkSpec, path: Path) -> FromPixels:
+    """Raises ValueError when the weights are not those of the network that is described."""
     prefix = "network."
     try:
         _check_size(spec, path)
@@ -83,7 +93,7 @@ def load_network(path: Path, allow: Iterable[str] = ()) -> tuple[FromPixels, Net
         raise ValueError(
             f"{path} is damaged, its network can't be made: {type(error).__name__}: {reason:.500}"
         ) from error
-    return network.eval(), spec
+    return network
 
 
 def begin_network(
@@ -153,23 +163,38 @@ def check_resumable(path: Path, allow: Iterable[str] = ()) -> dict[str, Any]:
 def load_weights(network: FromPixels, path: Path, allow: Iterable[str] = ()) -> None:
     """Starts `network` from the weights of a file: a checkpoint of ours, or one of the original HCT.
 
-    Its normalisation stays its own.
+    Its normalisation stays its own, and its classifier where the weights are for another number of classes.
 
     Raises:
         ValueError: when the weights don't fit, naming the first keys that don't.
     """
     weights = _read(path)
     if "hyper_parameters" in weights:
-        trained, _ = load_network(path, allow)
+        checkpoint, spec = load_checkpoint(path, allow)
+        trained = _network_of(checkpoint, spec, path).network
+        own, state = network.network.state_dict(), trained.state_dict()
+        mine, theirs = (_classifier_of(either) for either in (network.network, trained))
+        anew = {key: own[key].shape for key in mine} != {key: state[key].shape for key in theirs}
+        if anew:
+            state = {key: value for key, value in state.items() if key not in theirs} | {key: own[key] for key in mine}
         try:
-            network.network.load_state_dict(trained.network.state_dict())
+            network.network.load_state_dict(state)
         except RuntimeError as error:
             first = str(error).splitlines()[1].strip().split(", ")[0]
             raise ValueError(
                 f"{path} does not fit this network: {first} ...; give the options of `model`, and data with as many "
-                "classes and channels, that it was trained with"
+                "channels, that it was trained with"
             ) from error
+        if anew:
+            log.info("the classifier begins anew: %s has %d classes", path, len(spec.classes))
     elif isinstance(network.network, HCT):
         load_original_state_dict(network.network, weights.get("state_dict", weights))
     else:
         raise ValueError(f"{path} holds no weights of {type(network.network).__name__}")
+
+
+def _classifier_of(network: nn.Module) -> set[str]:
+    """The names of its weights; HCT and timm's networks know it."""
+    classifier = network.get_classifier() if hasattr(network, "get_classifier") else None  # pyright: ignore
+    names = [name for name, module in network.named_modules() if module is classifier]
+    return {key for key in network.state_dict() for name in names if key.startswith(f"{name}.")}

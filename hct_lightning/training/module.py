@@ -1,16 +1,11 @@
-"""The LightningModule: forward, loss, metrics, optimiser and schedule. It computes and logs."""
+"""The LightningModule that classifies: forward, loss and metrics. It computes and logs."""
 
-import logging
-import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import lightning
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
@@ -21,11 +16,7 @@ from torchmetrics.classification import (
 )
 
 from hct_lightning.data.feeding.loader import Batch
-from hct_lightning.training.progress import total_steps
-from hct_lightning.training.resuming import StepSchedule, keep_options
-from hct_lightning.training.spec import NetworkSpec
-
-log = logging.getLogger(__name__)
+from hct_lightning.training.learner import Learner
 
 
 class Answers(NamedTuple):
@@ -41,26 +32,18 @@ class Answers(NamedTuple):
     labels: Tensor
 
 
-class ImageClassifier(lightning.LightningModule):
+class ImageClassifier(Learner):
     """Classifies uint8 images, b c h w.
 
     Args:
         network: takes uint8 images and gives logits, b classes.
         classes: their names, sorted.
-        optimizer: takes parameters and `lr`, gives the optimiser.
-        schedule: see `hct_lightning.training.schedules`.
-        lr: the learning rate at a global batch of `reference_batch`.
-        reference_batch: images per step for which `lr` is meant.
-        global_batch: images per step over all devices; the rate grows with it linearly.
-        images_per_backward: what a micro-batch's summed loss is divided by, so that all images of a global
-            batch weigh the same however they are divided; by default each micro-batch's own size.
         class_weights: one weight per class in the loss, 1 on average over the training images.
         label_smoothing: of the cross-entropy.
-        spec: saved in checkpoints; without it they can't be used apart from their run.
+        options: see `Learner`.
 
-    Logs `train/loss_epoch`, `train/loss_step` (of the first rank's last micro-batch), `train/accuracy`, `val/loss`,
-    `val/accuracy`, `val/balanced_accuracy`, `val/f1` (macro) and `val/auroc` (macro, one against the rest); all but
-    the losses are fractions.
+    Logs, beside what every learner does, `train/accuracy`, `val/loss`, `val/accuracy`, `val/balanced_accuracy`, `val/f1`
+    (macro) and `val/auroc` (macro, one against the rest); all but the losses are fractions.
     """
 
     def __init__(
@@ -68,29 +51,12 @@ class ImageClassifier(lightning.LightningModule):
         network: nn.Module,
         *,
         classes: Sequence[str],
-        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
-        schedule: Callable[..., float] | None = None,
-        lr: float = 1.0,
-        reference_batch: int = 16,
-        global_batch: int = 16,
-        images_per_backward: float | None = None,
         class_weights: Sequence[float] | None = None,
         label_smoothing: float = 0.0,
-        spec: NetworkSpec | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        if not lr > 0:
-            raise ValueError(f"optim.lr={lr}: give a positive learning rate")
-        if reference_batch < 1:
-            raise ValueError(f"optim.reference_batch={reference_batch}: give at least 1")
-        self.network = network
+        super().__init__(network, **options)
         self.classes = list(classes)
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.scale = global_batch / reference_batch
-        self.images_per_backward = images_per_backward
-        self.lr = lr
-        self.steps_in_time = math.inf  # how many `trainer.max_time` is enough for, where that is known
         self.label_smoothing = label_smoothing
         self.class_weights: Tensor | None
         self.register_buffer(
@@ -98,7 +64,6 @@ class ImageClassifier(lightning.LightningModule):
             torch.tensor(class_weights, dtype=torch.float32) if class_weights else None,
             persistent=False,
         )
-        self.save_hyperparameters({"spec": spec.as_json() if spec else {}})
         n = len(self.classes)
         # Computed of all ranks' answers at once, on every rank: see on_validation_epoch_end.
         self.val_metrics = MetricCollection(
@@ -114,9 +79,6 @@ class ImageClassifier(lightning.LightningModule):
         self.answers: Answers | None = None  # of the last validation, of all ranks, in the order of the images
         self.confusion: Tensor | None = None
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits = self(batch.images).float()
         total = F.cross_entropy(
@@ -126,22 +88,14 @@ class ImageClassifier(lightning.LightningModule):
             label_smoothing=self.label_smoothing,
             reduction="sum",
         )
-        size, crops = len(batch.index), len(batch.labels) // len(batch.index)
-        mean = total.detach() / (size * crops)
+        size = len(batch.index)
         labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(dim=1)  # mixed: the larger share
         right = (logits.detach().argmax(dim=1) == labels).float().mean()
-        # Nothing here is read or waits for other ranks: those of the epoch are when it ends, the other every
-        # log_every_n_steps.
-        for name, value in (("train/loss_epoch", mean), ("train/accuracy", right)):
-            self.log(name, value, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
-        self.log("train/loss_step", mean, on_step=True, on_epoch=False)
-        return total / (crops * (self.images_per_backward or size))
+        return self.logged(total, images=size, crops=len(batch.labels) // size, accuracy=right)
 
     def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
         self._answers = []
-        if self.trainer.world_size > 1:  # in training BatchNorm's figures are each rank's own; rank 0's are saved
-            for buffer in self.network.buffers():
-                dist.broadcast(buffer, 0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._answers.append(Answers(batch.index, self(batch.images).float(), batch.labels))
@@ -174,26 +128,3 @@ class ImageClassifier(lightning.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """b classes probabilities."""
         return self(batch.images).float().softmax(dim=1)
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        if not (self.optimizer and self.schedule):
-            raise ValueError("training takes an optimizer and a schedule; validation and prediction do without")
-        # Weight decay is for matrices and kernels, not for biases and norms (timm's convention).
-        by_kind = {True: [], False: []}
-        for parameter in self.parameters():
-            by_kind[parameter.ndim > 1].append(parameter)
-        groups = [{"params": by_kind[True]}, {"params": by_kind[False], "weight_decay": 0.0}]
-        optimizer = self.optimizer(groups, lr=self.lr * self.scale)
-        keep_options(optimizer)
-        self.trainer.fit_loop.setup_data()  # else the batches of an epoch may not be known yet
-        trainer: Any = self.trainer
-        timed = any(isinstance(callback, Timer) for callback in trainer.callbacks)
-        if total_steps(self.trainer) == math.inf and not timed:
-            log.info("trainer.max_epochs and max_steps are open: the schedule holds its rate after the warm-up")
-        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        multiplier = partial(self.schedule, steps_per_epoch=steps_per_epoch, scale=self.scale)
-        scheduler = StepSchedule(optimizer, lambda step: multiplier(step, total_steps=total_steps(self.trainer)))
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }

@@ -25,7 +25,7 @@ class NetworkSpec:
 
     Args:
         model: its configuration, plain, with `_target_`.
-        classes: names, sorted: the order of the logits.
+        classes: names, sorted: the order of the logits; none of a network that has not learned to classify.
         decoding: how a file becomes the pixels that it takes.
         mean: per channel, of pixels in 0..1.
         std: likewise, above 0.
@@ -147,7 +147,7 @@ class NetworkSpec:
 
     def _check(self) -> None:
         """Raises ValueError for what no network can have been trained on."""
-        if not self.classes or not all(isinstance(name, str) for name in self.classes):
+        if not all(isinstance(name, str) for name in self.classes):
             raise ValueError(f"classes are {self.classes!r:.100}, not names")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.decoding.channels or not all(isinstance(value, float | int) for value in values):

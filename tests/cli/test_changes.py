@@ -27,6 +27,12 @@ def test_changes_are_said_as_on_the_command_line():
     ]
 
 
+def test_an_option_of_a_newer_version_that_is_null_changes_nothing():
+    now = options()
+    before = {name: value for name, value in now.items() if name not in ("data.train_fraction", "optim.lr")}
+    assert differences(before, now) == [f"optim.lr={now['optim.lr']}"]
+
+
 def test_averages_of_the_weights_are_among_them():
     assert differences(options(), options("callbacks.average.span=0.1", "~callbacks.batch_norm")) == [
         "callbacks.average.span=0.1 instead of 0.25",

@@ -98,6 +98,22 @@ def test_recompose_finds_the_run_of_a_checkpoint_but_not_to_fine_tune(earlier):
     assert recompose(fine_tune) == fine_tune
 
 
+def test_a_run_that_learned_without_labels_goes_on_so(earlier):
+    recorded = earlier / ".hydra" / "overrides.yaml"
+    recorded.write_text(
+        recorded.read_text().replace("task=fit", "task=pretrain") + "- pretrain.hidden=0.5\n- ~callbacks.best\n"
+    )
+    args = recompose([f"run={earlier}"])
+    assert {"task=pretrain", "pretrain.hidden=0.5", "~callbacks.best"} <= set(args)
+    assert recompose(args) == args
+    for verb in ("fit", "validate"):  # which have no such options, and say why they can't go on
+        args = recompose([f"task={verb}", f"run={earlier}"])
+        assert f"task={verb}" in args
+        assert not {"pretrain.hidden=0.5", "~callbacks.best"} & set(args)
+    begun = ["task=pretrain", f"ckpt={earlier}/checkpoints/best.ckpt"]
+    assert recompose(begun) == begun
+
+
 def test_what_a_run_went_on_with_holds_when_it_goes_on_again(earlier):
     (earlier / "run.json").write_text(json.dumps({"since": ["seed=5", "optim.lr=0.1", "data=csv"]}))
     args = recompose([f"run={earlier}", "optim.lr=0.2"])

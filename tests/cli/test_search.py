@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hct_lightning.cli.search import STORAGE, next_trial, open_study, suggest
+from hct_lightning.cli.search import STORAGE, begin_with, next_trial, open_study, suggest
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 optuna = pytest.importorskip("optuna")
@@ -66,6 +66,27 @@ def test_a_search_for_something_else_is_not_taken_for_this_one(tmp_path):
     optuna.create_study(storage=storage, study_name="search", direction="minimize")
     with pytest.raises(ValueError, match="is of a search for something else; give another search"):
         study_in(tmp_path)
+
+
+def test_the_first_trial_has_the_options_as_they_stand(tmp_path):
+    space = {
+        "optim": {"lr": {"low": 1e-4, "high": 1e-2, "log": True}},
+        "data": {"batch_size": {"choices": [2, 4]}, "limit": {"low": 10, "high": 99}},
+    }
+    present = {"optim.lr": 2e-3, "data.batch_size": 4, "data.limit": None}
+    study, other = study_in(tmp_path), study_in(tmp_path)
+    begin_with(study, tmp_path, space, present)
+    begin_with(other, tmp_path, space, present)  # a second process
+    with next_trial(study, tmp_path, 1) as first:
+        overrides = suggest(first, space)
+        assert overrides[:2] == ["optim.lr=0.002", "data.batch_size=4"]
+        assert 10 <= int(overrides[2].removeprefix("data.limit=")) <= 99
+        study.tell(first, 1.0)
+    with next_trial(other, tmp_path, 1) as none:
+        assert none is None
+    begin_with(other, tmp_path, space, present)
+    with next_trial(other, tmp_path, 2) as second:
+        assert suggest(second, space)[0] != "optim.lr=0.002"
 
 
 def test_a_trial_is_held_by_one_and_none_is_too_many(tmp_path):

@@ -34,3 +34,38 @@ def test_what_is_known_of_images_stays_with_them():
         assert few.labels == [0, 1, 2]
         for i, path in enumerate(few.paths):
             assert few.tags_of(i) == {"group": f"g{path.removesuffix('.jpg')}"}
+
+
+def grouped(groups: list[int]) -> Split:
+    """Two classes, each with groups of these sizes."""
+    names = [f"{label}{i}" for label in "ab" for i, size in enumerate(groups) for _ in range(size)]
+    labels = [int(name[0] == "b") for name in names]
+    return Split([f"{i}.jpg" for i in range(len(names))], labels, {"group": names})
+
+
+def test_a_part_is_of_each_class_in_whole_groups():
+    split = grouped([6, 1, 3, 2, 4, 5, 3])  # 24 of each class
+    for fraction in (0.25, 0.5, 1.0):
+        part = split.part(fraction)
+        for label in (0, 1):
+            assert 0.5 * fraction * 24 < part.labels.count(label) <= fraction * 24
+        for name in set(part.tags["group"]):
+            assert part.tags["group"].count(name) == split.tags["group"].count(name)
+        assert part == split.part(fraction)
+    assert split.part(1.0) == split
+
+
+def test_every_class_keeps_a_group_however_small_the_part():
+    assert sorted(set(grouped([9, 9]).part(0.01).labels)) == [0, 1]
+
+
+def test_images_with_a_blank_group_are_groups_of_their_own():
+    split = Split([f"{i}.jpg" for i in range(40)], [i % 2 for i in range(40)], {"group": ["g"] * 4 + [""] * 36})
+    assert [split.part(0.25).labels.count(label) for label in (0, 1)] == [5, 5]
+
+
+def test_a_part_of_images_that_know_no_groups():
+    split = Split([f"{i}.jpg" for i in range(40)], [i % 2 for i in range(40)])
+    assert [split.part(0.25).labels.count(label) for label in (0, 1)] == [5, 5]
+    catalogue = Catalogue("table", ("a", "b"), split, split, test=split).part_of_training(0.25)
+    assert [len(side) for side in catalogue.splits.values()] == [10, 40, 40]

@@ -199,12 +199,12 @@ def test_the_summary_says_what_there_is(root, prepared):
     json.dumps(summary)
 
 
-def test_too_few_classes_or_images_are_refused(root, image_data, prepared):
+def test_too_few_classes_or_images_are_refused(root, image_data):
     for path in (root / "b").iterdir():
         path.unlink()
     (root / "b").rmdir()
     with pytest.raises(ValueError, match=r"folder .* has one class, a; it takes two"):
-        prepared(root)
+        image_data(root).dataset.check_classes()
     lines = ["path,label,split", "a/0.png,x,train", "a/1.png,y,train"]
     (root / "data.csv").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=r"table .*data\.csv has no validation images; add some"):

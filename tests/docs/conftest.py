@@ -82,7 +82,8 @@ def needles(cli, home) -> Path:
 @pytest.fixture(scope="module")
 def store(cli, home) -> Path:
     """A prepared store of the photos, served below the url that `bucket` gives."""
-    cli("task=prepare", *SMALL, "data=folder", "data.root=photos", "prepare.output=prepared", cwd=home)
+    size = "data.resolution=256"  # of which smaller ones are derived
+    cli("task=prepare", *SMALL[1:], size, "data=folder", "data.root=photos", "prepare.output=prepared", cwd=home)
     return home / "prepared"
 
 

@@ -103,6 +103,10 @@ SHORTER = {
     "plan.resolution=[24000]": "plan.resolution=[256]",
     "data.batch_size=16": "data.batch_size=4",
     "data.resolution=4000": "data.resolution=128",
+    "data.resolution=[512,360],[1024,720],[2048,1440]": "data.resolution=[128,128],256",
+    "data.resolution=[1024,720]": "data.resolution=256",
+    "data.resolution=[512,360]": "data.resolution=128",
+    "trainer.max_epochs=16,48": "trainer.max_epochs=1,2",
     "trainer.max_epochs=30": "trainer.max_epochs=1",
     "trainer.max_time=00:10:00:00": "trainer.max_time=00:00:00:03",
     "trainer.max_time=00:02:00:00": "trainer.max_time=00:00:00:03",
@@ -124,6 +128,8 @@ def small(args: list[str], folder: Path) -> list[str]:
         added += (f"hydra.run.dir={folder}/run", f"hydra.sweep.dir={folder}/sweep")
         if "data=pairs" in args:
             added += ("data.scene_size=1024", "data.resolution=[128,1024]")  # the smallest that are drawn
+        if "data.train_fraction" in given:
+            added += ("data.batch_size=1", "data.resolution=256")  # which BatchNorm can take alone
         if "trainer.devices=4" in args:
             added += ("data.batch_size=2",)  # twelve images are to be a global batch
         if "+sweeps=baselines" in args:

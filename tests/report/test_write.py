@@ -34,6 +34,19 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(make_run, tmp_pa
         assert command in page
 
 
+def test_a_run_without_classes_is_asked_for_none(make_run, tmp_path):
+    run = make_run()
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(
+        json.dumps(record | {"task": "pretrain", "classes": [], "metrics": {"val/loss": 0.5}})
+    )
+    summary = write_report([run], tmp_path).with_name("report.md").read_text()
+    assert "none: it learns to fill hidden blocks" in summary
+    assert f"ckpt={run}/checkpoints/best.ckpt data=folder" in summary
+    for verb in ("validate", "export", "explain", "benchmark"):
+        assert f"task={verb}" not in summary
+
+
 def test_a_run_that_has_only_begun(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text('{"status": "failed", "reason": "no images"}')

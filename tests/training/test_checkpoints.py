@@ -101,8 +101,36 @@ def test_weights_start_another_network_of_the_same_shape(tmp_path):
     path = save(tmp_path / "a.ckpt", trained, spec)
     load_weights(fresh, path)
     assert all(torch.equal(fresh.state_dict()[key], value) for key, value in trained.state_dict().items())
-    with pytest.raises(ValueError, match=r"a\.ckpt does not fit this network: (?s:.)*size mismatch"):
-        load_weights(spec_of(classes=("a", "b")).build(), path)
+    wider = replace(spec, model={**spec.model, "blocks": [2, 2, 2, 2, 3]})
+    with pytest.raises(ValueError, match=r"a\.ckpt does not fit this network: (?s:.)*Missing key"):
+        load_weights(wider.build(), path)
+
+
+@pytest.mark.parametrize("model", [{}, {"_target_": "timm.create_model", "model_name": "efficientvit_b0"}])
+@pytest.mark.parametrize(("before", "now"), [(3, 2), (0, 2), (3, 0)])
+def test_for_another_number_of_classes_the_classifier_alone_begins_anew(tmp_path, caplog, model, before, now):
+    spec = spec_of()
+    old, new = (replace(spec, model=model or spec.model, classes=tuple("abc"[:n])) for n in (before, now))
+    trained, fresh = old.build(), new.build()
+    path = save(tmp_path / "a.ckpt", trained, old)
+    before_loading = {key: value.clone() for key, value in fresh.state_dict().items()}
+    with caplog.at_level("INFO"):
+        load_weights(fresh, path)
+    assert f"the classifier begins anew: {path} has {before} classes" in caplog.text
+    loaded, theirs = fresh.state_dict(), trained.state_dict()
+    same = {key for key in loaded if key in theirs and torch.equal(loaded[key], theirs[key])}
+    own = {key for key in loaded if torch.equal(loaded[key], before_loading[key])}
+    anew = loaded.keys() - same
+    assert anew <= own
+    assert {loaded[key].shape[0] for key in anew} == ({2} if now else set())
+    assert any(key.endswith("weight") for key in same - own)
+
+
+def test_what_has_no_classes_yet_is_trained_first(tmp_path):
+    spec = spec_of(classes=())
+    path = save(tmp_path / "a.ckpt", spec.build(), spec)
+    with pytest.raises(ValueError, match=r"a\.ckpt is of task=pretrain, and has no classes yet; train it first: ckpt="):
+        load_network(path)
 
 
 def test_weights_of_the_original_layout_are_for_hct_alone(tmp_path):

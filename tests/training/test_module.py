@@ -1,4 +1,4 @@
-"""Loss, metrics and optimiser, in real short loops."""
+"""Loss and metrics, in real short loops."""
 
 from collections.abc import Sequence
 
@@ -81,20 +81,6 @@ def test_padding_is_not_counted_and_figures_are_those_of_all_images():
     assert found["val/loss"] == pytest.approx(F.cross_entropy(logits, labels))
     by_class = [right[labels == i].float().mean() for i in range(3)]
     assert found["val/balanced_accuracy"] == pytest.approx(sum(by_class) / 3)
-
-
-def test_biases_do_not_decay():
-    module = classifier(optimizer=lambda groups, lr: torch.optim.SGD(groups, lr=lr, weight_decay=0.1))
-    trainer().fit(module, loader(batch(0, 1)), loader(batch(0, 1, 2)))
-    matrices, biases = module.optimizers().param_groups
-    assert [p.ndim for p in matrices["params"]] == [2]
-    assert [p.ndim for p in biases["params"]] == [1]
-    assert (matrices["weight_decay"], biases["weight_decay"]) == (0.1, 0.0)
-
-
-def test_a_rate_that_is_not_positive_is_named():
-    with pytest.raises(ValueError, match=r"optim\.lr=0: give a positive learning rate"):
-        classifier(lr=0)
 
 
 def test_loss_options_are_the_configurations_and_no_state_of_a_checkpoint():

@@ -1,7 +1,6 @@
 """Images in folders: a folder a class."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from hct_lightning.data.catalogue import (
@@ -65,7 +64,7 @@ def _tree(root: Path) -> dict[str, list[str]]:
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise ValueError(f"{root} has no class folders; put the images of each class into a folder")
-    images = {folder.name: sorted(str(file) for file in _files(folder) if is_image(file)) for folder in folders}
+    images = {folder.name: images_below(folder) for folder in folders}
     empty = [name for name, files in images.items() if not files]
     if empty:
         raise ValueError(
@@ -75,8 +74,10 @@ def _tree(root: Path) -> dict[str, list[str]]:
     return images
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Everything below `folder` that is no folder, but for hidden ones such as .ipynb_checkpoints, which hold copies."""
+def images_below(folder: Path) -> list[str]:
+    """The images of a folder and those below it, sorted, but for hidden ones such as .ipynb_checkpoints, which hold copies."""
+    found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = (name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in names)
+        found += [str(file) for name in names if is_image(file := Path(parent, name))]
+    return sorted(found)

@@ -54,7 +54,7 @@ def describe(run: RunFiles) -> list[Row]:
         ("reason", record.get("reason")),
         ("began", began(run)),
         ("took", duration(record["seconds"]) if record.get("seconds") else None),
-        *_data(record.get("data") or {}),
+        *_data(record.get("data") or {}, classifies=run.classifies),
         *_training(record.get("options") or {}, record.get("network") or {}),
         ("global batch", record.get("global_batch")),
         ("precision", record.get("precision")),
@@ -66,7 +66,7 @@ def describe(run: RunFiles) -> list[Row]:
     return [(name, str(value)) for name, value in rows if value not in (None, "")]
 
 
-def _data(data: Mapping[str, Any]) -> list[Row]:
+def _data(data: Mapping[str, Any], *, classifies: bool) -> list[Row]:
     if not data:
         return []
     sizes = data["source_size"]
@@ -77,7 +77,7 @@ def _data(data: Mapping[str, Any]) -> list[Row]:
     return [
         ("data", data["source"]),
         ("images", f"{data['images']['train']} to train, {data['images']['valid']} to validate"),
-        ("classes", f"{len(classes)}: {few}"),
+        ("classes", f"{len(classes)}: {few}" if classifies else "none: it learns to fill hidden blocks"),
         ("files, px", small if small == large else f"{small} to {large}"),
         (
             "network sees, px",

@@ -6,6 +6,7 @@ for the first), so with mixing the micro-batch an image stands in matters, and o
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -21,7 +22,9 @@ from hct_lightning.data.reading.regions import Regions, Turned
 STEP = 32  # pixels by which sides of crops grow
 SMALLEST = 128  # that HCT takes
 
-_UNLIMITED = ("jitter", "scale", "aspect", "mixup", "cutmix")
+_OPEN = ("crop_size", "crops")
+_UNLIMITED = (*_OPEN, "jitter", "scale", "aspect", "mixup", "cutmix")
+_LEAST = {"crop": 0.1, "crop_size": SMALLEST, "crops": 1}
 _MOST = {"rotation": 45, "noise": 255, "colour": 1}
 
 
@@ -39,6 +42,8 @@ class Augmentation:
         crop_end: their share in the end, to which they grow linearly, 1 for whole images; no more than `crop` leaves
             them at that.
         crop_until: the part of the training after which they don't grow any more.
+        crop_size: pixels a side instead of these shares, throughout; None: as they say.
+        crops: at most so many are taken of an image; None: as many as have its area.
         resample: probability of what the next three say; other images keep every pixel as it is.
         scale: the image is enlarged by factors of 1 / (1 + scale) .. 1 + scale.
         aspect: its height is enlarged against its width by factors of 1 / (1 + aspect) .. 1 + aspect.
@@ -68,6 +73,8 @@ class Augmentation:
         crop: float = 1.0,
         crop_end: float = 1.0,
         crop_until: float = 1.0,
+        crop_size: int | None = None,
+        crops: int | None = None,
         resample: float = 0.5,
         scale: float = 0.0,
         aspect: float = 0.0,
@@ -83,10 +90,11 @@ class Augmentation:
         cutmix: float = 0.0,
         mix_until: float = 0.8,
     ) -> None:
-        options = {key: value for key, value in locals().items() if key != "self"}
+        options: dict[str, Any] = {key: value for key, value in locals().items() if key != "self"}
         for name, value in options.items():
-            most = math.inf if name in _UNLIMITED else _MOST.get(name, 1)
-            least = 0.1 if name == "crop" else 0
+            if name in _OPEN and value is None:
+                continue
+            least, most = _LEAST.get(name, 0), math.inf if name in _UNLIMITED else _MOST.get(name, 1)
             if not least <= value <= most:
                 where = "data.flip" if name == "flip" else f"data.augment.{name}"
                 raise ValueError(f"{where}={value}: give {least} to {most}")
@@ -97,6 +105,8 @@ class Augmentation:
         self.crop = crop
         self.crop_end = crop_end
         self.crop_until = crop_until
+        self.crop_size = crop_size
+        self.most_crops = crops
         self.resample = resample
         self.scale = scale
         self.aspect = aspect
@@ -111,7 +121,8 @@ class Augmentation:
         self.mixup = mixup
         self.cutmix = cutmix
         self.mix_until = mix_until
-        off = {"crop": 1.0} | {name: options[name] for name in ("crop_end", "crop_until", "resample", "mix_until")}
+        how = ("crop_end", "crop_until", "crops", "resample", "mix_until")
+        off = {"crop": 1.0, "crop_size": None} | {name: options[name] for name in how}
         self._used = {name: value for name, value in options.items() if value != off.get(name, 0)}
         self.active = bool(self._used)
 
@@ -127,7 +138,7 @@ class Augmentation:
         ):
             changing = max(changing, copies if used else 0)
         mixing = images + (6 if self.mixup else 0) if images > 1 and (self.mixup or self.cutmix) else 0
-        crops = images if self.crop < 1 else 0
+        crops = images if self.crop < 1 or self.crop_size else 0
         return (crops + max(changing, mixing)) * image_bytes
 
     def crops(self, size: Size, progress: float) -> tuple[int, Size]:
@@ -139,8 +150,10 @@ class Augmentation:
         """
         grown = 1.0 if progress >= self.crop_until else progress / self.crop_until
         share = self.crop + max(0.0, self.crop_end - self.crop) * grown
-        height, width = (min(side, max(SMALLEST, math.ceil(share * side / STEP) * STEP)) for side in size)
-        return size[0] * size[1] // (height * width), (height, width)
+        sides = (self.crop_size or max(SMALLEST, math.ceil(share * side / STEP) * STEP) for side in size)
+        height, width = (min(pair) for pair in zip(size, sides, strict=True))
+        count = size[0] * size[1] // (height * width)
+        return min(count, self.most_crops or count), (height, width)
 
     def __call__(self, batch: Batch, *, seed: int, epoch: int, classes: int, progress: float = 0.0) -> Batch:
         """The batch, changed in place where crops are whole images; its labels are shares of the classes when mixed.

@@ -127,6 +127,20 @@ def test_crops_need_not_become_whole():
     assert not Augmentation(crop=1.0, crop_end=0.7).active
 
 
+def test_crops_of_one_size_and_no_more_than_are_asked_for():
+    assert Augmentation(crop_size=256).crops((2048, 1440), 0.5) == (45, (256, 256))
+    assert Augmentation(crop_size=256, crops=4, crop=0.5).crops((2048, 1440), 0.0) == (4, (256, 256))
+    assert Augmentation(crop_size=256, crops=4).crops((300, 200), 0.0) == (1, (256, 200))
+    assert Augmentation(crop=0.5, crops=2).crops((2048, 2048), 0.0) == (2, (1024, 1024))
+    found = Augmentation(crop_size=128, crops=3)(batch_of([5, 6], 256, 256), seed=0, epoch=0, classes=3)
+    assert found.images.shape == (6, 3, 128, 128)
+    assert found.labels.tolist() == [2, 0] * 3
+    assert not Augmentation(crops=3).active
+    for option, value in (("crop_size", 100), ("crops", 0)):
+        with pytest.raises(ValueError, match=rf"data\.augment\.{option}={value}: give (128|1) to"):
+            Augmentation(**{option: value})
+
+
 def test_several_crops_of_each_image_are_parts_of_it_with_its_label():
     original = batch_of([4, 9, 11], 300, 300)
     cut = Augmentation(crop=0.43)(batch_of([4, 9, 11], 300, 300), seed=0, epoch=0, classes=3)

@@ -1,0 +1,44 @@
+"""What a training leaves in `run.json`."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from hct_lightning.runs.folder import Run
+from hct_lightning.training.results import read_metrics, record_results
+
+
+def finished(mode: str = "max", best: float | None = 0.9) -> SimpleNamespace:
+    """As much of a trainer as is read."""
+    keeper = ModelCheckpoint(monitor="val/accuracy", mode=mode)
+    keeper.best_model_score = None if best is None else torch.tensor(best)
+    return SimpleNamespace(callback_metrics={"val/loss": torch.tensor(0.5)}, checkpoint_callback=keeper)
+
+
+@pytest.mark.parametrize(("mode", "best", "found"), [("max", 0.75, 0.75), ("min", 0.75, None), ("max", None, None)])
+def test_the_best_is_what_is_to_be_large(mode, best, found):
+    """A loss would be taken for an accuracy."""
+    metrics = read_metrics(finished(mode, best))
+    assert metrics["val/loss"] == 0.5
+    assert metrics.get("best") == found
+
+
+def test_without_a_keeper_there_is_no_best():
+    assert read_metrics(SimpleNamespace(callback_metrics={}, checkpoint_callback=None)) == {}
+
+
+def test_a_run_that_goes_on_keeps_its_earlier_epochs(tmp_path):
+    run = Run(tmp_path)
+    parts = dict.fromkeys(("load_s", "train_s", "wait_s", "run_s", "images_s"), 1.0)
+    rows = [{"epoch": i, "ranks": [], **parts} for i in range(4)]
+    record_results(run, finished(), confusion=torch.eye(2, dtype=torch.long), epoch_times=rows[:3], earlier={})
+    earlier = run.record
+    assert earlier["confusion"] == [[1, 0], [0, 1]]
+    record_results(run, finished(best=0.95), confusion=None, epoch_times=rows[2:], earlier=earlier)
+    assert [row["epoch"] for row in run.record["epoch_times"]] == [0, 1, 2, 3]
+    assert run.record["metrics"]["best"] == pytest.approx(0.95)
+    before = run.record
+    record_results(run, finished(best=0.1), confusion=None, epoch_times=[], earlier=before)  # it had nothing to do
+    assert run.record == before
