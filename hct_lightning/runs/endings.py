@@ -234,7 +234,11 @@ def say(ending: Ending, folder: Path, *, go_on: Path | None) -> None:
     """On standard error, the cause last. Once for a run, but in each log where ranks have their own."""
     if ending.code != FAILED:
         if ranks.is_rank_zero():
-            hint = f"; go on with: {shlex.join(['python', '-m', 'hct_lightning', f'run={go_on}'])}" if go_on else ""
+            hint = ""
+            if go_on == folder and not (folder / "checkpoints" / "last.ckpt").exists():
+                hint = " before the first checkpoint: there is nothing to go on with"
+            elif go_on:
+                hint = f"; go on with: {shlex.join(['python', '-m', 'hct_lightning', f'run={go_on}'])}"
             print(f"interrupted{hint}", file=sys.stderr, flush=True)
         return
     if ranks.world() > 1:

@@ -129,7 +129,11 @@ def test_an_earlier_attempts_ending_is_not_believed(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals(tmp_path, number, code):
+@pytest.mark.parametrize("saved", [True, False])
+def test_signals(tmp_path, number, code, saved):
+    if saved:
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "last.ckpt").touch()
     child = start(tmp_path, WAITS)
     while not (tmp_path / "run.json").exists() or "running" not in (tmp_path / "run.json").read_text():
         time.sleep(0.05)
@@ -137,7 +141,10 @@ def test_signals(tmp_path, number, code):
     child.send_signal(number)
     exited, said, record = end(child, tmp_path)
     assert exited == code
-    assert said[-1] == f"interrupted; go on with: python -m hct_lightning run={tmp_path}"
+    hint = f"; go on with: python -m hct_lightning run={tmp_path}"
+    assert said[-1] == "interrupted" + (
+        hint if saved else " before the first checkpoint: there is nothing to go on with"
+    )
     assert record["status"] == "interrupted"
 
 
