@@ -107,6 +107,7 @@ SHORTER = {
     "data.resolution=[1024,720]": "data.resolution=256",
     "data.resolution=[512,360]": "data.resolution=128",
     "trainer.max_epochs=16,48": "trainer.max_epochs=1,2",
+    "search.trials=30": "search.trials=1",
     "trainer.max_epochs=30": "trainer.max_epochs=1",
     "trainer.max_time=00:10:00:00": "trainer.max_time=00:00:00:03",
     "trainer.max_time=00:02:00:00": "trainer.max_time=00:00:00:03",
