@@ -45,9 +45,8 @@ def _enlarged(mask: Tensor, by: int) -> Tensor:
 
 def patches_of(images: Tensor) -> Tensor:
     """The pixels of each patch, less their mean and divided by their deviation: b c h w -> b (c 64) h/8 w/8."""
-    each = F.pixel_unshuffle(images, PATCH).unflatten(1, (images.shape[1], -1))
-    variance, mean = torch.var_mean(each, dim=2, correction=0, keepdim=True)
-    return ((each - mean) / (variance + LEAST_VARIANCE).sqrt()).flatten(1, 2)
+    each, mean, deviation = _by_patch(images)
+    return ((each - mean) / deviation).flatten(1, 2)
 
 
 def with_patches(images: Tensor, said: Tensor, hidden: Tensor) -> Tensor:
@@ -55,11 +54,16 @@ def with_patches(images: Tensor, said: Tensor, hidden: Tensor) -> Tensor:
 
     Mean and deviation of each are the true ones, which is not said: so it is a picture and no measure.
     """
-    patches = F.pixel_unshuffle(images, PATCH)
-    each = patches.unflatten(1, (images.shape[1], -1))
+    each, mean, deviation = _by_patch(images)
+    filled = said.view(each.shape) * deviation + mean
+    return F.pixel_shuffle(torch.where(hidden[:, None], filled, each).flatten(1, 2), PATCH)
+
+
+def _by_patch(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """b c h w -> pixels, b c 64 h/8 w/8, with mean and deviation of each patch, b c 1 h/8 w/8."""
+    each = F.pixel_unshuffle(images, PATCH).unflatten(1, (images.shape[1], -1))
     variance, mean = torch.var_mean(each, dim=2, correction=0, keepdim=True)
-    filled = (said.view(each.shape) * (variance + LEAST_VARIANCE).sqrt() + mean).flatten(1, 2)
-    return F.pixel_shuffle(torch.where(hidden, filled, patches), PATCH)
+    return each, mean, (variance + LEAST_VARIANCE).sqrt()
 
 
 def edges_of(images: Tensor) -> Tensor:
