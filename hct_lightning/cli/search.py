@@ -2,13 +2,17 @@
 
 A process holds the lock of the trial that it runs; a trial without an end that nobody holds was interrupted, and whoever
 comes next goes on with it. Where the disk has no locks over several machines, each trial of a killed process stays as it is.
+
+Options that lead after one training are tried with further seeds, each a trial of its own, and count by the mean; so what
+was lucky once does not stay in front (the incumbent of SMAC, Hutter et al. 2011).
 """
 
 import contextlib
 import fcntl
 import math
+import statistics
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,12 @@ from hct_lightning.deploy.extra import extra
 from hct_lightning.runs.files import locked
 
 STORAGE = "search.journal"
+REPEATS, SEED = (
+    "repeats",
+    "seed",
+)  # attributes of a trial: the number of the one whose options it has; which seed after the first
+
+_RANGE = ("low", "high", "log", "step", "choices")
 
 
 def open_study(
@@ -70,12 +80,13 @@ def open_study(
 
 
 def options_of(space: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
-    """The options of a space, which stand in their groups, with what they may be."""
+    """The options of a space, which stand in their groups, with what they may be; a group itself may have choices."""
     for name, given in space.items():
-        if isinstance(given, Mapping) and not {"low", "high", "choices"} & given.keys():
-            yield from options_of(given, f"{group}{name}.")
-        else:
-            yield group + name, given
+        own = {key: given[key] for key in _RANGE if key in given} if isinstance(given, Mapping) else given
+        if own or not isinstance(given, Mapping):
+            yield group + name, own
+        if isinstance(given, Mapping):
+            yield from options_of({key: given[key] for key in given if key not in own}, f"{group}{name}.")
 
 
 def suggest(trial: Any, space: Mapping[str, Any]) -> list[str]:
@@ -84,7 +95,7 @@ def suggest(trial: Any, space: Mapping[str, Any]) -> list[str]:
     Args:
         trial: asked for a value of each.
         space: by option `{low: 1, high: 8}`, for floats where one of them is a float, with `log: true` on a logarithmic
-            scale; or `{choices: [a, b]}`. Options stand in their groups.
+            scale; or `{choices: [a, b]}`. Options stand in their groups, and a group's choice beside them.
 
     Raises:
         ValueError: for what is neither.
@@ -134,13 +145,16 @@ def _holds(given: Any, value: Any) -> bool:
 
 
 @contextlib.contextmanager
-def next_trial(study: Any, folder: Path, most: int) -> Iterator[Any]:
-    """One that was interrupted, or a new one; held until the end of the block. None where there are `most` already.
+def next_trial(study: Any, folder: Path, most: int, seeds: int) -> Iterator[Any]:
+    """One that was interrupted, the leading options with their next seed, or a new one; held until the end of the block.
+
+    None where `most` were tried already, and those that lead with all seeds.
 
     Args:
         study: of the folder.
         folder: with the trials' folders.
-        most: trials of all processes.
+        most: options that all processes try.
+        seeds: that those which lead are tried with.
     """
     from optuna.trial import Trial, TrialState
 
@@ -151,12 +165,53 @@ def next_trial(study: Any, folder: Path, most: int) -> Iterator[Any]:
             found = next((trial for trial in running if _hold(folder, trial.number, held)), None)
             if found:
                 trial = Trial(study, found._trial_id)
-            elif sum(trial.state != TrialState.WAITING for trial in every) < most:
+            elif _repeat(study, seeds) or sum(trial.state != TrialState.WAITING for trial in _firsts(every)) < most:
                 trial = study.ask()
                 _hold(folder, trial.number, held)
             else:
                 trial = None
         yield trial
+
+
+def leading(study: Any) -> tuple[Any, list[float]] | None:
+    """The first trial of the options that are best so far, by the mean over their seeds, and the value with each."""
+    from optuna.trial import TrialState
+
+    complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    values = {trial.number: [trial.value] for trial in _firsts(complete)}
+    for trial in complete:
+        if trial.user_attrs.get(REPEATS) in values:
+            values[trial.user_attrs[REPEATS]].append(trial.value)
+    if not values:
+        return None
+    best = max(values, key=lambda number: statistics.fmean(values[number]))
+    return study.get_trials(deepcopy=False)[best], values[best]
+
+
+def seed_of(trial: Any) -> int:
+    """Which seed a trial has, counted from the search's own."""
+    return int(trial.user_attrs.get(SEED, 0))
+
+
+def _firsts(trials: Iterable[Any]) -> list[Any]:
+    """Trials without those that repeat another."""
+    return [trial for trial in trials if REPEATS not in trial.user_attrs]
+
+
+def _repeat(study: Any, seeds: int) -> bool:
+    """Whether a trial waits that has the leading options and a new seed; it is put there if need be."""
+    from optuna.trial import TrialState
+
+    every = study.get_trials(deepcopy=False)
+    if any(trial.state == TrialState.WAITING for trial in every):
+        return REPEATS in next(trial for trial in every if trial.state == TrialState.WAITING).user_attrs
+    if not (found := leading(study)):
+        return False
+    first = found[0]
+    tried = 1 + sum(trial.user_attrs.get(REPEATS) == first.number for trial in every)  # failed ones, too
+    if tried < seeds:
+        study.enqueue_trial(first.params, user_attrs={REPEATS: first.number, SEED: tried})
+    return tried < seeds
 
 
 def _hold(folder: Path, number: int, held: contextlib.ExitStack) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import statistics
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import key_of
-from hct_lightning.cli.search import begin_with, next_trial, open_study, options_of, override, suggest
+from hct_lightning.cli.search import begin_with, leading, next_trial, open_study, options_of, override, seed_of, suggest
 from hct_lightning.cli.sweep import start_run
 from hct_lightning.report import sweep
 from hct_lightning.report.files import RunFiles
@@ -44,10 +45,11 @@ def main(cfg: DictConfig, folder: Path) -> None:
     )
     base = [o for o in HydraConfig.get().overrides.task if key_of(o).split(".")[0] not in _NOT_OF_TRIALS]
     while True:
-        with next_trial(study, home, options["trials"]) as trial:
+        with next_trial(study, home, options["trials"], options["seeds"]) as trial:
             if trial is None:
                 break
-            _run(study, trial, home / str(trial.number), base, suggest(trial, options["space"]))
+            suggested = [*suggest(trial, options["space"]), f"seed={cfg.seed + seed_of(trial)}"]
+            _run(study, trial, home / str(trial.number), base, suggested)
     sweep.report(home)
     _say_best(study, base, [option for option, _ in options_of(options["space"])])
 
@@ -79,7 +81,7 @@ def _run(study: Any, trial: Any, folder: Path, base: list[str], suggested: list[
         study.tell(trial, _value(folder))
         return
     run.update(overrides=overrides)
-    log.info("trial %d: %s", trial.number, shlex.join(suggestions(trial, trial.params)))
+    log.info("trial %d: %s", trial.number, shlex.join(suggested))
     goes_on = (folder / "checkpoints" / "last.ckpt").exists()
     if goes_on:  # from there, and not from weights that it began with
         command = [*(option for option in overrides if key_of(option) != "ckpt"), f'run="{folder}"']
@@ -115,14 +117,14 @@ def _value(folder: Path) -> float:
 
 
 def _watch(child: Popen, trial: Any, folder: Path, reported: set[int]) -> bool:
-    """Until the run ends; whether it was ended because others are better."""
+    """Until the run ends; whether it was ended because others are better. With a further seed it goes to its end."""
     while True:
         ended = child.poll() is not None
         for epoch, value in RunFiles(folder, folder.name).metrics.get(METRIC, ()):
             if int(epoch) not in reported:
                 trial.report(value, int(epoch))
                 reported.add(int(epoch))
-                if not ended and trial.should_prune():
+                if not ended and not seed_of(trial) and trial.should_prune():
                     child.terminate()
                     child.wait()
                     return True
@@ -138,11 +140,10 @@ def suggestions(trial: Any, options: Collection[str]) -> list[str]:
 
 def _say_best(study: Any, base: list[str], options: Collection[str]) -> None:
     """The command of the best trial, with the options of this search: the file may be a stranger's."""
-    from optuna.trial import TrialState
-
-    if not study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):  # one that is pruned has a value, too
+    if not (found := leading(study)):
         log.warning("no trial was completed")
         return
-    best = study.best_trial
+    best, values = found
     command = shlex.join(["python", "-m", "hct_lightning", *base, *suggestions(best, options)])
-    print(printable(f"best: trial {best.number}, {METRIC} {best.value:.4f}: {command}", line=True))
+    by = f"{METRIC} {statistics.fmean(values):.4f}" + (f", mean of {len(values)} seeds" if len(values) > 1 else "")
+    print(printable(f"best: trial {best.number}, {by}: {command}", line=True))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hct_lightning.cli.search import STORAGE, begin_with, next_trial, open_study, suggest
+from hct_lightning.cli.search import STORAGE, begin_with, leading, next_trial, open_study, seed_of, suggest
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 optuna = pytest.importorskip("optuna")
@@ -24,9 +24,10 @@ def test_values_become_overrides():
         "b": {"low": 0.5, "high": 1.0},
         "c": {"low": 1e-4, "high": 1, "log": True},
         "group": {"sub": {"d": {"choices": [None, "x", 2]}}},
+        "kind": {"choices": ["this", "that"], "size": {"low": 1, "high": 3}},
     }
-    fixed = optuna.trial.FixedTrial({"a": 2, "b": 0.75, "c": 0.01, "group.sub.d": None})
-    assert suggest(fixed, space) == ["a=2", "b=0.75", "c=0.01", "group.sub.d=null"]
+    fixed = optuna.trial.FixedTrial({"a": 2, "b": 0.75, "c": 0.01, "group.sub.d": None, "kind": "that", "kind.size": 3})
+    assert suggest(fixed, space) == ["a=2", "b=0.75", "c=0.01", "group.sub.d=null", "kind=that", "kind.size=3"]
 
 
 @pytest.mark.parametrize("given", [{"low": 1}, {"high": 1, "to": 2}, 3, {"low": 5, "high": 1}])
@@ -77,34 +78,71 @@ def test_the_first_trial_has_the_options_as_they_stand(tmp_path):
     study, other = study_in(tmp_path), study_in(tmp_path)
     begin_with(study, tmp_path, space, present)
     begin_with(other, tmp_path, space, present)  # a second process
-    with next_trial(study, tmp_path, 1) as first:
+    with next_trial(study, tmp_path, 1, 1) as first:
         overrides = suggest(first, space)
         assert overrides[:2] == ["optim.lr=0.002", "data.batch_size=4"]
         assert 10 <= int(overrides[2].removeprefix("data.limit=")) <= 99
         study.tell(first, 1.0)
-    with next_trial(other, tmp_path, 1) as none:
+    with next_trial(other, tmp_path, 1, 1) as none:
         assert none is None
     begin_with(other, tmp_path, space, present)
-    with next_trial(other, tmp_path, 2) as second:
+    with next_trial(other, tmp_path, 2, 1) as second:
         assert suggest(second, space)[0] != "optim.lr=0.002"
 
 
 def test_a_trial_is_held_by_one_and_none_is_too_many(tmp_path):
     study, other = study_in(tmp_path), study_in(tmp_path)
-    with next_trial(study, tmp_path, 2) as first, next_trial(other, tmp_path, 2) as second:
+    with next_trial(study, tmp_path, 2, 1) as first, next_trial(other, tmp_path, 2, 1) as second:
         assert [first.number, second.number] == [0, 1]
-        with next_trial(study, tmp_path, 2) as third:
+        with next_trial(study, tmp_path, 2, 1) as third:
             assert third is None
         study.tell(first, 1.0)
-    with next_trial(study, tmp_path, 2) as again:  # the second has no end, and nobody holds it any more
+    with next_trial(study, tmp_path, 2, 1) as again:  # the second has no end, and nobody holds it any more
         assert again.number == 1
         other.tell(again.number, 2.0)
     assert study.best_value == 2.0
 
 
+def test_what_was_lucky_once_does_not_stay_in_front(tmp_path):
+    """Each line is one training: the trial, whose options it has, its seed and what it is worth."""
+    study, space = study_in(tmp_path), {"a": {"low": 0.0, "high": 1.0}}
+    begin_with(study, tmp_path, space, {"a": 0.5})
+    worth = [0.70, 0.72, 0.71, 0.65, 0.80, 0.50, 0.60]
+    lines, options = [], {}
+    while len(lines) < 20:
+        with next_trial(study, tmp_path, 4, 3) as trial:
+            if trial is None:
+                break
+            (override,) = suggest(trial, space)
+            of = options.setdefault(override, trial.number)
+            lines.append((trial.number, of, seed_of(trial)))
+            study.tell(trial, worth[trial.number] if trial.number < len(worth) else 0.1)
+    assert lines == [(0, 0, 0), (1, 0, 1), (2, 0, 2), (3, 3, 0), (4, 4, 0), (5, 4, 1), (6, 6, 0)], "4 options, 2 led"
+    found = leading(study)
+    assert found is not None
+    assert (found[0].number, sorted(found[1])) == (0, [0.70, 0.71, 0.72])
+
+
+def test_a_seed_that_failed_is_not_tried_for_ever(tmp_path):
+    study = study_in(tmp_path)
+    states = []
+    while len(states) < 9:
+        with next_trial(study, tmp_path, 1, 3) as trial:
+            if trial is None:
+                break
+            trial.suggest_float("a", 0.0, 1.0)
+            failed = seed_of(trial) > 0
+            study.tell(trial, None if failed else 1.0, optuna.trial.TrialState.FAIL if failed else None)
+            states.append(seed_of(trial))
+    assert states == [0, 1, 2]
+    found = leading(study)
+    assert found is not None
+    assert found[1] == [1.0]
+
+
 def begin_and_die(folder: str) -> None:
     study = study_in(Path(folder))
-    with next_trial(study, Path(folder), 9) as trial:
+    with next_trial(study, Path(folder), 9, 1) as trial:
         trial.suggest_int("a", 1, 100)
         os._exit(1)
 
@@ -115,6 +153,6 @@ def test_a_trial_of_a_process_that_died_goes_on_with_its_values(tmp_path):
     process.join()
     study = study_in(tmp_path)
     before = study.trials[0].params
-    with next_trial(study, tmp_path, 9) as trial:
+    with next_trial(study, tmp_path, 9, 1) as trial:
         assert trial.number == 0
         assert trial.suggest_int("a", 1, 100) == before["a"]
