@@ -38,6 +38,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
     options = plain(cfg.search)
     if not options["space"]:
         raise ValueError("search.space is empty: name options with what they may be, or use +sweeps=search")
+    for name in ("trials", "seeds"):
+        if not isinstance(options[name], int) or options[name] < 1:
+            raise ValueError(f"search.{name}={options[name]}: give a whole number of at least 1")
     home = Path(options["folder"]).expanduser().resolve()
     study = open_study(home, **{name: options[name] for name in _OF_OPTUNA})
     begin_with(

@@ -14,6 +14,7 @@ optuna = pytest.importorskip("optuna")
 SEARCH = (
     "task=search",
     "search.trials=4",
+    "search.seeds=1",
     "+search.space.optim.lr={low: 1e-4, high: 1e-2, log: true}",
     "+search.space.data.batch_size={choices: [2, 4]}",
     "export=[]",
@@ -66,6 +67,28 @@ def test_a_search_runs_its_trials_and_says_which_is_best(cli, tiny, tmp_path):
 def test_without_a_space_it_says_so(cli, tmp_path):
     done = cli("task=search", f"search.folder={tmp_path}/search", cwd=tmp_path, status=1)
     assert "search.space is empty" in done.stderr
+
+
+@pytest.mark.parametrize("given", ["search.trials=0", "search.seeds=some"])
+def test_counts_that_are_none_are_named(cli, tmp_path, given):
+    done = cli("+sweeps=search", f"search.folder={tmp_path}/search", given, cwd=tmp_path, status=1)
+    assert f"{given}: give a whole number of at least 1" in done.stderr
+
+
+@pytest.mark.slow
+def test_what_leads_is_trained_with_further_seeds(cli, tiny, tmp_path):
+    folder = tmp_path / "search"
+    options = ("search.trials=1", "search.seeds=2", f"search.folder={folder}", f"hydra.run.dir={folder}/log")
+    done = cli(*tiny, *SEARCH, *options, "trainer.max_epochs=1", "seed=5", cwd=tmp_path)
+    first, again = trials_of(folder)
+    assert first.params == again.params
+    records = [json.loads((folder / name / "run.json").read_text()) for name in ("0", "1")]
+    assert [record["overrides"][-1] for record in records] == ["seed=5", "seed=6"]
+    assert [record["metrics"]["best"] for record in records] == pytest.approx([first.value, again.value])
+    mean = (first.value + again.value) / 2
+    assert f"best: trial 0, val/accuracy {mean:.4f}, mean of 2 seeds: python -m hct_lightning" in done.stdout
+    (row,) = json.loads((folder / "seeds.json").read_text())
+    assert row["accuracy"] == pytest.approx(mean)
 
 
 @pytest.mark.slow
