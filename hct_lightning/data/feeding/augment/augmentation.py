@@ -210,7 +210,7 @@ class Augmentation:
         noise_seed = int(rng.integers(2**62))
 
         size = place.shape[0], place.shape[1]
-        ways = _ways(image)
+        ways = ways_for(image)
         if (self.scale or self.aspect or self.rotation) and resampled < self.resample:
             centre, matrix = self._view((image.shape[0], image.shape[1]), size, where, shift, (zoom, aspect, angle))
             changed = ways.resample(image, centre, matrix, size)
@@ -254,7 +254,7 @@ class Augmentation:
         return (down, right), linear(zooms, self.rotation * drawn[2])
 
 
-def _ways(image: Tensor) -> ModuleType:
+def ways_for(image: Tensor) -> ModuleType:
     """The operations for where the image is: by OpenCV on the host, as far as it goes, by PyTorch elsewhere."""
     if image.device.type != "cpu" or image.shape[2] > host.MOST_CHANNELS:
         return device

@@ -3,22 +3,33 @@
 The last two work in the image's place. Legend: h height, w width, c channels; images are h w c uint8.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 BANDS = 8  # of rows that have the same noise, for drawing it takes long; JPEG goes by them too, to save memory
 
 
-def draw_noise(image: Tensor, seed: int) -> Tensor:
-    """Normal noise of deviation 1 for each of `BANDS` bands of an image's rows, floats of rows w c.
+def draw_noise(image: Tensor, deviation: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Normal noise, cut off at 2.9 deviations, for each of `BANDS` bands of an image's rows: a table, and its places.
+
+    A byte that is drawn stands for one of 256 quantiles, which takes a fifth of the time of drawing floats.
 
     Args:
         image: h w c.
+        deviation: of values of 0..255.
         seed: of a generator on the image's device, whose draws are its own.
+
+    Returns:
+        256 int16 and rows w c uint8, both on the image's device.
     """
-    rows = max(1, -(-image.shape[0] // BANDS))
+    shape = max(1, -(-image.shape[0] // BANDS)), *image.shape[1:]
     generator = torch.Generator(image.device).manual_seed(seed)
-    return torch.randn((rows, *image.shape[1:]), generator=generator, device=image.device)
+    draws = torch.empty(-(-math.prod(shape) // 8), dtype=torch.int64, device=image.device)
+    places = draws.random_(-(2**63), None, generator=generator).view(torch.uint8)[: math.prod(shape)].view(shape)
+    quantiles = torch.special.ndtri((torch.arange(256) + 0.5) / 256)
+    return (quantiles * deviation).round().to(torch.int16).to(image.device, non_blocking=True), places
 
 
 def compress(image: Tensor, quality: int) -> None:

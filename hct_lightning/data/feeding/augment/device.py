@@ -92,6 +92,7 @@ def add_noise(image: Tensor, deviation: float, seed: int) -> None:
         deviation: of values of 0..255.
         seed: of the noise.
     """
-    noise = draw_noise(image, seed).mul_(deviation).round_().to(torch.int16)
+    table, places = draw_noise(image, deviation, seed)
+    noise = table.index_select(0, places.flatten().int()).view(places.shape)
     for band in image.split(len(noise)):
         band.copy_((noise[: len(band)] + band).clamp_(0, 255))

@@ -45,7 +45,7 @@ def resample(image: Tensor, centre: tuple[float, float], matrix: Matrix, size: S
         out = cv2.cvtColor(warp(cv2.cvtColor(part, cv2.COLOR_RGB2RGBA)), cv2.COLOR_RGBA2RGB)
     elif channels in (1, 4):
         out = warp(part)
-    else:  # what OpenCV does to 2 channels is less exact, and of more than 4 it makes garbage or an error
+    else:  # of which OpenCV resamples several at once with weights of 5 bits
         out = cv2.merge([warp(plane) for plane in cv2.split(part)])
     return _tensor(out, channels)
 
@@ -56,17 +56,18 @@ def look_up(image: Tensor, table: Tensor) -> Tensor:
 
 
 def blur(image: Tensor, passes: int) -> None:
-    """As `device.blur`, to the last bit."""
+    """As `device.blur`; values differ by one where they lie half-way between two."""
     weights = np.array([math.comb(2 * passes, n) for n in range(2 * passes + 1)]) / 4**passes
     image.copy_(_tensor(cv2.sepFilter2D(_pixels(image), -1, weights, weights), image.shape[2]))
 
 
 def add_noise(image: Tensor, deviation: float, seed: int) -> None:
     """As `device.add_noise`."""
-    normal = draw_noise(image, seed).flatten(1).numpy()
+    table, places = draw_noise(image, deviation, seed)
     # What it adds and what it takes away, as bytes: sums and differences of bytes are limited to 0..255 and fast.
-    more, less = (cv2.addWeighted(normal, scale, normal, 0, 0, dtype=cv2.CV_8U) for scale in (deviation, -deviation))
-    for band in image.split(len(normal)):
+    tables = (half.clamp(0, 255).byte().numpy() for half in (table, -table))
+    more, less = (cv2.LUT(places.flatten(1).numpy(), half) for half in tables)
+    for band in image.split(len(places)):
         whole = band.contiguous()
         values = whole.flatten(1).numpy()
         for change, by in ((cv2.add, more), (cv2.subtract, less)):

@@ -184,7 +184,7 @@ def test_by_opencv_as_by_pytorch(channels, monkeypatch):
     options = EVERYTHING | {"jpeg": 0.0, "crop": 0.85, "resample": 1.0, "aspect": 0.1, "blur": 1.0}
     found = []
     for ways in (host, device):
-        monkeypatch.setattr("hct_lightning.data.feeding.augment.augmentation._ways", lambda image, ways=ways: ways)
+        monkeypatch.setattr("hct_lightning.data.feeding.augment.augmentation.ways_for", lambda image, ways=ways: ways)
         batch = Batch(smooth.clone(memory_format=torch.channels_last), torch.zeros(3).long(), torch.arange(3))
         found.append(Augmentation(**options)(batch, seed=0, epoch=0, classes=3).images.int())
     apart = (found[0] - found[1]).abs()
@@ -266,7 +266,7 @@ def test_what_it_takes_beside_the_batch_is_known(options, images, monkeypatch):
     by_opencv = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert on_host.most + by_opencv <= 1.05 * expected + 16_384
-    monkeypatch.setattr("hct_lightning.data.feeding.augment.augmentation._ways", lambda image: device)
+    monkeypatch.setattr("hct_lightning.data.feeding.augment.augmentation.ways_for", lambda image: device)
     with Peak() as on_device:
         augment()
     assert on_device.most <= 1.05 * expected + 4096

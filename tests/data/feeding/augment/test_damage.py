@@ -16,13 +16,18 @@ def image(photos) -> Tensor:
         return torch.from_numpy(np.array(photo.convert("RGB").crop((300, 300, 450, 503))))
 
 
-def test_noise_comes_from_its_seed():
-    grey = torch.full((203, 150, 3), 128, dtype=torch.uint8)
-    noise = draw_noise(grey, 1)
-    assert noise.shape == (26, 150, 3)
-    assert noise.std().item() == pytest.approx(1, rel=0.05)
-    assert torch.equal(draw_noise(grey, 1), noise)
-    assert not torch.equal(draw_noise(grey, 2), noise)
+def test_noise_is_normal_and_comes_from_its_seed():
+    grey = torch.full((803, 600, 3), 128, dtype=torch.uint8)
+    table, places = draw_noise(grey, 1000, 1)
+    assert places.shape == (101, 600, 3)
+    noise = table[places.int()].double().flatten() / 1000
+    for moment, of_normal in ((1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0)):
+        assert noise.pow(moment).mean().item() == pytest.approx(of_normal, abs=0.1)
+    shares = places.flatten().int().bincount(minlength=256) / places.numel()
+    assert shares.min() > 0.8 / 256  # all bytes, alike
+    assert shares.max() < 1.2 / 256
+    assert torch.equal(draw_noise(grey, 1000, 1)[1], places)
+    assert not torch.equal(draw_noise(grey, 1000, 2)[1], places)
 
 
 @pytest.mark.parametrize("quality", [30, 60, 90])

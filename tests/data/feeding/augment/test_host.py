@@ -1,5 +1,6 @@
 """OpenCV's operations are PyTorch's, but for the rounding of values half-way between two."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -96,7 +97,7 @@ def test_noise_alike_in_place(photo, channels, deviation, view):
     ours, theirs = view(photo[..., :channels]).clone(), view(photo[..., :channels]).clone()
     host.add_noise(ours, deviation, 5)
     device.add_noise(theirs, deviation, 5)
-    assert differing(ours, theirs) < 1e-4
+    assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 7, 3), (7, 1, 2), (2, 2, 4)])
@@ -113,12 +114,15 @@ def test_images_of_a_pixel_or_two(shape):
         differing(mine, theirs)
 
 
-def test_as_many_threads_as_pytorch_has():
-    import cv2
-
-    before = torch.get_num_threads()
+def test_as_many_threads_as_pytorch_has_and_the_same_result(photo):
+    before, found = torch.get_num_threads(), []
     for threads in (1, 2):
         torch.set_num_threads(threads)
         host.use_threads_of_torch()
         assert cv2.getNumThreads() == threads
+        image = host.resample(photo[..., :3], (101, 75), linear((0.3, 0.4), 5), (700, 501))
+        host.blur(image, 2)
+        found.append(host.look_up(image, torch.arange(255, -1, -1, dtype=torch.uint8)[None]))
     torch.set_num_threads(before)
+    host.use_threads_of_torch()
+    assert torch.equal(*found)
