@@ -22,7 +22,7 @@ def test_noise_is_normal_and_comes_from_its_seed():
     assert places.shape == (101, 600, 3)
     noise = table[places.int()].double().flatten() / 1000
     for moment, of_normal in ((1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0)):
-        assert noise.pow(moment).mean().item() == pytest.approx(of_normal, abs=0.1)
+        assert noise.pow(moment).mean().item() == pytest.approx(of_normal, abs=0.15)
     shares = places.flatten().int().bincount(minlength=256) / places.numel()
     assert shares.min() > 0.8 / 256  # all bytes, alike
     assert shares.max() < 1.2 / 256
