@@ -6,10 +6,14 @@ for the first), so with mixing the micro-batch an image stands in matters, and o
 """
 
 import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from hct_lightning.data.feeding.augment import damage, device, host
@@ -127,14 +131,18 @@ class Augmentation:
         self._used = {name: value for name, value in options.items() if value != off.get(name, 0)}
         self.active = bool(self._used)
 
-    def extra_bytes(self, images: int, *, image_bytes: int) -> int:
-        """The most that a call takes beside a batch of so many images: copies, as floats where PyTorch calculates.
+    def extra_bytes(self, images: int, *, image_bytes: int, workers: int = 1) -> int:
+        """The most that a call takes beside a batch: copies, as floats where PyTorch calculates.
 
-        OpenCV takes less.
+        Args:
+            images: of the batch.
+            image_bytes: of one.
+            workers: threads that each change one, where OpenCV does.
         """
-        changing = 2 if self.active else 0
+        resampling = self.scale or self.aspect or self.rotation
+        changing = min(workers, images) * (3 if resampling else 2) if self.active else 0
         for used, copies in (
-            (self.scale or self.aspect or self.rotation, 7),
+            (resampling, 7),
             (self.brightness or self.contrast or self.colour, 6),
             (self.blur, 3),
             (self.noise, 2),
@@ -176,8 +184,7 @@ class Augmentation:
         rngs = [np.random.default_rng(key) for key in keys]
         images = batch.images.permute(0, 2, 3, 1)  # b h w c
         places = images if whole else images.new_empty((len(keys), *size, images.shape[3]))
-        for place, image, rng in zip(places, [*images] * count, rngs, strict=True):
-            self._change(image, place, rng)
+        _at_once(self._change, [*images] * count, places, rngs)
         batch = batch._replace(images=places.permute(0, 3, 1, 2), labels=batch.labels.repeat(count))
         if (self.mixup or self.cutmix) and progress < self.mix_until:
             return mix(batch, rngs, classes, mixup=self.mixup, cutmix=self.cutmix)
@@ -255,6 +262,23 @@ class Augmentation:
         room = np.array(shape) - np.array(size) / zooms
         down, right = ((np.array(shape) - 1) / 2 + (where - 0.5) * room + shift).tolist()
         return (down, right), linear(zooms, self.rotation * drawn[2])
+
+
+def _at_once(
+    change: Callable[[Tensor, Tensor, np.random.Generator], None], images: Sequence[Tensor], *more: Any
+) -> None:
+    """Changes images one after the other; by OpenCV several at a time, for most of what it does has one thread only."""
+    threads = torch.get_num_threads()
+    workers = min(threads, len(images)) if ways_for(images[0]) is host else 1
+    if workers == 1:
+        list(map(change, images, *more))
+        return
+    share = partial(torch.set_num_threads, threads // workers)  # of this thread; and of those that come later
+    try:
+        with ThreadPoolExecutor(workers, "augment", share) as pool:
+            list(pool.map(change, images, *more))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def ways_for(image: Tensor) -> ModuleType:

@@ -57,6 +57,35 @@ def test_an_image_is_changed_alike_in_whatever_batch_it_stands():
         assert not torch.equal(changed(list(range(12)), **EVERYTHING, **other).images, together.images)
 
 
+@pytest.fixture
+def threads():
+    """Sets PyTorch's threads, for this test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_several_at_a_time_are_changed_alike(threads):
+    found = []
+    for number in (1, 4, 9):
+        threads(number)
+        found.append(changed(list(range(7)), **EVERYTHING).images)
+        assert torch.get_num_threads() == number
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_what_fails_in_a_thread_ends_it(threads, monkeypatch):
+    def fail(self, image, place, rng):
+        raise MemoryError
+
+    threads(4)
+    monkeypatch.setattr(Augmentation, "_change", fail)
+    with pytest.raises(MemoryError):
+        changed([0, 1, 2], flip=0.5)
+    assert torch.get_num_threads() == 4
+
+
 def test_options_do_not_shift_one_another():
     """Whether an image is flipped does not hang on what else is done to it."""
     alone = changed(list(range(32)), flip=0.5).images
@@ -237,7 +266,7 @@ def test_a_value_out_of_range_is_named(options, message):
     ],
 )
 @pytest.mark.parametrize("images", [1, 6])
-def test_what_it_takes_beside_the_batch_is_known(options, images, monkeypatch):
+def test_what_it_takes_beside_the_batch_is_known(options, images, monkeypatch, threads):
     class Peak(TorchDispatchMode):
         """The most bytes of new storages that are alive at once."""
 
@@ -259,6 +288,7 @@ def test_what_it_takes_beside_the_batch_is_known(options, images, monkeypatch):
     batch, augmentation = batch_of(list(range(images)), 96, 96), Augmentation(**options)
     augment, image_bytes = partial(augmentation, batch, seed=0, epoch=0, classes=3), 3 * 96 * 96
     expected = augmentation.extra_bytes(images, image_bytes=image_bytes)
+    threads(1)
     with Peak() as on_host:
         augment()
     tracemalloc.start()  # which sees what OpenCV makes as NumPy's
@@ -271,6 +301,13 @@ def test_what_it_takes_beside_the_batch_is_known(options, images, monkeypatch):
         augment()
     assert on_device.most <= 1.05 * expected + 4096
     assert expected <= 1.5 * on_device.most + 2 * image_bytes
+    monkeypatch.undo()
+    threads(4)
+    tracemalloc.start()
+    augment()
+    by_opencv = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert by_opencv <= 1.05 * augmentation.extra_bytes(images, image_bytes=image_bytes, workers=4) + 65_536
 
 
 @pytest.mark.parametrize("width", [24, 30])
