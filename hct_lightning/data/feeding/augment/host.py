@@ -1,7 +1,7 @@
-"""The operations of `device` by OpenCV, on the CPU: on whole numbers, in a third to an eighth of PyTorch's time.
+"""The operations of `device` by OpenCV, on the CPU: in an eighth of PyTorch's time to two thirds of it.
 
-OpenCV takes as many threads as PyTorch has: the number is the process's, as PyTorch's is, and nothing else here uses
-OpenCV. Legend: h height, w width, c channels; images are h w c uint8.
+OpenCV takes as many threads as PyTorch has where it is called. The number is the whole process's, but nothing else here
+uses OpenCV. Legend: h height, w width, c channels; images are h w c uint8.
 """
 
 import math
