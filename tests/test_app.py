@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 def test_answers_before_anything_heavy_is_imported(cli, tmp_path, args):
     code = (
         "import sys; sys.argv[1:] = sys.stdin.read().split()\n"
-        "import atexit; heavy = {'torch', 'lightning', 'timm', 'wandb', 'numpy'}\n"
+        "import atexit; heavy = {'torch', 'lightning', 'timm', 'wandb', 'numpy', 'cv2'}\n"
         "atexit.register(lambda: print('HEAVY', sorted(heavy & set(sys.modules))))\n"
         "from hct_lightning.app import main; main()"
     )

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hct_lightning.callbacks.last_checkpoint import Loss
+from hct_lightning.data.feeding.augment import augmentation
 
 aten = torch.ops.aten
 
@@ -150,6 +151,9 @@ class Refuse(Callback):
             self.device.put(batch.images, batch.labels)
             return batch
 
+        def ways_for(image: Tensor) -> Any:
+            return augmentation.device
+
         def note_sent(step: int, *args: Any) -> Loss:
             self.losses.append(step)
             return sent(step, *args)
@@ -160,6 +164,7 @@ class Refuse(Callback):
 
         self.modes.enter_context(self.operators)
         self.modes.enter_context(Methods(self.device))
+        self.modes.enter_context(mock.patch.object(augmentation, "ways_for", ways_for))
         self.modes.enter_context(mock.patch.object(data, "transfer_batch_to_device", transfer_there))
         self.modes.enter_context(mock.patch.object(Loss, "sent", note_sent))
         self.modes.enter_context(mock.patch.object(Loss, "read", note_read))

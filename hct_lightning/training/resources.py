@@ -112,7 +112,11 @@ def plan_memory(
             feeding=Feeding(
                 on_host=partial(data.batches_ahead, ranks_here=devices.ranks_here),
                 on_device=ON_DEVICE - 1,
-                augmenting=partial(data.augment.extra_bytes, image_bytes=channels * math.prod(size)),
+                augmenting=partial(
+                    data.augment.extra_bytes,
+                    image_bytes=channels * math.prod(size),
+                    workers=tile_workers(devices.accelerator),
+                ),
             ),
         )
         maps_blocks = plan.maps_blocks or bool(earlier and earlier.get("maps_blocks"))

@@ -1,4 +1,4 @@
-"""Augmentation of uint8 batches on the device.
+"""Augmentation of uint8 batches where they are: on the CPU by OpenCV (`host`), on other devices by PyTorch (`device`).
 
 What happens to an image is drawn from (seed, epoch, index, number of the crop) and nothing else: it is the same for any
 number of ranks and micro-batches. Only mixing takes a second image: the one before in the micro-batch (the last one
@@ -6,15 +6,20 @@ for the first), so with mixing the micro-batch an image stands in matters, and o
 """
 
 import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from hct_lightning.data.feeding.augment import damage
-from hct_lightning.data.feeding.augment.geometry import linear, resample, window
+from hct_lightning.data.feeding.augment import damage, device, host
+from hct_lightning.data.feeding.augment.geometry import Matrix, linear, window
 from hct_lightning.data.feeding.augment.mixing import mix
-from hct_lightning.data.feeding.augment.tones import change_tones
+from hct_lightning.data.feeding.augment.tones import tone_table
 from hct_lightning.data.feeding.loader import Batch
 from hct_lightning.data.reading.geometry import Size
 from hct_lightning.data.reading.regions import Regions, Turned
@@ -51,7 +56,7 @@ class Augmentation:
         brightness: factors within 1 - brightness .. 1 + brightness.
         contrast: factors within 1 - contrast .. 1 + contrast.
         colour: factors of each channel within 1 - colour .. 1 + colour.
-        blur: probability of a blur, of a deviation of 0.7 to 1.3 pixels.
+        blur: probability of a blur, of a deviation of 0.7 to 1.2 pixels.
         noise: deviation of normal noise, drawn within 0 .. noise, of values of 0..255.
         jpeg: probability of JPEG at a quality of 30 to 90.
         erase: probability that a box, a tenth to a half of each side, has one value.
@@ -126,13 +131,20 @@ class Augmentation:
         self._used = {name: value for name, value in options.items() if value != off.get(name, 0)}
         self.active = bool(self._used)
 
-    def extra_bytes(self, images: int, *, image_bytes: int) -> int:
-        """The most that a call takes beside a batch of so many images: copies, as floats where it calculates."""
-        changing = 2 if self.active else 0
+    def extra_bytes(self, images: int, *, image_bytes: int, workers: int = 1) -> int:
+        """The most that a call takes beside a batch: copies, as floats where PyTorch calculates.
+
+        Args:
+            images: of the batch.
+            image_bytes: of one.
+            workers: threads that each change one, where OpenCV does.
+        """
+        resampling = self.scale or self.aspect or self.rotation
+        changing = min(workers, images) * (3 if resampling else 2) if self.active else 0
         for used, copies in (
-            (self.scale or self.aspect or self.rotation, 7),
+            (resampling, 7),
             (self.brightness or self.contrast or self.colour, 6),
-            (self.blur, 5),
+            (self.blur, 3),
             (self.noise, 2),
             (self.jpeg, 2),
         ):
@@ -172,8 +184,7 @@ class Augmentation:
         rngs = [np.random.default_rng(key) for key in keys]
         images = batch.images.permute(0, 2, 3, 1)  # b h w c
         places = images if whole else images.new_empty((len(keys), *size, images.shape[3]))
-        for place, image, rng in zip(places, [*images] * count, rngs, strict=True):
-            self._change(image, place, rng)
+        _at_once(self._change, [*images] * count, places, rngs)
         batch = batch._replace(images=places.permute(0, 3, 1, 2), labels=batch.labels.repeat(count))
         if (self.mixup or self.cutmix) and progress < self.mix_until:
             return mix(batch, rngs, classes, mixup=self.mixup, cutmix=self.cutmix)
@@ -208,44 +219,71 @@ class Augmentation:
         strengths = rng.random(8)
         noise_seed = int(rng.integers(2**62))
 
-        changed = image
+        size = place.shape[0], place.shape[1]
+        ways = ways_for(image)
+        if (self.scale or self.aspect or self.rotation) and resampled < self.resample:
+            centre, matrix = self._view((image.shape[0], image.shape[1]), size, where, shift, (zoom, aspect, angle))
+            changed = ways.resample(image, centre, matrix, size)
+        else:
+            room = np.array(image.shape[:2]) - size
+            top, left = (np.round(where * room).astype(int) + shift).tolist()
+            changed = window(image, (top, left), size)  # a view where it can be
         if flip < self.flip:
             changed = changed.flip(1)
         if vertical_flip < self.vertical_flip:
             changed = changed.flip(0)
         if turn < self.quarter_turns:
             changed = changed.rot90(turns if image.shape[0] == image.shape[1] else 2, (1, 0))
-        drawn = (zoom, aspect, angle) if resampled < self.resample else None
-        changed = self._look(changed, (place.shape[0], place.shape[1]), where, shift, drawn)
         if self.brightness or self.contrast or self.colour:
             factors = colour.tolist() if self.colour else None
-            changed = change_tones(changed, brightness=brightness, contrast=contrast, colour=factors)
+            table = tone_table(changed, brightness=brightness, contrast=contrast, colour=factors)
+            changed = ways.look_up(changed, table)
         if changed.data_ptr() != place.data_ptr() or changed.stride() != place.stride():
             place.copy_(changed)
         if damages[0] < self.blur:
-            damage.blur(place, 1 + int(3 * strengths[0]), 16)
+            ways.blur(place, 1 + int(3 * strengths[0]))
         if self.noise:
-            damage.add_noise(place, self.noise * strengths[1], noise_seed)
+            ways.add_noise(place, self.noise * strengths[1], noise_seed)
         if damages[1] < self.jpeg:
             damage.compress(place, round(30 + 60 * strengths[2]))
         if damages[2] < self.erase:
             sides = 0.1 + 0.4 * strengths[3:5]
             damage.erase(place, tuple(strengths[5:7]), tuple(sides), int(256 * strengths[7]))
 
-    def _look(
-        self, image: Tensor, size: Size, where: np.ndarray, shift: np.ndarray, drawn: tuple[float, float, float] | None
-    ) -> Tensor:
-        """The crop of `size`, at `where` of all places that it fits in and moved by `shift`; a view where it can be.
+    def _view(
+        self, shape: Size, size: Size, where: np.ndarray, shift: np.ndarray, drawn: tuple[float, float, float]
+    ) -> tuple[tuple[float, float], Matrix]:
+        """Centre and matrix of a resampled crop of `size`, at `where` of all places that it fits in and moved by `shift`.
 
-        With `drawn`, numbers of -1 to 1, for scale, aspect and rotation it is resampled.
+        `drawn`, numbers of -1 to 1, are for scale, aspect and rotation.
         """
-        room = np.array(image.shape[:2]) - size
-        if not drawn or not (self.scale or self.aspect or self.rotation):
-            top, left = (np.round(where * room).astype(int) + shift).tolist()
-            return window(image, (top, left), size)
         zoom, stretch = ((1 + most) ** part for most, part in zip((self.scale, self.aspect), drawn, strict=False))
         zooms = zoom * math.sqrt(stretch), zoom / math.sqrt(stretch)
-        seen = np.array(size) / zooms  # of the image
-        room = np.array(image.shape[:2]) - seen
-        centre = (np.array(image.shape[:2]) - 1) / 2 + (where - 0.5) * room + shift
-        return resample(image, (centre[0], centre[1]), linear(zooms, self.rotation * drawn[2]), size)
+        room = np.array(shape) - np.array(size) / zooms
+        down, right = ((np.array(shape) - 1) / 2 + (where - 0.5) * room + shift).tolist()
+        return (down, right), linear(zooms, self.rotation * drawn[2])
+
+
+def _at_once(
+    change: Callable[[Tensor, Tensor, np.random.Generator], None], images: Sequence[Tensor], *more: Any
+) -> None:
+    """Changes images one after the other; by OpenCV several at a time, for most of what it does has one thread only."""
+    threads = torch.get_num_threads()
+    workers = min(threads, len(images)) if ways_for(images[0]) is host else 1
+    if workers == 1:
+        list(map(change, images, *more))
+        return
+    share = partial(torch.set_num_threads, threads // workers)  # of this thread; and of those that come later
+    try:
+        with ThreadPoolExecutor(workers, "augment", share) as pool:
+            list(pool.map(change, images, *more))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def ways_for(image: Tensor) -> ModuleType:
+    """The operations for where the image is: by OpenCV on the host, as far as it goes, by PyTorch elsewhere."""
+    if image.device.type != "cpu" or image.shape[2] > host.MOST_CHANNELS:
+        return device
+    host.use_threads_of_torch()
+    return host

@@ -6,12 +6,9 @@ Legend: h height, w width, c channels; images are h w c uint8, as they lie in me
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hct_lightning.data.reading.geometry import Size
-
-STRIPS = 8  # that an output is resampled in, so that floats are there of a part of it alone
 
 Matrix = tuple[tuple[float, float], tuple[float, float]]
 
@@ -58,44 +55,21 @@ def linear(zoom: tuple[float, float], degrees: float) -> Matrix:
     return (cos / zoom[0], -sin / zoom[0]), (sin / zoom[1], cos / zoom[1])
 
 
-def resample(image: Tensor, centre: tuple[float, float], matrix: Matrix, size: Size) -> Tensor:
-    """What is around `centre` of the image, bilinear, mirrored at its ends.
+def seen(
+    shape: Size, centre: tuple[float, float], matrix: Matrix, down: tuple[float, float], across: float
+) -> tuple[range, range, bool]:
+    """The rows and columns of an image that a strip of the result is made from, and whether nothing of it is mirrored.
 
     Args:
-        image: h w c uint8.
-        centre: the place (down, right) that comes to stand in the middle, in pixels; fractions count.
+        shape: of the image.
+        centre: the place (down, right) that comes to stand in the middle of the result.
         matrix: see `linear`.
-        size: of the result.
+        down: from the middle to the strip's first row and its last.
+        across: from the middle to the strip's ends.
     """
-    height, width = size
-    out = image.new_empty((height, width, image.shape[2]))
-    right = torch.arange(width, device=image.device, dtype=torch.float32) - (width - 1) / 2
-    strip = max(1, -(-height // STRIPS))
-    for top in range(0, height, strip):
-        bottom = min(top + strip, height)
-        down = torch.arange(top, bottom, device=image.device, dtype=torch.float32)[:, None] - (height - 1) / 2
-        above, beside = (
-            _reach(centre[axis], matrix[axis], (top - (height - 1) / 2, bottom - (height + 1) / 2), (width - 1) / 2)
-            for axis in (0, 1)
-        )
-        rows, columns = (_part(image.shape[axis], *reach) for axis, reach in enumerate((above, beside)))
-        part = image[rows.start : rows.stop, columns.start : columns.stop].permute(2, 0, 1)[None].float()
-        ways = []
-        # Along each axis apart, then both added as one complex number: PyTorch's affine_grid takes ten times as long.
-        for axis, taken in ((1, columns), (0, rows)):
-            line, at = matrix[axis], centre[axis] - taken.start
-            scale = 2 / max(1, len(taken) - 1)
-            ways.append(((line[0] * down + at) * scale - 1, line[1] * scale * right))
-        grid = torch.view_as_real(torch.add(*(torch.complex(x, y) for x, y in zip(*ways, strict=True))))[None]
-        ends = image.shape[0] - 1, image.shape[1] - 1
-        inside = min(above[0], beside[0]) >= 0 and above[1] <= ends[0] and beside[1] <= ends[1]
-        # Where nothing is mirrored, not to ask saves a third of the time.
-        seen = F.grid_sample(part, grid, padding_mode="border" if inside else "reflection", align_corners=True)
-        # To the nearest, for what is converted is cut off. Straight to uint8 takes three times as long.
-        values = seen[0].add_(0.5).to(torch.int32)
-        for channel, its in zip(out[top:bottom].unbind(2), values, strict=True):
-            channel.copy_(its)
-    return out
+    (above, below), (left, right) = (_reach(centre[axis], matrix[axis], down, across) for axis in (0, 1))
+    inside = min(above, left) >= 0 and below <= shape[0] - 1 and right <= shape[1] - 1
+    return _part(shape[0], above, below), _part(shape[1], left, right), inside
 
 
 def _reach(centre: float, line: tuple[float, float], down: tuple[float, float], right: float) -> tuple[float, float]:

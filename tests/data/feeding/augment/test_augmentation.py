@@ -1,5 +1,6 @@
 """Augmentation: what it does, and that nothing but (seed, epoch, index) decides it."""
 
+import tracemalloc
 import weakref
 from functools import partial
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from hct_lightning.data.feeding.augment import device, host
 from hct_lightning.data.feeding.augment.augmentation import Augmentation
 from hct_lightning.data.feeding.loader import Batch
 from hct_lightning.data.reading.regions import Regions
@@ -53,6 +55,35 @@ def test_an_image_is_changed_alike_in_whatever_batch_it_stands():
             assert torch.equal(changed(part, **EVERYTHING).images, together.images[part])
     for other in ({"seed": 1}, {"epoch": 1}):
         assert not torch.equal(changed(list(range(12)), **EVERYTHING, **other).images, together.images)
+
+
+@pytest.fixture
+def threads():
+    """Sets PyTorch's threads, for this test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_several_at_a_time_are_changed_alike(threads):
+    found = []
+    for number in (1, 4, 9):
+        threads(number)
+        found.append(changed(list(range(7)), **EVERYTHING).images)
+        assert torch.get_num_threads() == number
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_what_fails_in_a_thread_ends_it(threads, monkeypatch):
+    def fail(self, image, place, rng):
+        raise MemoryError
+
+    threads(4)
+    monkeypatch.setattr(Augmentation, "_change", fail)
+    with pytest.raises(MemoryError):
+        changed([0, 1, 2], flip=0.5)
+    assert torch.get_num_threads() == 4
 
 
 def test_options_do_not_shift_one_another():
@@ -174,6 +205,30 @@ def test_probabilities(name):
     assert (change(list(range(20)), **{name: 1.0}).images != batch_of(list(range(20))).images).flatten(1).any(1).all()
 
 
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_by_opencv_as_by_pytorch(channels, monkeypatch):
+    """Which of the two does it is no other augmentation."""
+    noise = batch_of([1, 2, 3], 160, 160).images[:, :1].float().repeat(1, channels, 1, 1)
+    smooth = F.avg_pool2d(noise, 5, 1, 2).mul(4).sub(380).clamp(0, 255).byte()
+    options = EVERYTHING | {"jpeg": 0.0, "crop": 0.85, "resample": 1.0, "aspect": 0.1, "blur": 1.0}
+    found = []
+    for ways in (host, device):
+        monkeypatch.setattr("hct_lightning.data.feeding.augment.augmentation.ways_for", lambda image, ways=ways: ways)
+        batch = Batch(smooth.clone(memory_format=torch.channels_last), torch.zeros(3).long(), torch.arange(3))
+        found.append(Augmentation(**options)(batch, seed=0, epoch=0, classes=3).images.int())
+    apart = (found[0] - found[1]).abs()
+    assert apart.max() <= 3  # a value of the table, further apart, and the noise
+    assert (apart > 0).float().mean() < 0.02
+
+
+def test_more_channels_than_opencv_takes():
+    images = torch.randint(0, 256, (2, 130, 16, 16), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    batch = Batch(images.clone(memory_format=torch.preserve_format), torch.zeros(2), torch.arange(2))
+    changed = Augmentation(blur=1.0, contrast=0.3, noise=5, rotation=5)(batch, seed=0, epoch=0, classes=3).images
+    assert changed.shape == images.shape
+    assert not torch.equal(changed, images)
+
+
 def test_mixing_stops_before_the_end():
     augmentation = Augmentation(mixup=1.0, mix_until=0.5)
     assert augmentation(batch_of([1, 2]), seed=0, epoch=0, classes=3, progress=0.4).labels.ndim == 2
@@ -211,7 +266,7 @@ def test_a_value_out_of_range_is_named(options, message):
     ],
 )
 @pytest.mark.parametrize("images", [1, 6])
-def test_what_it_takes_beside_the_batch_is_known(options, images):
+def test_what_it_takes_beside_the_batch_is_known(options, images, monkeypatch, threads):
     class Peak(TorchDispatchMode):
         """The most bytes of new storages that are alive at once."""
 
@@ -231,12 +286,28 @@ def test_what_it_takes_beside_the_batch_is_known(options, images):
             self.alive -= size
 
     batch, augmentation = batch_of(list(range(images)), 96, 96), Augmentation(**options)
-    with Peak() as peak:
-        augmentation(batch, seed=0, epoch=0, classes=3)
-    image_bytes = 3 * 96 * 96
+    augment, image_bytes = partial(augmentation, batch, seed=0, epoch=0, classes=3), 3 * 96 * 96
     expected = augmentation.extra_bytes(images, image_bytes=image_bytes)
-    assert peak.most <= 1.05 * expected + 4096
-    assert expected <= 1.5 * peak.most + 2 * image_bytes
+    threads(1)
+    with Peak() as on_host:
+        augment()
+    tracemalloc.start()  # which sees what OpenCV makes as NumPy's
+    augment()
+    by_opencv = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert on_host.most + by_opencv <= 1.05 * expected + 16_384
+    monkeypatch.setattr("hct_lightning.data.feeding.augment.augmentation.ways_for", lambda image: device)
+    with Peak() as on_device:
+        augment()
+    assert on_device.most <= 1.05 * expected + 4096
+    assert expected <= 1.5 * on_device.most + 2 * image_bytes
+    monkeypatch.undo()
+    threads(4)
+    tracemalloc.start()
+    augment()
+    by_opencv = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert by_opencv <= 1.05 * augmentation.extra_bytes(images, image_bytes=image_bytes, workers=4) + 65_536
 
 
 @pytest.mark.parametrize("width", [24, 30])

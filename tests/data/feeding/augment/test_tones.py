@@ -3,13 +3,18 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as tv
 
-from hct_lightning.data.feeding.augment.tones import SAMPLED, change_tones
+from hct_lightning.data.feeding.augment.device import look_up
+from hct_lightning.data.feeding.augment.tones import SAMPLED, tone_table
 
 
 def noise(channels: int) -> torch.Tensor:
     pixels = torch.from_numpy(np.random.default_rng(0).integers(60, 180, (8, 8, channels), np.uint8))
     # The sampled pixels have the mean of all.
     return pixels.repeat_interleave(SAMPLED, 0).repeat_interleave(SAMPLED, 1)
+
+
+def change_tones(image: torch.Tensor, **how) -> torch.Tensor:
+    return look_up(image, tone_table(image, **how))
 
 
 @pytest.mark.parametrize("factor", [0.6, 1.0, 1.3])
