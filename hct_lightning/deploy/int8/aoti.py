@@ -24,6 +24,7 @@ with extra("deploy"), quiet():
     from torchao.quantization.pt2e import (
         FakeQuantize,
         HistogramObserver,
+        PerChannelMinMaxObserver,
         disable_fake_quant,
         disable_observer,
         enable_fake_quant,
@@ -101,7 +102,11 @@ def export(
 def _configuration(*, qat: bool) -> QuantizationConfig:
     config = get_default_x86_inductor_quantization_config(is_qat=qat, reduce_range=not has_vnni())
     if not qat:
-        return config
+        # The default's steps are 2**-12 at least, and weights of a stem that takes pixels of 0..255 need smaller ones.
+        observer = PerChannelMinMaxObserver.with_args(eps=torch.finfo(torch.float32).eps)
+        assert config.weight, "the default quantizes weights"
+        weight = dataclasses.replace(config.weight, observer_or_fake_quant_ctr=observer)
+        return dataclasses.replace(config, weight=weight)
     # QAT's default takes the extremes as range. On HCT that costs 18 dB against a histogram, PTQ's default.
     observer = FakeQuantize.with_args(observer=HistogramObserver, eps=2**-12)
     assert config.input_activation, "the default quantizes activations"

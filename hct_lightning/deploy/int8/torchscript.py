@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +11,7 @@ import torch.ao.quantization as ao
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.ao.nn.intrinsic import ConvReLU2d
+from torch.ao.nn.quantized import Conv2d
 
 from hct_lightning.deploy.artifact import Exported
 from hct_lightning.deploy.int8.folding import fold_batch_norm, fold_first_activation, fold_normalisation
@@ -39,8 +40,6 @@ class _RawPixels(nn.Module):
         self.network = cast(HCT, network.network)
         self.register_buffer("border", (-network.offset).to(torch.uint8))
         stem = self.network.stem
-        assert stem.conv.bias is not None, "the fold made one"
-        stem.conv.bias.data += torch.einsum("oihw,i->o", stem.conv.weight.data, network.offset)
         self.pad, stem.conv.padding = 3, (0, 0)
         if isinstance(stem.pool, nn.Sequential):  # the activation that the fold put there
             stem.set_submodule("conv", ConvReLU2d(stem.conv, stem.pool[0]))
@@ -56,7 +55,19 @@ class _RawPixels(nn.Module):
         padded = padded.permute(0, 3, 1, 2)
         if self.quantizes:
             return self.network(torch._make_per_tensor_quantized_tensor(padded, 1.0, 0))
-        return self.network(padded.float())
+        return self.network(padded.float() - self.border.view(1, -1, 1, 1))
+
+    def quantize(self) -> None:
+        """To be called once the stem is int8: from now on it takes the pixels, without the mean subtracted.
+
+        Its bias does that, by the weights as they were rounded. By those before rounding, what each is off would be
+        multiplied by the mean, 100 grey levels or so, and shift whole channels.
+        """
+        conv = cast(Conv2d, self.network.stem.conv)
+        weight = conv.weight()
+        shift = torch.einsum("oihw,i->o", weight.dequantize(), self.border.float())
+        conv.set_weight_bias(weight, conv.bias() - shift)
+        self.quantizes = True
 
 
 class _Pool(nn.Module):
@@ -97,8 +108,14 @@ def export_static(
         calibration: uint8 batches.
         percent: share of the layers that become int8, the least sensitive ones.
     """
-    network = fold_batch_norm(network).to(memory_format=torch.channels_last)
     chosen = layers(network).keys() - float_layers(network, calibration, percent)
+    torchscript.save(quantized(network, chosen, calibration), example, folder)
+    return _exported(folder)
+
+
+def quantized(network: nn.Module, chosen: Set[str], calibration: Iterable[Tensor]) -> nn.Module:
+    """A copy with the layers that are `chosen`, by name, in int8."""
+    network = fold_batch_norm(network).to(memory_format=torch.channels_last)
     for name, block in network.named_modules():
         if isinstance(block, ConvBlock) and f"{name}.conv1" in chosen:
             block.conv1, block.act2 = ConvReLU2d(block.conv1, block.act2), nn.Identity()
@@ -121,9 +138,8 @@ def export_static(
             network(images)
         ao.convert(network, inplace=True)
         if isinstance(network, _RawPixels):
-            network.quantizes = True
-    torchscript.save(network, example, folder)
-    return _exported(folder)
+            network.quantize()
+    return network
 
 
 def export_dynamic(network: nn.Module, example: Tensor, folder: Path, *, dynamic: bool) -> Exported:

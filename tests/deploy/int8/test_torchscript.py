@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from hct_lightning.deploy.int8.layers import sqnr_db
-from hct_lightning.deploy.int8.torchscript import export_dynamic, export_static
+from hct_lightning.deploy.int8.layers import has_vnni, sqnr_db
+from hct_lightning.deploy.int8.torchscript import STEM, export_dynamic, export_static, quantized
 from hct_lightning.deploy.runtimes import torchscript
+from hct_lightning.models import FromPixels
 
 
 def test_static_and_dynamic_round_their_layers_alone(network, images, tmp_path):
@@ -50,6 +51,20 @@ def test_any_size_and_batch_and_order_in_memory(network, images, tmp_path):
         assert sqnr_db(network(x), answers) > 10
         assert served(x.contiguous(memory_format=torch.channels_last)).equal(answers)
         torch.testing.assert_close(served(x[1:]), answers[1:])
+
+
+@pytest.mark.skipif(not has_vnni(), reason="without VNNI the stem takes normalised pixels")
+def test_rounding_of_the_stem_shifts_no_channel(network, images):
+    """What a weight is off by is not to be multiplied by the mean of the pixels."""
+    network = FromPixels(network.network, [128 / 255] * 3, [0.29] * 3).eval()  # of such images
+    block, maps = network.network.stages[0][0], []
+    made = quantized(network, {STEM}, images)
+    made.network.stem.register_forward_hook(lambda _, inputs, output: maps.append(output))
+    with torch.inference_mode():
+        made(images[0])
+        exact = block.act1(block.bn1(network.network.stem(network.normalise(images[0], torch.float32))))
+    shifts = (maps[0] - exact).mean(dim=(0, 2, 3)) / exact.std()
+    assert shifts.abs().max() < 0.005
 
 
 def test_a_stem_that_stays_float(network, images, tmp_path):
