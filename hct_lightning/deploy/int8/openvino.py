@@ -23,6 +23,7 @@ from hct_lightning.models.pixels import FromPixels
 
 with extra("deploy"):
     import nncf
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
     from openvino import Model, Node, opset13
 
 
@@ -76,6 +77,10 @@ def export(
             subset_size=count,
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
+            # The default, the mean of the images' extremes, cuts off what most images have: it costs 2 to 18 dB.
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM
+            ),
         )
     if zero_points is not None:
         take_pixels(model, zero_points)

@@ -20,9 +20,27 @@ def test_the_chosen_layers_are_int8_and_the_answers_near(small, images, tmp_path
     made = openvino.export(small, images[0], tmp_path, dynamic=False, calibration=images, percent=100)
     assert (made.runtime, made.precision) == ("openvino", "int8")
     assert made.int8 == {"convolutions": 2, "linears": 1}
-    served = load(tmp_path / made.file, WITHOUT, 1)
+    served = load(tmp_path / made.file, WITHOUT, 1, 1)
     with torch.inference_mode():
         assert sqnr_db(small(images[1]), served(images[1])) > 15
+
+
+@pytest.mark.slow
+def test_no_image_is_cut_off_at_the_mean_of_all(small, tmp_path):
+    """Where most of the calibration images are dark, the range is still that of the bright ones."""
+    from hct_lightning.deploy.int8 import openvino
+    from hct_lightning.deploy.runtimes.openvino import load
+
+    generator = torch.Generator().manual_seed(0)
+    dark, bright = (
+        [torch.randint(low, high, (1, 3, 128, 128), dtype=torch.uint8, generator=generator) for _ in range(4)]
+        for low, high in ((100, 140), (0, 256))
+    )
+    calibration = [*dark, *dark, *dark, *bright]
+    made = openvino.export(small, dark[0], tmp_path, dynamic=False, calibration=calibration, percent=100)
+    served = load(tmp_path / made.file, WITHOUT, 1, 1)
+    with torch.inference_mode():
+        assert sqnr_db(small(bright[0]), served(bright[0])) > 40
 
 
 @pytest.mark.slow
@@ -38,7 +56,7 @@ def test_images_are_streamed_and_the_model_is_the_same(small, streamed, tmp_path
         folder.mkdir()
         openvino.export(small, streamed.images[0], folder, dynamic=False, calibration=calibration, percent=percent)
         weights.append((folder / "model.bin").read_bytes())
-        answers.append(load(folder / "model.xml", WITHOUT, 1)(streamed.images[1]))
+        answers.append(load(folder / "model.xml", WITHOUT, 1, 1)(streamed.images[1]))
     assert weights[0] == weights[1]
     assert answers[0].equal(answers[1])
     assert streamed.most <= (2 if percent == 100 else 5), "the ranking of layers looks at four"
@@ -90,11 +108,11 @@ def test_our_stem_and_openvinos_answer_alike(channels, tmp_path):
     network(torch.cat(images))
     network.eval()
     made = exporter.export(network, images[0], tmp_path, dynamic=False, calibration=images, percent=100)
-    served = load(tmp_path / made.file, WITH_STEM, 2)
+    served = load(tmp_path / made.file, WITH_STEM, 2, 1)
     _, brought = prepare(tmp_path / made.file, WITH_STEM, 2)
     assert brought(images[1]).shape == (1, 39, 47, stem.OUT)
     ours = served(images[1])
-    theirs = load(tmp_path / made.file, WITHOUT, 2)(images[1])
+    theirs = load(tmp_path / made.file, WITHOUT, 2, 1)(images[1])
     assert sqnr_db(theirs, ours) > 20  # one step of rounding here and there, where int8 has about 20 against fp32
     with torch.inference_mode():
         exact = network(images[1])
@@ -111,4 +129,4 @@ def test_a_stem_that_its_model_does_not_know_is_refused(small, images, tmp_path)
     made = exporter.export(small, images[0], tmp_path, dynamic=False, calibration=images, percent=100)
     (tmp_path / stem.FILE).write_bytes(b"of another one")
     with pytest.raises(ValueError, match=r"names no stem, of which stem\.bin lies beside it"):
-        load(tmp_path / made.file, WITH_STEM, 1)
+        load(tmp_path / made.file, WITH_STEM, 1, 1)
