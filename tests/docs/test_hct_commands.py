@@ -107,7 +107,7 @@ SHORTER = {
     "data.resolution=[1024,720]": "data.resolution=256",
     "data.resolution=[512,360]": "data.resolution=128",
     "trainer.max_epochs=16,48": "trainer.max_epochs=1,2",
-    "search.trials=30": "search.trials=1",
+    "search.trials=60": "search.trials=1",
     "trainer.max_epochs=30": "trainer.max_epochs=1",
     "trainer.max_time=00:10:00:00": "trainer.max_time=00:00:00:03",
     "trainer.max_time=00:02:00:00": "trainer.max_time=00:00:00:03",
@@ -136,7 +136,7 @@ def small(args: list[str], folder: Path) -> list[str]:
         if "+sweeps=baselines" in args:
             added += ("model=hct,mobilenetv4_conv_small", "seed=0", "trainer.max_time=00:00:00:03")
         if "+sweeps=search" in args:
-            added += ("search.trials=1", "~search.space.data.augment", "~search.space.callbacks")
+            added += ("search.trials=1", "search.seeds=1", "~search.space.data.augment", "~search.space.callbacks")
     flags = [arg for arg in args if not is_override(arg)]
     return [*flags, *(a for a in added if key_of(a) not in given), *(a for a in args if is_override(a))]
 

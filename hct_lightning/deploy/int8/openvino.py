@@ -77,7 +77,7 @@ def export(
             subset_size=count,
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
-            # The default, the mean of the images' extremes, cuts off what most images have: it costs 2 to 18 dB.
+            # The default, the mean of the images' extremes, cuts off what many images have: it costs 2 to 17 dB.
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM
             ),
