@@ -17,12 +17,14 @@ MEASURED = {
     "images_s": "training, images/s",
     "peak_gib": "peak memory, GiB",
 }
+MOST_OPTIONS = 6  # that a table or a legend has room for; a search has more
 
 
 def report(folder: Path) -> bool:
     """Shows the points of a sweep; writes `sweep.json` and, where there is something to draw, `sweep.png`.
 
-    Over several seeds likewise `seeds.json` and `seeds.png`, see `hct_lightning.report.peers`.
+    Over several seeds likewise `seeds.json` and `seeds.png`, see `hct_lightning.report.peers`. Where points differ in
+    more options than can be shown side by side, the files have them, and nothing is drawn.
 
     Returns:
         Whether all points have been completed.
@@ -33,6 +35,8 @@ def report(folder: Path) -> bool:
     mark_pareto(points)
     write_whole(folder / "sweep.json", json.dumps(points, indent=2) + "\n")
     names = list(points[0]["options"])
+    too_many = len(names) > MOST_OPTIONS
+    names = [] if too_many else names
     table = Table("", *names, "accuracy", "images/s", "peak memory", "", title="Sweep")
     table.title_justify = "left"
     for point in points:
@@ -48,13 +52,16 @@ def report(folder: Path) -> bool:
     for point in points:
         if point["reason"]:
             console.print(f"{point['name']} {point['status']}: {point['reason']}", soft_wrap=True)
-    if draw(points, folder / "sweep.png"):
+    if too_many:
+        console.print(f"their options: {folder / 'sweep.json'}", soft_wrap=True)
+    elif draw(points, folder / "sweep.png"):
         console.print(str(folder / "sweep.png"), soft_wrap=True)
     if rows := peers.over_seeds(points, folder):
         write_whole(folder / "seeds.json", json.dumps(rows, indent=2) + "\n")
-        peers.show(rows)
-        if peers.draw(rows, folder / "seeds.png"):
-            console.print(str(folder / "seeds.png"), soft_wrap=True)
+        if not too_many:
+            peers.show(rows)
+            if peers.draw(rows, folder / "seeds.png"):
+                console.print(str(folder / "seeds.png"), soft_wrap=True)
     return all(point["status"] == "completed" for point in points)
 
 

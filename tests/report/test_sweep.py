@@ -1,4 +1,6 @@
-from hct_lightning.report.sweep import draw, mark_pareto
+import json
+
+from hct_lightning.report.sweep import MOST_OPTIONS, draw, mark_pareto, report
 
 
 def point(accuracy, images_s, peak_gib, **options):
@@ -17,3 +19,24 @@ def test_pareto_front_and_figure(tmp_path):
     assert [p["pareto"] for p in points] == [True, False, True, True, False]
     assert draw(points, tmp_path / "sweep.png")
     assert not draw([point(0.9, 1.0, 1.0, optim="sgd")], tmp_path / "none.png")
+
+
+def test_more_options_than_a_table_has_room_for_stand_in_the_file(tmp_path, capsys):
+    parts = {"load_s": 0.0, "train_s": 1.0, "wait_s": 0.0, "run_s": 1.0}
+    for count in (MOST_OPTIONS, MOST_OPTIONS + 1):
+        sweep = tmp_path / str(count)
+        for point in (0, 1):
+            folder = sweep / str(point)
+            folder.mkdir(parents=True)
+            record = {
+                "overrides": [f"option_{n}={point}" for n in range(count)],
+                "status": "completed",
+                "metrics": {"best": 0.5, "memory/peak_gib": 1.0},
+                "epoch_times": [{"epoch": 1, "images_s": 2.0, "ranks": [parts], **parts}],
+            }
+            (folder / "run.json").write_text(json.dumps(record))
+        assert report(sweep)
+        shown = capsys.readouterr().out
+        assert ("their options:" in shown) == (count > MOST_OPTIONS)
+        assert (sweep / "sweep.png").exists() == (count <= MOST_OPTIONS)
+        assert len(json.loads((sweep / "sweep.json").read_text())[0]["options"]) == count

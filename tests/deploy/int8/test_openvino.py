@@ -109,7 +109,7 @@ def test_our_stem_and_openvinos_answer_alike(channels, tmp_path):
     network.eval()
     made = exporter.export(network, images[0], tmp_path, dynamic=False, calibration=images, percent=100)
     served = load(tmp_path / made.file, WITH_STEM, 2, 1)
-    _, brought = prepare(tmp_path / made.file, WITH_STEM, 2)
+    _, brought = prepare(tmp_path / made.file, WITH_STEM, 2)()
     assert brought(images[1]).shape == (1, 39, 47, stem.OUT)
     ours = served(images[1])
     theirs = load(tmp_path / made.file, WITHOUT, 2, 1)(images[1])
