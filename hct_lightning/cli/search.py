@@ -20,10 +20,8 @@ from hct_lightning.deploy.extra import extra
 from hct_lightning.runs.files import locked
 
 STORAGE = "search.journal"
-REPEATS, SEED = (
-    "repeats",
-    "seed",
-)  # attributes of a trial: the number of the one whose options it has; which seed after the first
+# Attributes of a trial with a further seed: the number of the one whose options it has, and which seed after the first.
+REPEATS, SEED = "repeats", "seed"
 
 _RANGE = ("low", "high", "log", "step", "choices")
 
@@ -203,8 +201,8 @@ def _repeat(study: Any, seeds: int) -> bool:
     from optuna.trial import TrialState
 
     every = study.get_trials(deepcopy=False)
-    if any(trial.state == TrialState.WAITING for trial in every):
-        return REPEATS in next(trial for trial in every if trial.state == TrialState.WAITING).user_attrs
+    if waiting := next((trial for trial in every if trial.state == TrialState.WAITING), None):
+        return REPEATS in waiting.user_attrs
     if not (found := leading(study)):
         return False
     first = found[0]
