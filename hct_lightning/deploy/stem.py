@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 FILE = "stem.bin"  # of an artifact; cpp/stem.cpp tells its form
 CHANNELS = (1, 3)  # of images that it takes
 OUT = 16  # channels of the map
+WAYS = ("portable", "vnni", "amx")  # of the program, in its order
 _OPTIONS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
 
 
@@ -51,17 +52,24 @@ def pack(weight: np.ndarray, scale: np.ndarray, shift: np.ndarray, zero_points: 
 def fast() -> ctypes.CDLL | None:
     """The program, where it is faster than the runtime's own operators."""
     library = compiled()
-    return library if library and library.hct_stem_is_fast() else None
+    return library if library and library.hct_stem_way() else None
 
 
-def run_by(library: ctypes.CDLL, stem: bytes, threads: int, *, portable: bool = False) -> Callable[[Tensor], Tensor]:
-    """`stem` run by the library, in plain C++ if it is to be `portable`: the same bytes, many times as slow.
+def run_by(library: ctypes.CDLL, stem: bytes, threads: int, *, way: int | None = None) -> Callable[[Tensor], Tensor]:
+    """`stem` run by the library.
 
     What it gives is the same memory in each call for images of one size.
+
+    Args:
+        library: see `compiled`.
+        stem: see `pack`.
+        threads: that run it.
+        way: an index of `WAYS`, all of which give the same bytes; None for the fastest that this machine has.
 
     Raises:
         ValueError: when these bytes are no stem.
     """
+    way = library.hct_stem_way() if way is None else way
     channels = library.hct_stem_channels(stem, len(stem))
     if not channels:
         raise ValueError(f"{FILE} of {len(stem)} bytes is no stem of this version; export it again")
@@ -72,7 +80,7 @@ def run_by(library: ctypes.CDLL, stem: bytes, threads: int, *, portable: bool = 
         if given != channels or pixels.dtype != torch.uint8 or not pixels.is_contiguous():
             raise ValueError(f"the stem takes uint8 h w {channels}, not {pixels.dtype} {tuple(pixels.shape)}")
         found.resize_(library.hct_stem_side(height), library.hct_stem_side(width), OUT)
-        library.hct_stem(stem, pixels.data_ptr(), height, width, found.data_ptr(), threads, portable)
+        library.hct_stem(stem, pixels.data_ptr(), height, width, found.data_ptr(), threads, way)
         return found
 
     return run
@@ -101,9 +109,9 @@ def compiled() -> ctypes.CDLL | None:
     except (OSError, subprocess.CalledProcessError) as error:
         log.info("int8 artifacts of OpenVINO run slower than they could: %s (a C++ compiler is needed: g++)", error)
         return None
-    library.hct_stem_is_fast.restype = ctypes.c_bool
+    library.hct_stem_way.restype = ctypes.c_int
     library.hct_stem_channels.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
     number, place = ctypes.c_int, ctypes.c_void_p
-    library.hct_stem.argtypes = (ctypes.c_char_p, place, number, number, place, number, ctypes.c_bool)
+    library.hct_stem.argtypes = (ctypes.c_char_p, place, number, number, place, number, number)
     library.hct_stem.restype = None
     return library

@@ -31,29 +31,28 @@ def expected(pixels: torch.Tensor, weight, scale, shift, zero_points) -> torch.T
     return values.clamp(0, 255)
 
 
-@pytest.mark.parametrize("portable", [True, False])
+@pytest.mark.parametrize("way", range(len(stem.WAYS)), ids=stem.WAYS)
 @pytest.mark.parametrize("channels", stem.CHANNELS)
 @pytest.mark.parametrize("size", [(128, 128), (131, 129), (130, 1357)])
-def test_the_map_is_that_of_the_network(library, size, channels, portable):
-    if not (portable or library.hct_stem_is_fast()):
-        pytest.skip("a CPU without AVX-512 VNNI")
+def test_the_map_is_that_of_the_network(library, size, channels, way):
+    if way > library.hct_stem_way():
+        pytest.skip(f"a CPU without {stem.WAYS[way]}")
     given = parts(channels)
     pixels = torch.randint(0, 256, (*size, channels), dtype=torch.uint8)
-    found = stem.run_by(library, stem.pack(*given), 3, portable=portable)(pixels)
+    found = stem.run_by(library, stem.pack(*given), 3, way=way)(pixels)
     exact = expected(pixels, *given)
     assert found.shape == exact.shape
     assert (found.double() - exact).abs().max() < 0.5001, "rounded to the nearest"
     assert ((exact > 0) & (exact < 255)).double().mean() > 0.1, "most are not at an end"
 
 
-def test_both_ways_and_any_number_of_threads_give_the_same_bytes(library):
-    if not library.hct_stem_is_fast():
-        pytest.skip("a CPU without AVX-512 VNNI")
+def test_all_ways_and_any_number_of_threads_give_the_same_bytes(library):
     pixels = torch.randint(0, 256, (357, 403, 3), dtype=torch.uint8)
-    ways = [(1, True), (1, False), (2, False), (200, False)]
     packed = stem.pack(*parts(3))
-    maps = [stem.run_by(library, packed, threads, portable=portable)(pixels) for threads, portable in ways]
-    assert all(torch.equal(maps[0], other) for other in maps[1:])
+    first = stem.run_by(library, packed, 1, way=0)(pixels)
+    for way in range(library.hct_stem_way() + 1):
+        for threads in (1, 2, 200):
+            assert torch.equal(stem.run_by(library, packed, threads, way=way)(pixels), first), (way, threads)
 
 
 def test_what_is_no_stem_is_refused(library):

@@ -20,7 +20,7 @@ namespace {
 
 // The bytes of the artifact's stem; none where it has none, or where OpenVINO's own operators are as fast.
 std::vector<uint8_t> read_stem(const Artifact& artifact) {
-  if (artifact.stem.empty() || !hct_stem_is_fast()) return {};
+  if (artifact.stem.empty() || hct_stem_way() == kPortable) return {};
   std::ifstream file(artifact.stem, std::ios::binary);
   std::vector<uint8_t> stem{std::istreambuf_iterator<char>(file), {}};
   if (!hct_stem_channels(stem.data(), stem.size()))
@@ -136,7 +136,8 @@ class OpenVINO : public Model {
     if (hct_stem_channels(stem_.data(), stem_.size()) != pixels.size(3))
       throw Error(kArtifact, "stem.bin is for other images; export it again");
     const at::Tensor map = at::empty({1, hct_stem_side(height), hct_stem_side(width), 16}, at::kByte);
-    hct_stem(stem_.data(), pixels.data_ptr<uint8_t>(), height, width, map.data_ptr<uint8_t>(), threads_, false);
+    hct_stem(stem_.data(), pixels.data_ptr<uint8_t>(), height, width, map.data_ptr<uint8_t>(), threads_,
+             hct_stem_way());
     return map;
   }
 

@@ -19,6 +19,13 @@
 #include <immintrin.h>
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in that header, of GCC 12
 #define WITH_VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
+#if defined(__linux__) && __has_include(<amxint8intrin.h>)
+#include <sys/syscall.h>
+#include <unistd.h>
+#define WITH_AMX __attribute__((target("amx-tile,amx-int8")))
+// GCC does not know that tiles are loaded from memory: what was written before has to be there.
+#define WRITTEN(place) __asm__ volatile("" ::"r"(place) : "memory")
+#endif
 #endif
 
 namespace {
@@ -27,9 +34,6 @@ constexpr char kMagic[] = "HCTSTEM1";
 constexpr int kOut = 16;     // output channels
 constexpr int kKernel = 7;
 constexpr int kPadding = 3;
-constexpr int kBlock = 12;   // outputs whose sums are in registers at once
-constexpr int kTile = 28 * kBlock;          // outputs of a row of a tile
-constexpr int kPooled = (kTile - 1) / 2;    // of them after pooling
 
 // Of the output channels. Aligned, so that a vector never lies in two lines of the cache.
 struct alignas(64) Sums {
@@ -70,6 +74,12 @@ Sums begin_with(const Stem& stem) {
 }
 
 struct Portable {
+  static constexpr int kBlock = 1;   // outputs that are computed at once
+  static constexpr int kTile = 192;  // outputs of a row of a tile, a multiple
+
+  template <int C>
+  struct Registers {};  // what has to be set up before
+
   // `count` outputs of a row; rows: of the image, at the first output's window.
   template <int C>
   static void convolve(const uint8_t* const* rows, int count, const int8_t* weights, const Sums& start, Sums* out) {
@@ -102,7 +112,10 @@ struct Portable {
 };
 
 #if defined(__x86_64__)
-struct Vnni {
+struct Vnni : Portable {
+  static constexpr int kBlock = 12;
+  static constexpr int kTile = 16 * kBlock;
+
   // Output x and x + 2 see pixels that are four further, 4 C bytes: so what is loaded for one serves the other too.
   template <int C>
   WITH_VNNI static void convolve(const uint8_t* const* rows, int count, const int8_t* weights, const Sums& start,
@@ -151,15 +164,77 @@ struct Vnni {
 };
 #endif
 
+#if defined(WITH_AMX)
+// Products of matrices in registers: 16 outputs of a row by their 8 pixels, which lie 2 pixels further each, times
+// these by 16 channels. Four such products are under way at once.
+struct Amx : Vnni {
+  static constexpr int kRows = 16;
+  static constexpr int kBlock = 4 * kRows;
+  static constexpr int kTile = 2 * kBlock;
+
+  // What tile registers hold, for this thread while it convolves. What others had set there they find again.
+  template <int C>
+  class Registers {
+   public:
+    WITH_AMX Registers() {
+      alignas(64) struct {
+        uint8_t palette = 1, start = 0, reserved[14] = {};
+        uint16_t bytes[16] = {64, 64, 64, 64, 8 * C, 64};
+        uint8_t rows[16] = {kRows, kRows, kRows, kRows, kRows, 2 * C};
+      } config;
+      WRITTEN(&config);
+      _tile_storeconfig(before_);
+      _tile_loadconfig(&config);
+    }
+    WITH_AMX ~Registers() { _tile_loadconfig(before_); }
+
+   private:
+    alignas(64) uint8_t before_[64];
+  };
+
+  template <int C>
+  WITH_AMX static void convolve(const uint8_t* const* rows, int count, const int8_t* weights, const Sums& start,
+                                Sums* out) {
+    constexpr int kStep = 2 * C, kNext = kRows * kStep;
+    WRITTEN(rows);
+    for (int x = 0; x < count; x += kBlock) {
+      _tile_loadd(0, &start, 0);
+      _tile_loadd(1, &start, 0);
+      _tile_loadd(2, &start, 0);
+      _tile_loadd(3, &start, 0);
+      for (int y = 0; y < kKernel; ++y) {
+        const uint8_t* row = rows[y] + static_cast<size_t>(x) * kStep;
+        _tile_loadd(5, weights + y * 8 * C * kOut, 64);
+        _tile_loadd(4, row, kStep);
+        _tile_dpbusd(0, 4, 5);
+        _tile_loadd(4, row + kNext, kStep);
+        _tile_dpbusd(1, 4, 5);
+        _tile_loadd(4, row + 2 * kNext, kStep);
+        _tile_dpbusd(2, 4, 5);
+        _tile_loadd(4, row + 3 * kNext, kStep);
+        _tile_dpbusd(3, 4, 5);
+      }
+      _tile_stored(0, out + x, 64);
+      _tile_stored(1, out + x + kRows, 64);
+      _tile_stored(2, out + x + 2 * kRows, 64);
+      _tile_stored(3, out + x + 3 * kRows, 64);
+    }
+  }
+};
+#endif
+
 // Rows `first` to `last` of the map, tile by tile.
 template <class Way, int C>
 void strip(const Stem& stem, const uint8_t* pixels, int height, int width, uint8_t* map, int first, int last) {
+  constexpr int kTile = Way::kTile, kBlock = Way::kBlock;
+  constexpr int kPooled = (kTile - 1) / 2;             // outputs of a row of a tile after pooling
   constexpr int kRow = (2 * kTile + kKernel + 1) * C;  // bytes of a row that a tile sees, and of the pixel that pads it
   std::vector<uint8_t> ring(kKernel * kRow);
   std::vector<Sums> conv(kTile), pooled(3 * kPooled);
   alignas(64) int8_t weights[kKernel * 8 * C * kOut];
   std::copy_n(stem.weights, sizeof(weights), weights);
   const Sums start = begin_with(stem);
+  const typename Way::template Registers<C> registers;
   const int columns = hct_stem_side(width);
   for (int left = 0; left < columns; left += kPooled) {
     const int count = std::min(kPooled, columns - left);
@@ -173,6 +248,8 @@ void strip(const Stem& stem, const uint8_t* pixels, int height, int width, uint8
       for (int x = to; x < end; ++x) std::copy_n(stem.zero, C, row + (x - begin) * C);
       const uint8_t* line = pixels + static_cast<ptrdiff_t>(y) * width * C;
       if (from < to) std::memcpy(row + (from - begin) * C, line + from * C, static_cast<size_t>(to - from) * C);
+      if (from < to && y + 2 < height)
+        for (int x = from; x < to; x += 64 / C) __builtin_prefetch(line + (2 * width + x) * C);
     };
     int next = 4 * first - kPadding;  // the first row of the image that is not in the ring
     for (int y = first; y < last; ++y) {
@@ -203,13 +280,21 @@ void run(const Stem& stem, const uint8_t* pixels, int height, int width, uint8_t
 
 }  // namespace
 
-bool hct_stem_is_fast() {
+int hct_stem_way() {
+  static const int way = [] {
 #if defined(__x86_64__)
-  return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl");
-#else
-  return false;
+    if (!__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512vl"))
+      return kPortable;
+#if defined(WITH_AMX)
+    constexpr int kAsk = 0x1023, kTiles = 18;  // Linux gives the registers to those who ask (arch/x86/xstate)
+    if (__builtin_cpu_supports("amx-int8") && !syscall(SYS_arch_prctl, kAsk, kTiles)) return kAmx;
 #endif
+    return kVnni;
+#endif
+    return kPortable;
+  }();
+  return way;
 }
 
 int hct_stem_channels(const uint8_t* stem, size_t size) {
@@ -224,11 +309,13 @@ int hct_stem_channels(const uint8_t* stem, size_t size) {
 
 int hct_stem_side(int side) { return ((side - 1) / 2 + 1 - 3) / 2 + 1; }
 
-void hct_stem(const uint8_t* stem, const uint8_t* pixels, int height, int width, uint8_t* map, int threads,
-              bool portable) {
+void hct_stem(const uint8_t* stem, const uint8_t* pixels, int height, int width, uint8_t* map, int threads, int way) {
   const Stem parsed = parse(stem);
+#if defined(WITH_AMX)
+  if (way == kAmx) return run<Amx>(parsed, pixels, height, width, map, threads);
+#endif
 #if defined(__x86_64__)
-  if (!portable) return run<Vnni>(parsed, pixels, height, width, map, threads);
+  if (way == kVnni) return run<Vnni>(parsed, pixels, height, width, map, threads);
 #endif
   run<Portable>(parsed, pixels, height, width, map, threads);
 }

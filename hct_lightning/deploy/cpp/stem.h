@@ -6,8 +6,11 @@
 
 extern "C" {
 
-// Whether this CPU has the instructions that make it fast (AVX-512 VNNI).
-bool hct_stem_is_fast();
+// By plain C++, by AVX-512 VNNI, by products of matrices in registers (AMX): the same bytes, each faster than the last.
+enum { kPortable = 0, kVnni = 1, kAmx = 2 };
+
+// The fastest way that this CPU and its system have.
+int hct_stem_way();
 
 // Channels of the images that a stem of `size` bytes is for; 0 if it is none.
 int hct_stem_channels(const uint8_t* stem, size_t size);
@@ -15,8 +18,6 @@ int hct_stem_channels(const uint8_t* stem, size_t size);
 // Height or width of the map for an image of `side` pixels.
 int hct_stem_side(int side);
 
-// height x width x channels pixels to a map of 16 channels, interleaved alike. Both ways give the same bytes.
-// portable: plain C++, for CPUs that are not fast.
-void hct_stem(const uint8_t* stem, const uint8_t* pixels, int height, int width, uint8_t* map, int threads,
-              bool portable);
+// height x width x channels pixels to a map of 16 channels, interleaved alike. way: at most hct_stem_way().
+void hct_stem(const uint8_t* stem, const uint8_t* pixels, int height, int width, uint8_t* map, int threads, int way);
 }
