@@ -283,7 +283,7 @@ def _at_once(
 
 def ways_for(image: Tensor) -> ModuleType:
     """The operations for where the image is: by OpenCV on the host, as far as it goes, by PyTorch elsewhere."""
-    if image.device.type != "cpu" or image.shape[2] > host.MOST_CHANNELS:
+    if image.device.type != "cpu" or image.shape[2] > host.MOST_CHANNELS or not host.FINE:
         return device
     host.use_threads_of_torch()
     return host

@@ -16,6 +16,8 @@ from hct_lightning.data.feeding.augment.geometry import Matrix, seen
 from hct_lightning.data.reading.geometry import Size
 
 MOST_CHANNELS = 128  # of OpenCV
+# Earlier ones resample with weights of 5 bits; another package may have put one in the place of ours.
+FINE = int(cv2.__version__.split(".")[0]) >= 5
 
 
 def use_threads_of_torch() -> None:

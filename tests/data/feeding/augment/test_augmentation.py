@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hct_lightning.data.feeding.augment import device, host
-from hct_lightning.data.feeding.augment.augmentation import Augmentation
+from hct_lightning.data.feeding.augment.augmentation import Augmentation, ways_for
 from hct_lightning.data.feeding.loader import Batch
 from hct_lightning.data.reading.regions import Regions
 
@@ -219,6 +219,13 @@ def test_by_opencv_as_by_pytorch(channels, monkeypatch):
     apart = (found[0] - found[1]).abs()
     assert apart.max() <= 3  # a value of the table, further apart, and the noise
     assert (apart > 0).float().mean() < 0.02
+
+
+def test_an_older_opencv_that_another_package_brought_is_not_used(monkeypatch):
+    image = torch.zeros(4, 4, 3, dtype=torch.uint8)
+    assert ways_for(image) is host
+    monkeypatch.setattr(host, "FINE", False)
+    assert ways_for(image) is device
 
 
 def test_more_channels_than_opencv_takes():
