@@ -55,7 +55,9 @@ class BatchNormStatistics(Callback):
             )
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        if not self.frozen and self.freeze and trainer.global_step >= (1 - self.freeze) * total_steps(trainer):
+        # A training whose end is open has an unlimited number of steps.
+        due = self.freeze == 1 or trainer.global_step >= (1 - self.freeze) * total_steps(trainer)
+        if not self.frozen and self.freeze and due:
             if self.freeze < 1:
                 self._measure(trainer, module)
             self.frozen = True

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -43,6 +44,7 @@ class ImageData(lightning.LightningDataModule):
         on_error: `raise` ends the run at an unreadable image; `skip` notes it in the dataset's `skipped` and
             trains with the next one instead; in validation it does not count.
         limit: at most this many images of each split, of all classes; None: all.
+        limit_valid: likewise of the validation images alone.
         train_fraction: of the training images; see `Catalogue.part_of_training`. None: all.
         seed: of order and augmentation.
         source_options: every other option is the source's own (`root` and so on).
@@ -70,6 +72,7 @@ class ImageData(lightning.LightningDataModule):
         on_error: str,
         reduce_to: int | None,
         limit: int | None,
+        limit_valid: int | None,
         train_fraction: float | None,
         seed: int,
         **source_options: Any,
@@ -81,8 +84,9 @@ class ImageData(lightning.LightningDataModule):
             raise ValueError(f"data.statistics={statistics}: choose imagenet or data")
         if on_error not in ("raise", "skip"):
             raise ValueError(f"data.on_error={on_error}: choose raise or skip")
-        if limit is not None and limit < 1:
-            raise ValueError(f"data.limit={limit}: give at least 1, or null for all images")
+        for option, most in (("limit", limit), ("limit_valid", limit_valid)):
+            if most is not None and most < 1:
+                raise ValueError(f"data.{option}={most}: give at least 1, or null for all images")
         if train_fraction is not None and not 0 < train_fraction <= 1:
             raise ValueError(f"data.train_fraction={train_fraction}: give a fraction above 0, or null for all images")
         self.source = partial(source, **source_options)
@@ -105,6 +109,7 @@ class ImageData(lightning.LightningDataModule):
         self.prefetch_factor = prefetch_factor
         self.on_error = on_error
         self.limit = limit
+        self.limit_valid = limit_valid
         self.train_fraction = train_fraction
         self.seed = seed
         self._dataset: Dataset | None = None
@@ -122,8 +127,12 @@ class ImageData(lightning.LightningDataModule):
             found = self.source()
             if self.train_fraction:
                 found = found.part_of_training(self.train_fraction)
+            if self.limit:
+                found = found.at_most(self.limit)
+            if self.limit_valid:
+                found = replace(found, valid=found.valid.at_most(self.limit_valid))
             self._dataset = open_dataset(
-                found.at_most(self.limit) if self.limit else found,
+                found,
                 decoding=self.decoding,
                 **self.statistics,
                 skips=self.on_error == "skip",

@@ -59,9 +59,10 @@ def test_without_images_they_follow_the_batches(fit, classifier):
     assert not torch.equal(classifier.norm.running_mean, torch.zeros(3))
 
 
-def test_frozen_for_the_whole_training_they_stay_as_loaded(fit, classifier):
+@pytest.mark.parametrize("length", [{"max_epochs": 2}, {"max_epochs": -1, "max_time": "00:00:00:02"}])
+def test_frozen_for_the_whole_training_they_stay_as_loaded(fit, classifier, length):
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
-    fit(BatchNormStatistics(images=1000, freeze=1.0), max_epochs=2)  # validation puts the module into train mode again
+    fit(BatchNormStatistics(images=1000, freeze=1.0), **length)  # validation puts the module into train mode again
     after = classifier.state_dict()
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         assert torch.equal(after[f"norm.{name}"], before[f"norm.{name}"])

@@ -138,6 +138,7 @@ def test_channels_and_statistics_are_options(root, prepared):
         ({"statistics": "mine"}, r"data\.statistics=mine: choose imagenet or data"),
         ({"on_error": "ignore"}, r"data\.on_error=ignore: choose raise or skip"),
         ({"limit": 0}, r"data\.limit=0: give at least 1, or null"),
+        ({"limit_valid": -1}, r"data\.limit_valid=-1: give at least 1, or null"),
         ({"window": [255, 0]}, r"data\.window=\[255, 0\]: give \[low, high\]"),
         ({"window": [1]}, r"data\.window=\[1\]: give \[low, high\]"),
         ({"resolution": 0}, r"resolution=0: give one positive number"),
@@ -171,6 +172,11 @@ def test_limit_keeps_the_classes_balanced(root, limit, prepared):
         counts = Counter(split.labels)
         assert abs(counts[0] - counts[1]) <= 1
         assert all(Path(p).parent.name == "ab"[y] for p, y in zip(split.paths, split.labels, strict=True))
+
+
+def test_a_limit_of_validation_images_leaves_those_of_training(root, prepared):
+    catalogue = prepared(root, limit_valid=2).dataset.catalogue
+    assert (len(catalogue.train), catalogue.valid.labels) == (16, [0, 1])
 
 
 def test_the_summary_says_what_there_is(root, prepared):

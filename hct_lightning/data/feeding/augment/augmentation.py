@@ -28,6 +28,7 @@ STEP = 32  # pixels by which sides of crops grow
 SMALLEST = 128  # that HCT takes
 
 _OPEN = ("crop_size", "crops")
+_WHOLE = (*_OPEN, "jitter")
 _UNLIMITED = (*_OPEN, "jitter", "scale", "aspect", "mixup", "cutmix")
 _LEAST = {"crop": 0.1, "crop_size": SMALLEST, "crops": 1}
 _MOST = {"rotation": 45, "noise": 255, "colour": 1}
@@ -100,9 +101,10 @@ class Augmentation:
             if name in _OPEN and value is None:
                 continue
             least, most = _LEAST.get(name, 0), math.inf if name in _UNLIMITED else _MOST.get(name, 1)
-            if not least <= value <= most:
+            whole = name in _WHOLE
+            if not least <= value <= most or (whole and not isinstance(value, int)):
                 where = "data.flip" if name == "flip" else f"data.augment.{name}"
-                raise ValueError(f"{where}={value}: give {least} to {most}")
+                raise ValueError(f"{where}={value}: give {'a whole number, ' if whole else ''}{least} to {most}")
         self.flip = flip
         self.vertical_flip = vertical_flip
         self.quarter_turns = quarter_turns
@@ -211,7 +213,8 @@ class Augmentation:
         shift one another."""
         flip, vertical_flip, turn = rng.random(3)
         turns = int(rng.integers(1, 4))
-        shift = rng.integers(-self.jitter, self.jitter + 1, 2)
+        furthest = self.jitter or 1  # numpy draws nothing where there is nothing to choose
+        shift = rng.integers(-furthest, furthest + 1, 2) * (self.jitter > 0)
         brightness, contrast = 1 + rng.uniform(-1, 1, 2) * (self.brightness, self.contrast)
         where, zoom, aspect, angle = rng.random(2), *rng.uniform(-1, 1, 3)
         colour = 1 + rng.uniform(-1, 1, image.shape[2]) * self.colour

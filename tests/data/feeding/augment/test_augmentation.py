@@ -57,6 +57,16 @@ def test_an_image_is_changed_alike_in_whatever_batch_it_stands():
         assert not torch.equal(changed(list(range(12)), **EVERYTHING, **other).images, together.images)
 
 
+def test_options_do_not_shift_one_another():
+    """Of images of one colour moves show nothing, so all else has to be as without them."""
+    found = []
+    for jitter in (0, 9):
+        batch = batch_of([1, 2])._replace(images=torch.full((2, 3, 160, 160), 100, dtype=torch.uint8))
+        augmentation = Augmentation(jitter=jitter, brightness=0.5, contrast=0.5, noise=5)
+        found.append(augmentation(batch, seed=0, epoch=0, classes=3).images)
+    assert torch.equal(*found)
+
+
 @pytest.fixture
 def threads():
     """Sets PyTorch's threads, for this test."""
@@ -167,8 +177,8 @@ def test_crops_of_one_size_and_no_more_than_are_asked_for():
     assert found.images.shape == (6, 3, 128, 128)
     assert found.labels.tolist() == [2, 0] * 3
     assert not Augmentation(crops=3).active
-    for option, value in (("crop_size", 100), ("crops", 0)):
-        with pytest.raises(ValueError, match=rf"data\.augment\.{option}={value}: give (128|1) to"):
+    for option, value in (("crop_size", 100), ("crops", 0), ("crop_size", 200.5), ("crops", 1.5)):
+        with pytest.raises(ValueError, match=rf"data\.augment\.{option}={value}: give a whole number, (128|1) to"):
             Augmentation(**{option: value})
 
 
@@ -247,7 +257,8 @@ def test_mixing_stops_before_the_end():
     [
         ({"flip": 1.5}, r"data\.flip=1\.5: give 0 to 1"),
         ({"contrast": -1}, r"data\.augment\.contrast=-1: give 0 to 1"),
-        ({"jitter": -3}, r"data\.augment\.jitter=-3: give 0 to inf"),
+        ({"jitter": -3}, r"data\.augment\.jitter=-3: give a whole number, 0 to inf"),
+        ({"jitter": 0.05}, r"data\.augment\.jitter=0\.05: give a whole number"),
         ({"crop": 0}, r"data\.augment\.crop=0: give 0\.1 to 1"),
         ({"rotation": 90}, r"data\.augment\.rotation=90: give 0 to 45"),
     ],
