@@ -9,38 +9,40 @@ was lucky once does not stay in front (the incumbent of SMAC, Hutter et al. 2011
 
 import contextlib
 import fcntl
+import logging
 import math
 import statistics
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hct_lightning.deploy.extra import extra
 from hct_lightning.runs.files import locked
 
+log = logging.getLogger(__name__)
+
 STORAGE = "search.journal"
+BASE = "overrides"  # an attribute of the study: the options that all its trials have
 # Attributes of a trial with a further seed: the number of the one whose options it has, and which seed after the first.
 REPEATS, SEED = "repeats", "seed"
 
 _RANGE = ("low", "high", "log", "step", "choices")
+_GRIDS = ("BruteForceSampler", "GridSampler")
 
 
-def open_study(
-    folder: Path, *, sampler: str, sampler_options: Mapping[str, Any], pruner: str, pruner_options: Mapping[str, Any]
-) -> Any:
+def open_study(folder: Path, *, sampler: str, pruner: str, arguments: Mapping[str, Mapping[str, Any]]) -> Any:
     """The study of a folder, new or as it stands, which maximises.
 
     Args:
         folder: made when absent.
         sampler: a class of `optuna.samplers`.
-        sampler_options: its arguments.
         pruner: a class of `optuna.pruners`.
-        pruner_options: its arguments.
+        arguments: of such classes, by their names.
 
     Raises:
-        ValueError: for a class that Optuna does not have, or arguments that it does not take; for a storage that is
-            damaged, or that of another kind of search.
+        ValueError: for a class that Optuna does not have, or that is not for a search that processes share; for
+            arguments that it does not take; for a storage that is damaged, or that of another kind of search.
     """
     with extra("search"):
         import optuna
@@ -49,14 +51,21 @@ def open_study(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     made = []
-    for kind, name, options in (("sampler", sampler, sampler_options), ("pruner", pruner, pruner_options)):
-        module = getattr(optuna, f"{kind}s")
+    for kind, name in (("sampler", sampler), ("pruner", pruner)):
+        module, given = getattr(optuna, f"{kind}s"), arguments.get(name) or {}
         if name not in module.__all__ or name.startswith("Base"):
             raise ValueError(f"search.{kind}={name}: choose a class of optuna.{kind}s, as {', '.join(module.__all__)}")
+        if name in _GRIDS:
+            raise ValueError(f"search.sampler={name}: a grid is a multirun, without a search: -m optim.lr=1e-3,2e-3")
+        if "seed" in given:
+            raise ValueError(
+                f"search.arguments.{name}.seed={given['seed']}: processes that share a search would try the same "
+                "options; leave it out"
+            )
         try:
-            made.append(getattr(module, name)(**options))
+            made.append(getattr(module, name)(**given))
         except TypeError as error:
-            raise ValueError(f"search.{kind}_options={dict(options)}: {error}") from error
+            raise ValueError(f"search.arguments.{name}={dict(given)}: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked(folder / STORAGE):
@@ -75,6 +84,32 @@ def open_study(
     if directions != [optuna.study.StudyDirection.MAXIMIZE]:
         raise ValueError(f"{folder / STORAGE} is of a search for something else; give another search.folder")
     return study
+
+
+def refuse_another(study: Any, folder: Path, base: Sequence[str]) -> None:
+    """Notes what a new search is about.
+
+    Args:
+        study: of the folder.
+        folder: with its storage.
+        base: the options that all trials have, without secrets.
+
+    Raises:
+        ValueError: when the search there is about something else.
+    """
+    with locked(folder / STORAGE):
+        known = study.user_attrs.get(BASE)
+        if not isinstance(known, list):
+            known = list(base)
+            study.set_user_attr(BASE, known)
+    before, now = (
+        sorted(set(some) - set(others)) for some, others in ((map(str, known), base), (base, map(str, known)))
+    )
+    if before or now:
+        raise ValueError(
+            f"search.folder={folder} has a search with {' '.join(before) or 'fewer options'}, where now "
+            f"{' '.join(now) or 'fewer'} is given; give the same options, or another search.folder"
+        )
 
 
 def options_of(space: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
@@ -102,7 +137,7 @@ def suggest(trial: Any, space: Mapping[str, Any]) -> list[str]:
     for option, given in options_of(space):
         try:
             if "choices" in given:
-                value = trial.suggest_categorical(option, given["choices"])
+                value = trial.suggest_categorical(option, [_stored(choice) for choice in given["choices"]])
             elif isinstance(given["low"], int) and isinstance(given["high"], int):
                 value = trial.suggest_int(option, **given)
             else:
@@ -129,10 +164,18 @@ def begin_with(study: Any, folder: Path, space: Mapping[str, Any], present: Mapp
         space: see `suggest`.
         present: the value of each option. One that the space does not hold is suggested as in any other trial.
     """
-    values = {option: present[option] for option, given in options_of(space) if _holds(given, present[option])}
+    values = {o: _stored(present[o]) for o, given in options_of(space) if _holds(given, present[o])}
     with locked(folder / STORAGE):
-        if not study.get_trials(deepcopy=False):
-            study.enqueue_trial(values)
+        if study.get_trials(deepcopy=False):
+            return
+        study.enqueue_trial(values)
+    if outside := [override(option, value) for option, value in present.items() if option not in values]:
+        log.warning("the first trial has other values: search.space does not hold %s", " ".join(outside))
+
+
+def _stored(value: Any) -> Any:
+    """A value as Optuna keeps it: it has no lists."""
+    return str(value) if isinstance(value, list) else value
 
 
 def _holds(given: Any, value: Any) -> bool:
@@ -184,6 +227,14 @@ def leading(study: Any) -> tuple[Any, list[float]] | None:
         return None
     best = max(values, key=lambda number: statistics.fmean(values[number]))
     return study.get_trials(deepcopy=False)[best], values[best]
+
+
+def only_failures(study: Any, least: int) -> bool:
+    """Whether so many trials at least have ended, and each of them failed."""
+    from optuna.trial import TrialState
+
+    ended = [trial.state for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    return len(ended) >= least and set(ended) == {TrialState.FAIL}
 
 
 def seed_of(trial: Any) -> int:

@@ -14,7 +14,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import key_of
-from hct_lightning.cli.search import begin_with, leading, next_trial, open_study, options_of, override, seed_of, suggest
+from hct_lightning.cli.search import (
+    begin_with,
+    leading,
+    next_trial,
+    only_failures,
+    open_study,
+    options_of,
+    override,
+    refuse_another,
+    seed_of,
+    suggest,
+)
 from hct_lightning.cli.sweep import start_run
 from hct_lightning.report import sweep
 from hct_lightning.report.files import RunFiles
@@ -26,6 +37,7 @@ from hct_lightning.runs.secrets import hide_in
 log = logging.getLogger(__name__)
 
 LOOKS_EVERY_S = 1.0
+MOST_FAILURES = 3  # with nothing else, before a search ends
 METRIC = "val/accuracy"
 
 
@@ -33,7 +45,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     """`task=search`: takes part in the search of `search.folder` until it has all its trials.
 
     Raises:
-        ValueError: without options to search, or for options that can't be.
+        ValueError: without options to search, or for options that can't be; when every trial fails.
     """
     options = plain(cfg.search)
     if not options["space"]:
@@ -42,30 +54,51 @@ def main(cfg: DictConfig, folder: Path) -> None:
         if not isinstance(options[name], int) or options[name] < 1:
             raise ValueError(f"search.{name}={options[name]}: give a whole number of at least 1")
     home = Path(options["folder"]).expanduser().resolve()
-    study = open_study(home, **{name: options[name] for name in _OF_OPTUNA})
-    begin_with(
-        study, home, options["space"], {option: present(cfg, option) for option, _ in options_of(options["space"])}
-    )
+    now = {option: present(cfg, option) for option, _ in options_of(options["space"])}
     base = [o for o in HydraConfig.get().overrides.task if key_of(o).split(".")[0] not in _NOT_OF_TRIALS]
+    study = open_study(home, **{name: options[name] for name in _OF_OPTUNA})
+    refuse_another(study, home, hide_in([o for o in base if key_of(o).split(".")[0] not in _OF_A_PROCESS]))
+    begin_with(study, home, options["space"], now)
+    trials_have = [*(o for o in _OF_TRIALS if key_of(o) not in map(key_of, base)), *base]
     while True:
         with next_trial(study, home, options["trials"], options["seeds"]) as trial:
             if trial is None:
                 break
             suggested = [*suggest(trial, options["space"]), f"seed={cfg.seed + seed_of(trial)}"]
-            _run(study, trial, home / str(trial.number), base, suggested)
+            _run(study, trial, home / str(trial.number), trials_have, suggested)
+        if only_failures(study, least=MOST_FAILURES):
+            break
     sweep.report(home)
+    if only_failures(study, least=1):
+        raise ValueError(f"every trial failed, and nothing was found; the reasons are above and in {home}/*/run.json")
     _say_best(study, base, [option for option, _ in options_of(options["space"])])
 
 
-_OF_OPTUNA = ("sampler", "sampler_options", "pruner", "pruner_options")
+_OF_OPTUNA = ("sampler", "pruner", "arguments")
 _OF_SLURM = ("SLURM_", "SUBMITIT_")  # the job is this process's
+_OF_TRIALS = ("export=[]", "fit.report=false")  # unless these are given: trials are many
+_OF_A_PROCESS = ("runtime", "logger")  # which others that share the search may have otherwise
 _NOT_OF_TRIALS = ("task", "search", "sweeps", "slurm", "run")
 
 
 def present(cfg: DictConfig, option: str) -> Any:
-    """What an option, or a group of them, is without the search."""
+    """What an option, or a group of them, is without the search.
+
+    Raises:
+        ValueError: when there is none.
+    """
     chosen = HydraConfig.get().runtime.choices
-    return chosen[option] if option in chosen else OmegaConf.select(cfg, option)
+    if option in chosen:
+        return chosen[option]
+    value = OmegaConf.select(cfg, option, default=_ABSENT)
+    if value is _ABSENT:
+        raise ValueError(
+            f"search.space.{option}: there is no such option here; leave it out of the search: ~search.space.{option}"
+        )
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+_ABSENT = object()
 
 
 def _run(study: Any, trial: Any, folder: Path, base: list[str], suggested: list[str]) -> None:
@@ -81,7 +114,7 @@ def _run(study: Any, trial: Any, folder: Path, base: list[str], suggested: list[
     if not begun:
         refuse_replacing(folder, overrides)
     if begun and run.record.get("status") == "completed":  # killed before it could say so
-        study.tell(trial, _value(folder))
+        _count(study, trial, run)
         return
     run.update(overrides=overrides)
     log.info("trial %d: %s", trial.number, shlex.join(suggested))
@@ -101,22 +134,30 @@ def _run(study: Any, trial: Any, folder: Path, base: list[str], suggested: list[
     if child.returncode == endings.INTERRUPTED:
         raise KeyboardInterrupt
     if pruned:
-        run.end("pruned", f"others were better after {max(reported)} epochs")
+        run.end("pruned", f"others were better after {max(reported) + 1} epochs")
         study.tell(trial, state=TrialState.PRUNED)
     elif child.returncode == endings.TERMINATED:
         raise signals.Terminated
     elif child.returncode:
-        reason = run.record.get("reason") or signals.in_words(child.returncode)
-        run.end("failed", reason)
-        log.error("trial %d failed: %s", trial.number, reason)
-        study.tell(trial, state=TrialState.FAIL)
+        _fail(study, trial, run, run.record.get("reason") or signals.in_words(child.returncode))
     else:
-        study.tell(trial, _value(folder))
+        _count(study, trial, run)
 
 
-def _value(folder: Path) -> float:
-    """What a completed trial counts by."""
-    return max(value for _, value in RunFiles(folder, folder.name).metrics[METRIC])
+def _count(study: Any, trial: Any, run: Run) -> None:
+    """A completed trial counts by its best."""
+    if measured := RunFiles(run.folder, run.folder.name).metrics.get(METRIC):
+        study.tell(trial, max(value for _, value in measured))
+    else:
+        _fail(study, trial, run, f"it measured no {METRIC}")
+
+
+def _fail(study: Any, trial: Any, run: Run, reason: str) -> None:
+    from optuna.trial import TrialState
+
+    run.end("failed", reason)
+    log.error("trial %d failed: %s", trial.number, reason)
+    study.tell(trial, state=TrialState.FAIL)
 
 
 def _watch(child: Popen, trial: Any, folder: Path, reported: set[int]) -> bool:
@@ -124,9 +165,10 @@ def _watch(child: Popen, trial: Any, folder: Path, reported: set[int]) -> bool:
     while True:
         ended = child.poll() is not None
         for epoch, value in RunFiles(folder, folder.name).metrics.get(METRIC, ()):
-            if int(epoch) not in reported:
-                trial.report(value, int(epoch))
-                reported.add(int(epoch))
+            step = int(epoch) - 1  # Optuna's count from zero
+            if step not in reported:
+                trial.report(value, step)
+                reported.add(step)
                 if not ended and not seed_of(trial) and trial.should_prune():
                     child.terminate()
                     child.wait()

@@ -7,14 +7,24 @@ from typing import Any
 
 import pytest
 
-from hct_lightning.cli.search import STORAGE, begin_with, leading, next_trial, open_study, seed_of, suggest
+from hct_lightning.cli.search import (
+    STORAGE,
+    begin_with,
+    leading,
+    next_trial,
+    only_failures,
+    open_study,
+    refuse_another,
+    seed_of,
+    suggest,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 optuna = pytest.importorskip("optuna")
 
 
 def study_in(folder: Path, **options: Any) -> Any:
-    given = {"sampler": "RandomSampler", "sampler_options": {"seed": 0}, "pruner": "NopPruner", "pruner_options": {}}
+    given = {"sampler": "RandomSampler", "pruner": "NopPruner", "arguments": {}}
     return open_study(folder, **(given | options))
 
 
@@ -41,7 +51,9 @@ def test_a_space_that_is_none_is_named(tmp_path, given):
     [
         ({"sampler": "Oracle"}, "search.sampler=Oracle: choose a class of optuna.samplers"),
         ({"pruner": "BasePruner"}, "search.pruner=BasePruner"),
-        ({"sampler_options": {"seeds": 1}}, "search.sampler_options=.*seeds"),
+        ({"arguments": {"RandomSampler": {"seeds": 1}}}, "search.arguments.RandomSampler=.*seeds"),
+        ({"arguments": {"RandomSampler": {"seed": 1}}}, "search.arguments.RandomSampler.seed=1: .*leave it out"),
+        ({"sampler": "GridSampler"}, "search.sampler=GridSampler: a grid is a multirun"),
     ],
 )
 def test_what_optuna_does_not_have_is_named(tmp_path, options, message):
@@ -67,6 +79,55 @@ def test_a_search_for_something_else_is_not_taken_for_this_one(tmp_path):
     optuna.create_study(storage=storage, study_name="search", direction="minimize")
     with pytest.raises(ValueError, match="is of a search for something else; give another search"):
         study_in(tmp_path)
+
+
+def test_a_class_takes_its_own_arguments_and_no_others(tmp_path):
+    arguments = {"MedianPruner": {"n_startup_trials": 2}, "ThresholdPruner": {"lower": 0.5}}
+    for pruner in ("NopPruner", "ThresholdPruner"):
+        made = study_in(tmp_path, pruner=pruner, arguments=arguments).pruner
+        assert type(made).__name__ == pruner
+
+
+def test_another_search_is_not_continued(tmp_path):
+    study = study_in(tmp_path)
+    for _ in range(2):  # the same order or another
+        refuse_another(study, tmp_path, ["data=folder", "data.root=a"])
+        refuse_another(study_in(tmp_path), tmp_path, ["data.root=a", "data=folder"])
+    with pytest.raises(
+        ValueError, match=rf"{tmp_path} has a search with data\.root=a, where now data\.root=b is given"
+    ):
+        refuse_another(study, tmp_path, ["data=folder", "data.root=b"])
+    with pytest.raises(ValueError, match=r"with fewer options, where now model=hct_cnn is given; .*another search"):
+        refuse_another(study, tmp_path, ["data=folder", "data.root=a", "model=hct_cnn"])
+
+
+def test_what_the_space_does_not_hold_is_said(tmp_path, caplog):
+    space = {"optim": {"choices": ["muon", "adamw"], "lr": {"low": 1e-4, "high": 1e-2}}}
+    begin_with(study_in(tmp_path), tmp_path, space, {"optim": "sgd", "optim.lr": 1e-3})
+    assert "the first trial has other values: search.space does not hold optim=sgd" in caplog.text
+    caplog.clear()
+    begin_with(study_in(tmp_path), tmp_path, space, {"optim": "sgd", "optim.lr": 1e-3})
+    assert not caplog.text, "it is not the first any more"
+
+
+def test_choices_may_be_lists(tmp_path):
+    space = {"data": {"resolution": {"choices": [[512, 360], [1024, 720]]}}}
+    study = study_in(tmp_path)
+    begin_with(study, tmp_path, space, {"data.resolution": [1024, 720]})
+    with next_trial(study, tmp_path, 1, 1) as trial:
+        assert suggest(trial, space) == ["data.resolution=[1024, 720]"]
+
+
+def test_failures_alone_are_told_from_others(tmp_path):
+    study, state = study_in(tmp_path), optuna.trial.TrialState
+    assert not only_failures(study, least=0), "there are none"
+    for _ in range(2):
+        study.tell(study.ask(), state=state.FAIL)
+    study.ask()
+    assert only_failures(study, least=2)
+    assert not only_failures(study, least=3)
+    study.tell(study.ask(), state=state.PRUNED)
+    assert not only_failures(study, least=2)
 
 
 def test_the_first_trial_has_the_options_as_they_stand(tmp_path):

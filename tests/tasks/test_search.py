@@ -75,6 +75,28 @@ def test_counts_that_are_none_are_named(cli, tmp_path, given):
     assert f"{given}: give a whole number of at least 1" in done.stderr
 
 
+def test_an_option_that_there_is_not_is_named(cli, tmp_path):
+    done = cli("+sweeps=search", "model=resnet18", f"search.folder={tmp_path}/search", cwd=tmp_path, status=1)
+    assert "search.space.model.drop_path_rate: there is no such option here; leave it out" in done.stderr
+    assert not (tmp_path / "search" / "search.journal").exists()
+
+
+@pytest.mark.slow
+def test_a_search_whose_every_trial_fails_ends_early(cli, tmp_path):
+    options = ("data=folder", f"data.root={tmp_path}/absent", f"search.folder={tmp_path}/search")
+    done = cli("+sweeps=search", *options, cwd=tmp_path, status=1)
+    assert [trial.state.name for trial in trials_of(tmp_path / "search")] == ["FAIL"] * 3
+    assert "error: every trial failed" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_trial_that_measures_nothing_has_failed(cli, tiny, tmp_path):
+    options = ("search.trials=1", f"search.folder={tmp_path}/search", "trainer.max_epochs=1")
+    done = cli(*tiny, *SEARCH, *options, "trainer.limit_val_batches=0", cwd=tmp_path, status=1)
+    assert "trial 0 failed: it measured no val/accuracy" in done.stderr
+    assert not (tmp_path / "search" / "0" / "artifacts").exists()
+
+
 @pytest.mark.slow
 def test_what_leads_is_trained_with_further_seeds(cli, tiny, tmp_path):
     folder = tmp_path / "search"
@@ -114,7 +136,7 @@ def test_two_processes_share_it_and_a_killed_one_goes_on(cli, environment, tiny,
     done = cli(*tiny, *SEARCH, *more, f"hydra.run.dir={folder}/log/third", cwd=tmp_path)
     trials = trials_of(folder)
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
-    assert all(sorted(trial.intermediate_values) == [1, 2, 3] for trial in trials)
+    assert all(sorted(trial.intermediate_values) == [0, 1, 2] for trial in trials)
     assert len({trial.params["optim.lr"] for trial in trials}) == 3
     for trial in trials:
         record = json.loads((folder / str(trial.number) / "run.json").read_text())
@@ -127,7 +149,7 @@ def test_two_processes_share_it_and_a_killed_one_goes_on(cli, environment, tiny,
 def test_a_trial_that_is_worse_than_others_is_ended(cli, tiny, tmp_path):
     folder = tmp_path / "search"
     # Better than all right.
-    pruner = ("search.pruner=ThresholdPruner", "~search.pruner_options", "+search.pruner_options={lower: 1.1}")
+    pruner = ("search.pruner=ThresholdPruner", "+search.arguments.ThresholdPruner={lower: 1.1}")
     options = ("search.trials=1", "trainer.max_epochs=50", f"search.folder={folder}", f"hydra.run.dir={folder}/log")
     done = cli(*tiny, *SEARCH, *pruner, *options, cwd=tmp_path)
     assert [trial.state.name for trial in trials_of(folder)] == ["PRUNED"]

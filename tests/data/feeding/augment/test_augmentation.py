@@ -57,7 +57,7 @@ def test_an_image_is_changed_alike_in_whatever_batch_it_stands():
         assert not torch.equal(changed(list(range(12)), **EVERYTHING, **other).images, together.images)
 
 
-def test_options_do_not_shift_one_another():
+def test_moves_do_not_shift_what_else_is_drawn():
     """Of images of one colour moves show nothing, so all else has to be as without them."""
     found = []
     for jitter in (0, 9):
