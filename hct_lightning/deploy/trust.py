@@ -17,7 +17,9 @@ _ON_FILES = re.compile(rb"\b(from_file|save|load|read_file|write_file|load_tenso
 # Those of networks, and an attribute of modules, are known.
 _KNOWN = rb"_convolution|_weight_norm|_make_per_(tensor|channel)_quantized_tensor|_is_full_backward_hook"
 _INTERNAL = re.compile(rb"\b(?!(%s)\b)_[a-z]\w*|\w*unsafe\w*" % _KNOWN)
-_PACKAGE = re.compile(rb"\bops\s*\.\s*(?!(prim|quantized)\b)\w*")
+_PACKAGE = re.compile(rb"\bops\b(?!\.(prim|quantized)\.)[\s.]*\w*")
+# What could spell a name in other ways than these see.
+_SPELLING = re.compile(rb"\bgetattr\b|\\")
 _PROGRAM = 2**26  # bytes of source
 # Classes of C++ have this name; those of quantized weights alone are needed.
 _CLASS = re.compile(rb"torch[.\n]classes")
@@ -80,7 +82,7 @@ def check_archive(file: Path) -> None:
     if "model.json" in parts:
         raise ValueError(f"{file} is a TorchScript archive of an old form; export it again")
     for name, part in parts.items():
-        for forbidden in (_ON_FILES, _INTERNAL, _PACKAGE):
+        for forbidden in (_ON_FILES, _INTERNAL, _PACKAGE, _SPELLING):
             if name.endswith(".py") and (found := forbidden.search(part)):
                 raise ValueError(
                     f"{file} is refused: its program names {found[0].decode():.100}, which no network needs"

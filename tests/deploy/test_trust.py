@@ -52,6 +52,11 @@ def test_torchscript_that_loads_machine_code_is_refused(tmp_path):
         "ops.inductor._reinterpret_tensor(x, [1000], [1], 0)",
         "ops.torchvision.read_file('/etc/passwd')",
         "ops . image . decode_gif(x)",
+        "o = ops; o.prims.abs(x)",
+        "ops\\\n.prims.abs(x)",
+        'getattr(ops, "prims").abs(x)',
+        'getattr(torch, "sa" "ve")(x, "canary")',
+        'y = "\\163ave"',
     ],
 )
 def test_torchscript_that_calls_what_is_not_meant_to_be_called_is_refused(tmp_path, line):
