@@ -76,10 +76,13 @@ def run_by(library: ctypes.CDLL, stem: bytes, threads: int, *, way: int | None =
     found = torch.empty((0, 0, OUT), dtype=torch.uint8)
 
     def run(pixels: Tensor) -> Tensor:
+        nonlocal found
         height, width, given = pixels.shape
         if given != channels or pixels.dtype != torch.uint8 or not pixels.is_contiguous():
             raise ValueError(f"the stem takes uint8 h w {channels}, not {pixels.dtype} {tuple(pixels.shape)}")
-        found.resize_(library.hct_stem_side(height), library.hct_stem_side(width), OUT)
+        shape = library.hct_stem_side(height), library.hct_stem_side(width), OUT
+        if found.shape != shape:  # a new one: where NumPy has seen a tensor, it can't be made larger
+            found = torch.empty(shape, dtype=torch.uint8)
         library.hct_stem(stem, pixels.data_ptr(), height, width, found.data_ptr(), threads, way)
         return found
 
@@ -92,10 +95,11 @@ def compiled() -> ctypes.CDLL | None:
     source = files("hct_lightning.deploy") / "cpp"
     content = b"".join((source / name).read_bytes() for name in ("stem.h", "stem.cpp"))
     command = [*shlex.split(os.environ.get("CXX", "c++")), *_OPTIONS]
-    known = hashlib.sha256(content + repr(command).encode() + platform.machine().encode()).hexdigest()[:16]
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hct_lightning"
-    kept = home / f"stem-{known}.so"
     try:
+        compiler = subprocess.run([command[0], "--version"], check=True, capture_output=True).stdout
+        parts = content, repr(command).encode(), platform.machine().encode(), compiler
+        kept = home / f"stem-{hashlib.sha256(b''.join(parts)).hexdigest()[:16]}.so"
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         owner = home.stat()
         if owner.st_uid != os.getuid() or owner.st_mode & 0o022:

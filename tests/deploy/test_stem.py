@@ -1,5 +1,9 @@
 """The program for HCT's int8 stem, against PyTorch's own operators."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +59,32 @@ def test_all_ways_and_any_number_of_threads_give_the_same_bytes(library):
             assert torch.equal(stem.run_by(library, packed, threads, way=way)(pixels), first), (way, threads)
 
 
+def test_images_may_become_larger(library):
+    run, sizes = stem.run_by(library, stem.pack(*parts(3)), 1), [(128, 128), (256, 200), (128, 128)]
+    maps = []
+    for size in sizes:
+        maps.append(run(torch.full((*size, 3), 9, dtype=torch.uint8)))
+        maps[-1].numpy()  # as OpenVINO takes it
+    assert [tuple(found.shape[:2]) for found in maps] == [(31, 31), (63, 49), (31, 31)]
+
+
+def test_fewer_threads_than_asked_for_will_do(library):
+    """In a process of its own, which the system gives no room for the stack of another thread."""
+    code = """
+import resource, sys, torch
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_stem
+library, packed = test_stem.stem.compiled(), test_stem.stem.pack(*test_stem.parts(3))
+pixels = torch.randint(0, 256, (300, 300, 3), dtype=torch.uint8)
+expected = test_stem.stem.run_by(library, packed, 1)(pixels)
+taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 2**22, taken + 2**22))
+assert torch.equal(test_stem.stem.run_by(library, packed, 8)(pixels), expected)
+"""
+    subprocess.run([sys.executable, "-c", code, str(Path(__file__).parent)], check=True)
+
+
 def test_what_is_no_stem_is_refused(library):
     packed = stem.pack(*parts(3))
     for bad in (b"", packed[:-1], packed + b"0", b"HCTSTEM2" + packed[8:], packed[:8] + b"\2" + packed[9:]):
@@ -75,7 +105,7 @@ def test_without_a_compiler_there_is_none(monkeypatch, tmp_path, caplog):
     with caplog.at_level("INFO"):
         assert stem.compiled.__wrapped__() is None
     assert "a C++ compiler is needed: g++" in caplog.text
-    assert not list((tmp_path / "hct_lightning").iterdir())
+    assert not (tmp_path / "hct_lightning").exists()
 
 
 def test_nothing_is_run_from_where_others_may_write(monkeypatch, tmp_path, caplog):

@@ -12,6 +12,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -272,9 +273,14 @@ void run(const Stem& stem, const uint8_t* pixels, int height, int width, uint8_t
   const int rows = hct_stem_side(height);
   const auto from = [&](int t) { return static_cast<int>(static_cast<int64_t>(rows) * t / threads); };
   std::vector<std::thread> others;
-  for (int t = 1; t < threads; ++t)
-    others.emplace_back([&, t] { part(stem, pixels, height, width, map, from(t), from(t + 1)); });
+  int started = 1;
+  try {
+    for (; started < threads; ++started)
+      others.emplace_back([&, t = started] { part(stem, pixels, height, width, map, from(t), from(t + 1)); });
+  } catch (const std::system_error&) {  // as many as the system allows
+  }
   part(stem, pixels, height, width, map, 0, from(1));
+  if (started < threads) part(stem, pixels, height, width, map, from(started), rows);
   for (std::thread& other : others) other.join();
 }
 
