@@ -89,6 +89,8 @@ class Artifact:
     def logits(self, images: Tensor) -> Tensor:
         """n c h w uint8 -> n classes logits, fp32; errors as above."""
         self._check(images)
+        if not len(images):
+            return torch.empty((0, len(self.classes)))
         with torch.inference_mode():
             batches = images.split(self.description["input"]["batch"] or len(images))
             return torch.cat([self._run(batch) for batch in batches])
@@ -132,9 +134,13 @@ def load_artifact(
 
     Raises:
         FileNotFoundError: when it isn't an artifact.
-        ValueError: for another format, a changed file, an unknown runtime, another machine's or a stranger's code.
+        ValueError: for another format, a changed file, an unknown runtime, another machine's or a stranger's code, and
+            for no threads or streams.
         ImportError: when the runtime isn't installed.
     """
+    for name, count in (("threads", threads), ("streams", streams)):
+        if count is not None and count < 1:
+            raise ValueError(f"{name}={count}: give at least 1")
     folder = Path(folder)
     description = read_description(folder)
     if description["runtime"] not in RUNTIMES:
@@ -200,7 +206,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         made_as = description.get("format")
         if made_as == 1:
             description["decoding"] = _decoding_of_format_1(description)
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, RecursionError, TypeError) as error:
         raise ValueError(f"{file} is damaged: {error!r:.200}; export it again") from error
     if isinstance(made_as, bool) or made_as not in (1, FORMAT):
         raise ValueError(

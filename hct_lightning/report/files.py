@@ -151,7 +151,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}; remove it, and the report leaves it out") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged: it holds no object; remove it, and the report leaves it out")

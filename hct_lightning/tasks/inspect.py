@@ -24,6 +24,7 @@ from hct_lightning.data.reading.geometry import resize
 from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.data.survey import Survey, survey
 from hct_lightning.machine.runtime import cpu_count, resolve_precision
+from hct_lightning.models.hct import SMALLEST
 from hct_lightning.report.tables import describe
 from hct_lightning.runs.console import results, track
 from hct_lightning.runs.files import write_whole
@@ -94,7 +95,7 @@ def suggest(cfg: DictConfig, data: Dataset, found: Survey) -> dict[str, Any]:
     given = {key_of(override) for override in overrides}
     prepared = data.catalogue.prepared is not None
     shorter = sorted(min(size) for size in found.sizes)
-    median = max(32, shorter[len(shorter) // 2] // 32 * 32)
+    median = max(SMALLEST, shorter[len(shorter) // 2] // 32 * 32)
     height, width = data.size if prepared or "data.resolution" in given else (median, median)
     if data.reader.varies:
         height = width = round(math.sqrt(sum(h * w for h, w in found.sizes) / len(found.sizes)))

@@ -57,6 +57,16 @@ def test_no_more_streams_than_threads(folder):
         load_artifact(folder, threads=2, streams=3)
 
 
+@pytest.mark.parametrize("options", [{"threads": 0}, {"streams": 0}, {"threads": 2, "streams": -1}])
+def test_at_least_one_thread_and_one_stream(folder, options):
+    with pytest.raises(ValueError, match=r"(threads|streams)=(0|-1): give at least 1"):
+        load_artifact(folder, **options)
+
+
+def test_no_images_have_no_answers(folder):
+    assert load_artifact(folder)(images(0, 3, 192, 256)).shape == (0, 4)
+
+
 @pytest.mark.parametrize(
     ("x", "message"),
     [
@@ -108,6 +118,12 @@ def test_refuses_what_it_does_not_know(folder, tmp_path, field, value, message):
     (other / "artifact.json").write_text(json.dumps(description | {field: value}))
     with pytest.raises(ValueError, match=message):
         load_artifact(other)
+
+
+def test_a_description_of_any_depth_is_damaged(tmp_path):
+    (tmp_path / "artifact.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"artifact\.json is damaged"):
+        load_artifact(tmp_path)
 
 
 def test_not_an_artifact(tmp_path):

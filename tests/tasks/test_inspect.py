@@ -42,6 +42,14 @@ def test_inspect_tells_what_is_there_and_how_to_begin(cli, pictures, tmp_path):
     assert str(pictures / "train/b/3.png") in skipped
 
 
+def test_images_smaller_than_the_network_takes_are_enlarged(cli, tmp_path):
+    for i in range(8):
+        (tmp_path / "tiny" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (i, 9, 9)).save(tmp_path / "tiny" / "ab"[i % 2] / f"{i}.png")
+    done = cli("task=inspect", "data=folder", "data.root=tiny", "hydra.run.dir=run", cwd=tmp_path)
+    assert "data.resolution=128" in done.stdout.strip().splitlines()[-1]
+
+
 def mean_of(paths: list[Path]) -> list[float]:
     """Of the centred squares, channel by channel."""
     squares = [np.asarray(Image.open(path).convert("RGB"))[:, 32:224] / 255 for path in paths]

@@ -149,7 +149,7 @@ def read_manifest(root: Path) -> dict[str, Any] | None:
         version = manifest["version"]
         if version == 1:
             manifest["recipe"] = _from_version_1(manifest["recipe"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, RecursionError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}); remove it and prepare again") from error
     if version not in (1, VERSION):
         raise ValueError(f"{path} is of version {version!r:.50}, this program reads {VERSION}; prepare the store again")

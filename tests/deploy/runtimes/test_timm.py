@@ -92,12 +92,17 @@ def test_options_of_a_stranger_take_no_hours(tmp_path):
             runtime.load(tmp_path / "model.safetensors", {}, None, 1)
 
 
+# Of 12 MB of weights, with two gigabytes of positions of each pixel of a window to each other.
+TABLES = {"model_args": {"window_size": 80, "embed_dim": 24, "img_size": 640}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"num_classes": 10**12}, None),  # the artifact says how many there are
         ({"architecture": "resnet50"}, r"said to have \d+ bytes of weights, the file has \d+$"),
         ({"model_args": {"layers": [200, 200, 200, 200]}}, r"said to have \d+ bytes of weights"),
+        ({"architecture": "swin_tiny_patch4_window7_224"} | TABLES, r"said to compute \d+ bytes of tables"),
     ],
 )
 def test_a_network_that_is_larger_than_its_weights_is_refused(tmp_path, change, message):
