@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import struct
 import warnings
 import zipfile
 from functools import partial
@@ -13,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 from deploy.cpp_program import answer, assert_same_pixels, decoding, expected, pixels_artifact, run, seen
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from hct_lightning import load_artifact
 from hct_lightning.benchmarks.inference.profile import operators_in_cpp
 from hct_lightning.benchmarks.inference.subjects import find
 from hct_lightning.data.reading import geometry
-from hct_lightning.data.reading.image import read_image
+from hct_lightning.data.reading.image import UnreadableImageError, read_image
 from hct_lightning.deploy import export_artifact, trust
 from hct_lightning.deploy.artifact import digest
 from hct_lightning.deploy.build_cpp import build
@@ -227,6 +228,124 @@ def test_exif_orientation(program, picture, tmp_path, suffix):
         assert_same_pixels(seen(program, artifact, image), expected(image, (18, 12)), atol=2)
 
 
+def exif(orientation: int | None) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0131] = "a program"
+    if orientation:
+        exif[0x0112] = orientation
+    return exif
+
+
+ATTRIBUTE = b'<rdf:Description tiff:Orientation="%d"/>'
+ELEMENT = b"<tiff:OrientationX>3</tiff:OrientationX><tiff:Orientation>%d</tiff:Orientation>"
+
+
+@pytest.mark.parametrize(
+    ("in_exif", "in_xmp", "turned"),
+    [
+        (None, ATTRIBUTE % 6, True),
+        (None, ELEMENT % 8, True),
+        (None, ATTRIBUTE % 9, False),
+        (None, b"tiff:Orientation=", False),
+        (exif(None), ATTRIBUTE % 6, True),
+        (exif(1), ATTRIBUTE % 6, False),
+        (exif(6), ATTRIBUTE % 1, True),
+    ],
+)
+def test_orientation_in_the_xmp_of_a_jpeg(program, picture, tmp_path, in_exif, in_xmp, turned):
+    """It counts where EXIF has none."""
+    image, plain = tmp_path / "x.jpg", tmp_path / "plain.jpg"
+    picture.resize((24, 18)).save(image, xmp=in_xmp, **{"exif": in_exif} if in_exif else {})
+    picture.resize((24, 18)).save(plain)
+    wanted = expected(image, (18, 12))
+    assert torch.equal(wanted, expected(plain, (18, 12))) != turned
+    assert_same_pixels(seen(program, pixels_artifact(tmp_path, (18, 12)), image), wanted, atol=2)
+
+
+def as_imagemagick(exif: Image.Exif) -> str:
+    data = exif.tobytes()
+    lines = "\n".join(data.hex()[i : i + 72] for i in range(0, 2 * len(data), 72))
+    return f"\nexif\n{len(data):8}\n{lines}\n"
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize(
+    ("in_text", "in_exif", "in_xmp", "turned"),
+    [
+        (exif(6), None, None, True),
+        (exif(None), None, ATTRIBUTE % 6, True),
+        (exif(1), None, ATTRIBUTE % 6, False),
+        (exif(6), exif(1), None, False),
+        (None, exif(None), ATTRIBUTE % 6, True),
+        (None, None, ATTRIBUTE % 6, False),  # one might stand behind the pixels, so Python does not look for it
+    ],
+)
+def test_orientation_in_the_texts_of_a_png(program, picture, tmp_path, in_text, in_exif, in_xmp, turned, compressed):
+    """What older programs of ImageMagick write, and XMP."""
+    image, plain = tmp_path / "x.png", tmp_path / "plain.png"
+    texts = PngImagePlugin.PngInfo()
+    if in_text:
+        texts.add_text("Raw profile type exif", as_imagemagick(in_text), zip=compressed)
+    if in_xmp:
+        texts.add_itxt("XML:com.adobe.xmp", in_xmp.decode(), zip=compressed)
+    picture.resize((24, 18)).save(image, pnginfo=texts, **{"exif": in_exif} if in_exif else {})
+    picture.resize((24, 18)).save(plain)
+    wanted = expected(image, (18, 12))
+    assert torch.equal(wanted, expected(plain, (18, 12))) != turned
+    assert_same_pixels(seen(program, pixels_artifact(tmp_path, (18, 12)), image), wanted)
+
+
+def test_exif_behind_the_pixels_of_a_png_does_not_count(program, picture, tmp_path):
+    image = tmp_path / "x.png"
+    picture.resize((24, 18)).save(image, exif=exif(6))
+    data = image.read_bytes()
+    at, end = data.index(b"eXIf") - 4, data.index(b"IEND") - 4
+    behind = at + 12 + struct.unpack(">I", data[at : at + 4])[0]
+    image.write_bytes(data[:at] + data[behind:end] + data[at:behind] + data[end:])
+    wanted = expected(image, (18, 12))
+    assert_same_pixels(seen(program, pixels_artifact(tmp_path, (18, 12)), image), wanted)
+
+
+def test_exif_of_a_png_that_is_no_hexadecimal_is_refused(program, picture, tmp_path):
+    image = tmp_path / "x.png"
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Raw profile type exif", "\nexif\n       4\n4578-f66\n")
+    picture.resize((24, 18)).save(image, pnginfo=texts)
+    with pytest.raises(UnreadableImageError):
+        expected(image, (18, 12))
+    done = run(program, pixels_artifact(tmp_path, (18, 12)), image)
+    assert done.returncode == 4
+    assert "its EXIF is damaged" in done.stderr
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_damaged_jpeg_is_read_where_python_reads_it(program, picture, tmp_path, progressive):
+    artifact = pixels_artifact(tmp_path, (18, 12))
+    image = tmp_path / "x.jpg"
+    picture.resize((119, 83)).save(image, quality=90, progressive=progressive)  # odd: it is not reduced
+    data = image.read_bytes()
+    scan, end = data.index(b"\xff\xda") + 14, len(data) - 2
+    middle = (scan + end) // 2
+    for name, damaged, read in (
+        ("padded", data[:end] + bytes(100) + data[end:], True),
+        ("padded in its head", data[:20] + bytes(3) + data[20:], True),
+        ("altered", data[:middle] + b"\x12\x34" + data[middle + 2 :], True),
+        ("with a part cut out", data[:middle] + data[middle + 9 :], True),
+        ("ended early", data[:middle] + data[end:], True),
+        ("truncated", data[:middle], False),
+        ("truncated at its end", data[:-5], False),
+        ("truncated in its head", data[: scan - 100], False),
+    ):
+        image = tmp_path / f"{name}.jpg"
+        image.write_bytes(damaged)
+        if read:
+            assert_same_pixels(seen(program, artifact, image), expected(image, (18, 12)), atol=2)
+            continue
+        with pytest.raises(UnreadableImageError):
+            expected(image, (18, 12))
+        assert run(program, artifact, image).returncode == 4, name
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg(program, picture, tmp_path, mode, channels):
@@ -294,6 +413,15 @@ def test_several_images_at_a_time(program, export, picture, tmp_path, runtime):
     assert done.returncode == 4
     assert [json.loads(line)["image"] for line in done.stdout.splitlines()] == list(map(str, images[:3]))
     assert "3.png" in done.stderr
+
+
+def test_a_name_that_is_not_utf8_keeps_no_other_image_waiting(program, export, picture, tmp_path):
+    images = [tmp_path / name for name in (os.fsdecode(b"\xe9t\xe9.png"), "\u00e9t\u00e9.png")]
+    for image in images:
+        picture.save(image)
+    lines = run(program, export("torchscript"), *images).stdout.splitlines()
+    names = [json.loads(line)["image"] for line in lines]
+    assert names == [str(tmp_path / "\ufffdt\ufffd.png"), str(images[1])]
 
 
 def test_a_model_that_fails_keeps_no_other_image_waiting(program, export, picture, tmp_path):

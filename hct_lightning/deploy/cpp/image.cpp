@@ -4,22 +4,29 @@
 
 #include <libexif/exif-data.h>
 
+#include <charconv>
 #include <csetjmp>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <memory>
+#include <regex>
+#include <sstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <jpeglib.h>
+
+#include <jerror.h>
 #include <png.h>
 
 #include "error.h"
 
 namespace {
 
+using namespace std::string_view_literals;
 using Bytes = std::vector<unsigned char>;
 
 [[noreturn]] void fail(const std::string& reason) { throw Error(kImage, reason); }
@@ -49,14 +56,20 @@ at::Tensor empty_image(int64_t height, int64_t width, int64_t channels) {
   return at::empty({height, width, channels}, at::kByte);
 }
 
-// The EXIF orientation, 1 to 8; 1 where there is none. `exif` starts with "Exif\0\0".
-int orientation(const unsigned char* exif, size_t size) {
+// 1 to 8 where it is valid, and 1 where there is none: that of EXIF, else that of XMP by the pattern Pillow has for it.
+int orientation(std::string_view exif, std::string_view xmp) {
+  constexpr auto head = "Exif\0\0"sv;
+  while (exif.starts_with(head)) exif.remove_prefix(head.size());  // PNG has none, and some write it twice
+  const std::string block = std::string(head).append(exif);
   std::unique_ptr<ExifData, decltype(&exif_data_unref)> data(
-      exif_data_new_from_data(exif, static_cast<unsigned>(size)), exif_data_unref);
-  if (!data) return 1;
-  ExifEntry* entry = exif_content_get_entry(data->ifd[EXIF_IFD_0], EXIF_TAG_ORIENTATION);
-  if (!entry || entry->format != EXIF_FORMAT_SHORT || entry->components != 1) return 1;
-  return exif_get_short(entry->data, exif_data_get_byte_order(data.get()));
+      exif_data_new_from_data(reinterpret_cast<const unsigned char*>(block.data()), static_cast<unsigned>(block.size())),
+      exif_data_unref);
+  ExifEntry* entry = data ? exif_content_get_entry(data->ifd[EXIF_IFD_0], EXIF_TAG_ORIENTATION) : nullptr;
+  if (entry && entry->format == EXIF_FORMAT_SHORT && entry->components == 1)
+    return exif_get_short(entry->data, exif_data_get_byte_order(data.get()));
+  static const std::regex pattern(R"(tiff:Orientation(="|>)([0-9]))");
+  std::cmatch found;
+  return std::regex_search(xmp.data(), xmp.data() + xmp.size(), found, pattern) ? *found[2].first - '0' : 1;
 }
 
 // h w c, turned upright.
@@ -106,9 +119,10 @@ void on_jpeg_error(j_common_ptr info) {
   std::longjmp(errors->jump, 1);
 }
 
-// Damaged data is an error, as it is in Python: not a warning.
+// Of libjpeg's warnings only the one that the file ends too early is an error, as it is in Python: padding and altered
+// bytes are read there, too.
 void on_jpeg_message(j_common_ptr info, int level) {
-  if (level < 0) on_jpeg_error(info);
+  if (level < 0 && info->err->msg_code == JWRN_JPEG_EOF) on_jpeg_error(info);
 }
 
 struct JpegReader {
@@ -130,16 +144,19 @@ at::Tensor read_jpeg(const Bytes& bytes, const Decoding& how, const Reduce& redu
   jpeg_create_decompress(&info);
   const bool read = completes(errors.jump, [&] {
     jpeg_mem_src(&info, bytes.data(), bytes.size());
-    jpeg_save_markers(&info, JPEG_APP0 + 1, 0xFFFF);  // EXIF
+    jpeg_save_markers(&info, JPEG_APP0 + 1, 0xFFFF);  // EXIF, XMP
     jpeg_save_markers(&info, JPEG_APP0 + 2, 0xFFFF);  // ICC
     jpeg_read_header(&info, TRUE);
     check_size(info.image_height, info.image_width, how);
     if (info.num_components != 1 && info.num_components != 3) fail("a JPEG that is neither grey nor RGB");
+    std::string_view exif, xmp;
     for (auto* marker = info.marker_list; marker; marker = marker->next) {
-      if (marker->data_length > 6 && std::memcmp(marker->data, "Exif\0\0", 6) == 0)
-        turned = orientation(marker->data, marker->data_length);
-      check_profile(marker->data_length > 12 && std::memcmp(marker->data, "ICC_PROFILE", 12) == 0, how);
+      const std::string_view data(reinterpret_cast<const char*>(marker->data), marker->data_length);
+      if (data.starts_with("Exif\0\0"sv) && exif.empty()) exif = data;  // a second one continues the first
+      if (data.starts_with("http://ns.adobe.com/xap/1.0/\0"sv)) xmp = data;
+      check_profile(data.starts_with("ICC_PROFILE\0"sv), how);
     }
+    turned = orientation(exif, xmp);
     info.scale_num = 1;
     info.scale_denom = turned == 1 ? reduce({info.image_height, info.image_width}) : 1;
     info.out_color_space = info.num_components == 1 && how.channels == 1 ? JCS_GRAYSCALE : JCS_RGB;
@@ -203,6 +220,40 @@ struct PngReader {
   ~PngReader() { png_destroy_read_struct(&png, &info, nullptr); }
 };
 
+// The text of a chunk before the pixels; empty where there is none of that name.
+std::string_view png_text(png_structp png, png_infop info, std::string_view name) {
+  png_textp texts = nullptr;
+  int count = 0;
+  png_get_text(png, info, &texts, &count);
+  while (count--)
+    if (texts[count].key == name) return texts[count].text;
+  return {};
+}
+
+// A profile as ImageMagick writes it into text: three lines of a head, then hexadecimal digits.
+std::string profile_from_text(std::string_view text) {
+  std::istringstream lines{std::string(text)};
+  std::string profile;
+  for (int i = 0; i < 3; ++i) std::getline(lines, profile);
+  profile.clear();
+  for (char digits[2]; lines >> digits[0] >> digits[1];) {
+    unsigned char byte = 0;
+    if (std::from_chars(digits, digits + 2, byte, 16).ptr != digits + 2) fail("its EXIF is damaged");
+    profile += static_cast<char>(byte);
+  }
+  return profile;
+}
+
+// Only what stands before the pixels counts, and XMP only beside EXIF, as in hct_lightning/data/reading/image.py.
+int png_orientation(png_structp png, png_infop info) {
+  png_bytep chunk = nullptr;
+  png_uint_32 size = 0;
+  std::string exif;
+  if (png_get_eXIf_1(png, info, &size, &chunk)) exif.assign(reinterpret_cast<const char*>(chunk), size);
+  else exif = profile_from_text(png_text(png, info, "Raw profile type exif"));
+  return exif.empty() ? 1 : orientation(exif, png_text(png, info, "XML:com.adobe.xmp"));
+}
+
 at::Tensor read_png(const Bytes& bytes, const Decoding& how) {
   PngErrors errors;
   PngSource source{bytes};
@@ -222,6 +273,7 @@ at::Tensor read_png(const Bytes& bytes, const Decoding& how) {
     const int64_t height = png_get_image_height(png, info), width = png_get_image_width(png, info);
     check_size(height, width, how);
     check_profile(png_get_valid(png, info, PNG_INFO_iCCP), how);
+    turned = png_orientation(png, info);
     const int kind = png_get_color_type(png, info);
     const bool windowed = kind == PNG_COLOR_TYPE_GRAY && png_get_bit_depth(png, info) == 16;
     if (!windowed) png_set_strip_16(png);
@@ -237,13 +289,6 @@ at::Tensor read_png(const Bytes& bytes, const Decoding& how) {
     for (int64_t y = 0; y < height; ++y) rows.push_back(to + y * row);
     png_read_image(png, rows.data());
     png_read_end(png, info);
-    png_bytep exif = nullptr;
-    png_uint_32 size = 0;
-    if (png_get_eXIf_1(png, info, &size, &exif)) {
-      Bytes block{'E', 'x', 'i', 'f', 0, 0};
-      block.insert(block.end(), exif, exif + size);
-      turned = orientation(block.data(), block.size());
-    }
   });
   if (!read) fail(errors.message);
   if (!wide.empty()) from_16_bit(wide, image, how);

@@ -159,7 +159,8 @@ void print(Answer found, Model& model, const Options& options) {
     found.line["median_s"] = times[times.size() / 2];
   }
   found.line["peak_gib"] = peak_gib();
-  std::cout << found.line.dump() << std::endl;
+  // A file's name need not be UTF-8, which JSON is: what is not becomes U+FFFD.
+  std::cout << found.line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << std::endl;
   std::string word;
   while (options.wait && std::getline(std::cin, word))
     std::cout << nlohmann::json{{"seconds", seconds(again)}, {"peak_gib", peak_gib()}}.dump() << std::endl;
