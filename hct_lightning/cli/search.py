@@ -147,6 +147,10 @@ def suggest(trial: Any, space: Mapping[str, Any]) -> list[str]:
                 f"search.space.{option}={given}: give {{low: 1, high: 8}}, with log: true if you like, or "
                 f"{{choices: [a, b]}} ({error!r})"
             ) from error
+        if not _holds(given, value):  # the storage is a stranger's, or the space has changed
+            raise ValueError(
+                f"search.space.{option}={given}: trial {trial.number} has {value!r:.100}; give another search.folder"
+            )
         overrides.append(override(option, value))
     return overrides
 
@@ -181,8 +185,8 @@ def _stored(value: Any) -> Any:
 def _holds(given: Any, value: Any) -> bool:
     """Whether a value is one of those that an option may have."""
     if "choices" in given:
-        return value in given["choices"]
-    return isinstance(value, int | float) and given.get("low", math.inf) <= value <= given.get("high", -math.inf)
+        return value in given["choices"] or value in map(_stored, given["choices"])
+    return type(value) in (int, float) and given.get("low", math.inf) <= value <= given.get("high", -math.inf)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,11 @@ remembered when they are made, by their digests, and any other has to be trusted
 import os
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
+from torch import nn
 from torch._C import PyTorchFileReader
 
 # Operations of TorchScript that read or write files, by whichever name an archive gives their package.
@@ -18,9 +21,13 @@ _ON_FILES = re.compile(rb"\b(from_file|save|load|read_file|write_file|load_tenso
 _KNOWN = rb"_convolution|_weight_norm|_make_per_(tensor|channel)_quantized_tensor|_is_full_backward_hook"
 _INTERNAL = re.compile(rb"\b(?!(%s)\b)_[a-z]\w*|\w*unsafe\w*" % _KNOWN)
 _PACKAGE = re.compile(rb"\bops\b(?!\.(prim|quantized)\.)[\s.]*\w*")
+# Sparse tensors lend out their indices, which are not checked again when something is written where they say.
+_SPARSE = re.compile(rb"\w*(?:sparse|coalesce)\w*|\b(?:(?:c?crow|c?col|row)_)?indices\b")
+_TERMINAL = re.compile(rb"\b(?:[Pp]rint|warn)\b|[^\n\t\x20-\x7e]")
 # What could spell a name in other ways than these see.
 _SPELLING = re.compile(rb"\bgetattr\b|\\")
 _PROGRAM = 2**26  # bytes of source
+_TABLES = 2**28  # bytes that a network may compute when it is built
 # Classes of C++ have this name; those of quantized weights alone are needed.
 _CLASS = re.compile(rb"torch[.\n]classes")
 _QUANTIZED = b"__torch__.torch.classes.quantized"
@@ -61,6 +68,25 @@ def refuse_inflated(path: Path, *, compressed: int = 0) -> None:
         raise zipfile.BadZipFile(f"its parts are said to have {inside} bytes, it has {path.stat().st_size}")
 
 
+def refuse_larger(build: Callable[[], nn.Module], file: Path) -> None:
+    """Refuses a network that is larger than the file with its weights, before it takes memory.
+
+    Raises:
+        ValueError: also when it computes tables of more than that and 256 MB, which are in no file.
+    """
+    try:
+        with torch.device("meta"):
+            network = build()
+    except Exception:  # some networks compute while they are built; what is wrong with others shows soon
+        return
+    needed, held = sum(value.nbytes for value in network.state_dict().values()), file.stat().st_size
+    if needed > held:
+        raise ValueError(f"the network is said to have {needed} bytes of weights, the file has {held}")
+    computed = sum(buffer.nbytes for buffer in network.buffers())
+    if computed > held + _TABLES:
+        raise ValueError(f"the network is said to compute {computed} bytes of tables, at most {_TABLES} are taken")
+
+
 def check_archive(file: Path) -> None:
     """Refuses a TorchScript archive that could do more than compute; nothing of it has run yet.
 
@@ -82,11 +108,10 @@ def check_archive(file: Path) -> None:
     if "model.json" in parts:
         raise ValueError(f"{file} is a TorchScript archive of an old form; export it again")
     for name, part in parts.items():
-        for forbidden in (_ON_FILES, _INTERNAL, _PACKAGE, _SPELLING):
+        for forbidden in (_ON_FILES, _INTERNAL, _PACKAGE, _SPARSE, _TERMINAL, _SPELLING):
             if name.endswith(".py") and (found := forbidden.search(part)):
-                raise ValueError(
-                    f"{file} is refused: its program names {found[0].decode():.100}, which no network needs"
-                )
+                name = ascii(found[0].decode(errors="replace")).strip("'")
+                raise ValueError(f"{file} is refused: its program names {name:.100}, which no network needs")
         # A trace of where the program came from may quote any source.
         foreign = _CLASS.search(part) if name.endswith(".debug_pkl") else _classes(part) != part.count(_QUANTIZED)
         if foreign:

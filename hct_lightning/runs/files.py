@@ -43,7 +43,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError):
-            file = held.enter_context(path.with_name(f".{path.name}.lock").open("w"))
+            file = held.enter_context(path.with_name(f".{path.name}.lock").open("a"))  # a link's file is not emptied
             fcntl.flock(file, fcntl.LOCK_EX)  # of this opening of the file: threads, too, wait for each other
         yield
 

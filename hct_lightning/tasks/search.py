@@ -31,6 +31,7 @@ from hct_lightning.report import sweep
 from hct_lightning.report.files import RunFiles
 from hct_lightning.runs import endings, signals
 from hct_lightning.runs.folder import Run, refuse_replacing
+from hct_lightning.runs.links import check_links
 from hct_lightning.runs.printable import printable
 from hct_lightning.runs.secrets import hide_in
 
@@ -56,6 +57,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     home = Path(options["folder"]).expanduser().resolve()
     now = {option: present(cfg, option) for option, _ in options_of(options["space"])}
     base = [o for o in HydraConfig.get().overrides.task if key_of(o).split(".")[0] not in _NOT_OF_TRIALS]
+    check_links(home)
     study = open_study(home, **{name: options[name] for name in _OF_OPTUNA})
     refuse_another(study, home, hide_in([o for o in base if key_of(o).split(".")[0] not in _OF_A_PROCESS]))
     begin_with(study, home, options["space"], now)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hct_lightning.cli.allowed import check_network
-from hct_lightning.deploy.trust import refuse_inflated
+from hct_lightning.deploy.trust import refuse_inflated, refuse_larger
 from hct_lightning.models import HCT, FromPixels, load_original_state_dict
 from hct_lightning.training.spec import NetworkSpec
 
@@ -84,7 +84,7 @@ def _network_of(checkpoint: Mapping[str, Any], spec: NetworkSpec, path: Path) ->
     """Raises ValueError when the weights are not those of the network that is described."""
     prefix = "network."
     try:
-        _check_size(spec, path)
+        refuse_larger(spec.build, path)
         network = spec.build()
         state = checkpoint["state_dict"].items()
         network.load_state_dict({key.removeprefix(prefix): value for key, value in state if key.startswith(prefix)})
@@ -128,18 +128,6 @@ def begin_network(
     network = spec.build()
     load_weights(network, start, allow)
     return network, spec
-
-
-def _check_size(spec: NetworkSpec, path: Path) -> None:
-    """Refuses a description of a network that is larger than the file with its weights, before it takes memory."""
-    try:
-        with torch.device("meta"):
-            described = spec.build().state_dict()
-    except Exception:  # some networks compute while they are built; what is wrong with others shows soon
-        return
-    needed, held = sum(value.nbytes for value in described.values()), path.stat().st_size
-    if needed > held:
-        raise ValueError(f"it is said to have {needed} bytes of weights, the file has {held}")
 
 
 def check_resumable(path: Path, allow: Iterable[str] = ()) -> dict[str, Any]:

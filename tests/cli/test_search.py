@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,18 @@ def test_choices_may_be_lists(tmp_path):
     begin_with(study, tmp_path, space, {"data.resolution": [1024, 720]})
     with next_trial(study, tmp_path, 1, 1) as trial:
         assert suggest(trial, space) == ["data.resolution=[1024, 720]"]
+
+
+@pytest.mark.parametrize("value", [10**12, "7", True])
+def test_what_a_storage_says_stays_within_the_space(tmp_path, value):
+    study, space = study_in(tmp_path), {"data": {"batch_size": {"low": 1, "high": 8}}}
+    study.enqueue_trial({"data.batch_size": value})
+    with (
+        next_trial(study, tmp_path, 1, 1) as trial,
+        warnings.catch_warnings(action="ignore"),  # Optuna's own
+        pytest.raises(ValueError, match=r"search\.space\.data\.batch_size=.*: trial 0 has "),
+    ):
+        suggest(trial, space)
 
 
 def test_failures_alone_are_told_from_others(tmp_path):

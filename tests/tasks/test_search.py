@@ -75,6 +75,15 @@ def test_counts_that_are_none_are_named(cli, tmp_path, given):
     assert f"{given}: give a whole number of at least 1" in done.stderr
 
 
+def test_a_folder_that_leads_elsewhere_is_refused(cli, tmp_path):
+    (tmp_path / "search").mkdir()
+    (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / "search" / ".search.journal.lock").symlink_to(tmp_path / "thesis.txt")
+    done = cli("+sweeps=search", f"search.folder={tmp_path}/search", "hydra.run.dir=log", cwd=tmp_path, status=1)
+    assert f"leads to {tmp_path}/thesis.txt" in done.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
 def test_an_option_that_there_is_not_is_named(cli, tmp_path):
     done = cli("+sweeps=search", "model=resnet18", f"search.folder={tmp_path}/search", cwd=tmp_path, status=1)
     assert "search.space.model.drop_path_rate: there is no such option here; leave it out" in done.stderr

@@ -47,6 +47,8 @@ void check_archive(const std::filesystem::path& file) {
   static const std::regex internal(
       R"(\b(?!(_convolution|_weight_norm|_make_per_(tensor|channel)_quantized_tensor|_is_full_backward_hook)\b)_[a-z]|unsafe)");
   static const std::regex package(R"(\bops\b(?!\.(prim|quantized)\.))");
+  static const std::regex sparse(R"(sparse|coalesce|\b((c?crow|c?col|row)_)?indices\b)");
+  static const std::regex terminal("\\b([Pp]rint|warn)\\b|[^\n\t\x20-\x7e]");
   static const std::regex spelling(R"(\bgetattr\b|\\)");
   static const std::regex any_class(R"(\bclasses\b)"), quantized("__torch__\\.torch\\.classes\\.quantized");
   static const std::regex in_trace("torch[.\n]classes");
@@ -67,7 +69,7 @@ void check_archive(const std::filesystem::path& file) {
     };
     if (name.ends_with(".py") && count(on_files))
       throw Error(kArtifact, file.string() + " is refused: its program names an operation on files");
-    if (name.ends_with(".py") && (count(internal) || count(package) || count(spelling)))
+    if (name.ends_with(".py") && (count(internal) || count(package) || count(sparse) || count(terminal) || count(spelling)))
       throw Error(kArtifact, file.string() + " is refused: its program names an operation that no network needs");
     if (name.ends_with(".debug_pkl") ? count(in_trace) > 0 : count(any_class) != count(quantized))
       throw Error(kArtifact, file.string() + " is refused: its program makes objects of C++ that no network needs");

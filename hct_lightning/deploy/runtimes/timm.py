@@ -16,11 +16,11 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from hct_lightning.deploy.artifact import Exported
+from hct_lightning.deploy.trust import refuse_larger
 from hct_lightning.models import HCT, FromPixels
 
 FILE = "model.safetensors"
 CONFIG = "config.json"
-MOST_COMPUTED = 2**28  # bytes of what a network computes when it is built, beyond the size of its file
 LARGEST = 10_000  # number among the options of a network: the depth of one that a file describes must not take hours
 # What timm's own weights of this architecture say of themselves, which is not true of these.
 FOREIGN = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
@@ -92,25 +92,10 @@ def load(file: Path, description: Mapping[str, Any], threads: int | None, stream
         num_classes=len(description["classes"]),
         in_chans=description["input"]["channels"],
     )
-    _check_size(build, file)
+    refuse_larger(build, file)
     network = build(pretrained=True)
     metadata: Any = network.pretrained_cfg
     return FromPixels(network, metadata["mean"], metadata["std"]).to(memory_format=torch.channels_last).eval()
-
-
-def _check_size(build: Callable[[], nn.Module], file: Path) -> None:
-    """Refuses a network that is larger than the file with its weights, before it takes memory."""
-    try:
-        with torch.device("meta"):
-            network = build()
-    except Exception:  # some networks compute while they are built; what is wrong with others shows soon
-        return
-    needed, held = sum(value.nbytes for value in network.state_dict().values()), file.stat().st_size
-    if needed > held:
-        raise ValueError(f"{file}: the network is said to have {needed} bytes of weights, the file has {held}")
-    computed = sum(buffer.nbytes for buffer in network.buffers())  # some are in no file
-    if computed > held + MOST_COMPUTED:
-        raise ValueError(f"{file}: the network is said to compute {computed} bytes of tables; at most {MOST_COMPUTED}")
 
 
 def _is_plain(options: Any) -> bool:
