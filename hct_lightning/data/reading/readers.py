@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from hct_lightning.data.reading.decoding import Decoding
-from hct_lightning.data.reading.geometry import Size
+from hct_lightning.data.reading.geometry import Size, size_of
 from hct_lightning.data.reading.image import UnreadableImageError, probe, read_image
 from hct_lightning.data.reading.regions import Regions, is_read_by_region, open_regions
 
@@ -80,14 +80,18 @@ class NativeReader(Reader):
             UnreadableImageError: naming the file and the reason.
         """
         _, height, width = native_shape(path, self.decoding)
+        by_region = self.whole_bytes is not None and height * width * self.decoding.channels > self.whole_bytes
+        if by_region or is_read_by_region(path):
+            image = open_regions(path, self.decoding)
+            height, width, _ = image.shape
+        else:
+            image = self(path)
+            height, width = size_of(image)  # data.breast crops
         if min(height, width) < SMALLEST:
             raise UnreadableImageError(
                 f"{path}: {width}x{height} pixels are too few for data.resolution=native, which takes {SMALLEST} a side"
             )
-        by_region = self.whole_bytes is not None and height * width * self.decoding.channels > self.whole_bytes
-        if by_region or is_read_by_region(path):
-            return open_regions(path, self.decoding)
-        return self(path)
+        return image
 
 
 def native_shape(path: str, decoding: Decoding) -> tuple[int, int, int]:

@@ -32,13 +32,15 @@ class Regions:
         by_strips: whether rows are held in their whole width while a part of them is read.
 
     Raises:
-        ValueError: when the array is no such image.
+        ValueError: when the array is no such image, or of other numbers: true and false, int8, complex ones.
     """
 
     def __init__(self, values: Any, channels: int, window: Window | None, name: str = "an array") -> None:
         bands = values.shape[2] if len(values.shape) == 3 else 1
         if len(values.shape) not in (2, 3) or (bands != channels and {bands, channels} != {1, 3}):
             raise ValueError(f"it has the shape {tuple(values.shape)} where data.channels={channels}")
+        if values.dtype.kind not in "uif" or values.dtype == np.int8:
+            raise ValueError(f"it holds {values.dtype}, which can't be read by region; save it as uint8")
         if values.dtype.kind == "f" and window is None:
             raise ValueError("of floats that are read by region the range has to be given: data.window=[low,high]")
         self._values, self._window, self.name = values, window, name
@@ -98,8 +100,10 @@ def open_regions(path: Path | str, decoding: Decoding) -> Regions:
         UnreadableImageError: naming the file and the reason.
     """
     try:
+        if decoding.reduce_to is not None:
+            raise ValueError("data.reduce_to takes whole images, and this one is read by region; leave it out")
         regions = Regions(_values(path, decoding), decoding.channels, decoding.window, str(path))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged files make decoders raise everything there is
         raise UnreadableImageError(f"{path}: {error}") from error
     height, width, _ = regions.shape
     if height * width > decoding.max_pixels:

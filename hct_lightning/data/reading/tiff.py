@@ -5,7 +5,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import UnidentifiedImageError
@@ -16,9 +16,10 @@ from hct_lightning.data.reading.window import Window, to_uint8
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF and BigTIFF, of either byte order
 _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _FORMAT = 258, 262, 274, 277, 339  # tags
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # photometric interpretations
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6  # photometric interpretations
 _NAMES = {3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIELAB", 9: "CIELAB", 10: "CIELAB"}
-_ALPHA = (1, 2)  # of the tag ExtraSamples; 0 is any other band
+_ALPHA = (1, 2)  # of the tag ExtraSamples, 1 where the colours are multiplied by it; 0 is any other band
+_JPEG = 7  # of the tag Compression
 
 
 def is_tiff(path: Path | str) -> bool:
@@ -75,6 +76,18 @@ def read(path: Path | str, channels: int, window: Window | None) -> np.ndarray:
     return to_channels(_upright(pixels, orientation), channels, kind)
 
 
+def check_regions(file: BinaryIO) -> None:
+    """Raises ValueError for a TIFF of which libvips, which reads regions, gives other numbers or colours than `read`."""
+    with _page(file) as page:
+        jpeg = page.photometric == _YCBCR and page.compression == _JPEG  # the decoder makes it RGB
+        if page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE) and not jpeg:
+            raise ValueError(f"it is {_kind(page)}, which can't be read by region; save it as RGB")
+        if page.photometric == _WHITE_IS_ZERO and page.bitspersample > 8:
+            raise ValueError(f"it is {_kind(page)} whose zero is white, which can't be read by region; make it black")
+        if 1 in page.extrasamples and page.bitspersample > 8:
+            raise ValueError(f"it is {_kind(page)} multiplied into it, which can't be read by region; save it without")
+
+
 def _bands(page: Any) -> list[int]:
     """Which of a page's samples are no transparency."""
     colours = page.samplesperpixel - len(page.extrasamples)
@@ -109,7 +122,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 @contextmanager
-def _page(path: Path | str) -> Iterator[Any]:
+def _page(path: Path | str | BinaryIO) -> Iterator[Any]:
     try:
         import tifffile
     except ImportError as error:

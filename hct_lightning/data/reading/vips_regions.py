@@ -3,8 +3,11 @@
 The tiles of a TIFF, of a pyramid its largest level, are read as they are asked for. What can't be entered in the middle
 (JPEG, PNG, a TIFF in strips) is decoded from top to bottom, and again from the top for what lies above. Only an image
 that its EXIF orientation turns is decoded as a whole, to memory up to 100 MB and else to a temporary file.
+
+What libvips would give other pixels of than `read_image` does is refused.
 """
 
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from hct_lightning.data.reading import tiff
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.vips import libvips
 
 Place = tuple[slice, slice]
-_DTYPES = {"uchar": "u1", "char": "i1", "ushort": "u2", "short": "i2"}
+_DTYPES = {
+    **{"uchar": "u1", "char": "i1", "ushort": "u2", "short": "i2", "uint": "u4", "int": "i4"},
+    **{"float": "f4", "double": "f8", "complex": "c8", "dpcomplex": "c16"},
+}
+_TURNED_BY_XMP = re.compile(rb'tiff:Orientation(="|>)[2-8]')  # as Pillow looks for it
 
 
 class Tiles:
@@ -25,7 +33,7 @@ class Tiles:
     def __init__(self, image: Any) -> None:
         self._image = image
         self.shape = (image.height, image.width, image.bands)
-        self.dtype = np.dtype(_DTYPES.get(image.format, "f4"))
+        self.dtype = np.dtype(_DTYPES[image.format])
 
     def __getitem__(self, place: Place) -> np.ndarray:
         rows, columns = place
@@ -44,7 +52,7 @@ class Strips:
         self._begin = begin
         self._image = begin()
         self.shape = (self._image.height, self._image.width, self._image.bands)
-        self.dtype = np.dtype(_DTYPES.get(self._image.format, "f4"))
+        self.dtype = np.dtype(_DTYPES[self._image.format])
         self._one_at_a_time = threading.Lock()
         self._start_over()
 
@@ -95,14 +103,14 @@ def open_with_vips(path: str, decoding: Decoding) -> Tiles | Strips:
         raise ValueError("there is no such file")
 
     def begin(access: str) -> Any:
-        source = _source(path) if remote else _file(path)
+        source = _source(_opened(path)) if remote else _file(path)
         return vips.Image.new_from_source(source, "", access=access, fail_on="error")
 
     def prepared(access: str) -> Any:
         image = begin(access).autorot()
-        if image.interpretation == "cmyk":
-            image = image.colourspace("srgb")
-        elif decoding.srgb and image.get_typeof("icc-profile-data"):
+        if loader.startswith("pngload") and image.bands > 1:
+            image = image.msb()  # of 16-bit colour the upper byte is read
+        if decoding.srgb and image.format == "uchar" and image.get_typeof("icc-profile-data"):
             image = image.icc_transform("srgb", embedded=True)
         transparent = image.bands in (2, 4) and image.bands != decoding.channels
         return image.extract_band(0, n=image.bands - 1) if transparent else image
@@ -112,11 +120,26 @@ def open_with_vips(path: str, decoding: Decoding) -> Tiles | Strips:
         turned = head.get_typeof("orientation") and head.get("orientation") != 1
         loader = head.get("vips-loader") if head.get_typeof("vips-loader") else ""
         in_tiles = bool(head.get_typeof("tile-width"))
+        _check(head, loader, turned=bool(turned))
+        if loader.startswith("tiffload"):
+            with _opened(path) if remote else open(path, "rb") as file:
+                tiff.check_regions(file)
         if not turned and not in_tiles and loader.startswith(("jpegload", "pngload", "tiffload")):
             return Strips(lambda: prepared("sequential"))
         return Tiles(prepared("random"))
     except vips.Error as error:
         raise ValueError(f"libvips can't read it: {str(error).splitlines()[0]}") from error
+
+
+def _check(head: Any, loader: str, *, turned: bool) -> None:
+    """Raises ValueError for an image of which libvips gives other pixels than `read_image`."""
+    if head.interpretation == "cmyk":
+        raise ValueError("it is CMYK, which can't be read by region; save it as RGB")
+    if not turned and head.get_typeof("xmp-data") and _TURNED_BY_XMP.search(head.get("xmp-data")):
+        raise ValueError("its orientation is in its XMP alone, which can't be read by region; save it upright")
+    as_stored = loader.startswith("tiffload") or (loader.startswith("pngload") and head.bands != 2)
+    if head.format != "uchar" and not as_stored:
+        raise ValueError("it has more than 8 bits, which can't be read by region of this kind of file; save it as TIFF")
 
 
 def _file(path: str) -> Any:
@@ -127,18 +150,21 @@ def _file(path: str) -> Any:
         return vips.Source.new_from_descriptor(file.fileno())  # it has one of its own
 
 
-def _source(url: str) -> Any:
-    """What lies at a url, read as it is asked for."""
+def _opened(url: str) -> Any:
+    """What lies at a url, as a file that is read as it is asked for."""
     import fsspec  # it takes a while
 
-    vips = libvips()
-    assert vips
     try:
-        file = fsspec.core.url_to_fs(url)[0].open(url, "rb")
+        return fsspec.core.url_to_fs(url)[0].open(url, "rb")
     except ImportError as error:
         raise ValueError(f"{error}; pip install it") from error
     except Exception as error:  # every protocol has its own
         raise ValueError(f"it can't be opened: {str(error) or type(error).__name__}") from error
+
+
+def _source(file: Any) -> Any:
+    vips = libvips()
+    assert vips
     source = vips.SourceCustom()
     source.on_read(file.read)
     source.on_seek(lambda offset, whence: file.seek(offset, whence))

@@ -54,3 +54,14 @@ def test_every_image_at_its_own_size_and_large_ones_by_region(tmp_path, read):
         UnreadableImageError, match=r"small\.png: 127x400 pixels are too few for data\.resolution=native"
     ):
         reader.open(str(tmp_path / "small.png"))
+
+
+def test_what_cropping_leaves_too_small_is_refused(tmp_path, write_dicom):
+    """So that data.on_error=skip catches it."""
+    pixels = np.full((400, 300), 20, np.uint16)
+    pixels[150:250, :200] = 3000
+    path = write_dicom(tmp_path / "m.dcm", pixels)
+    cropping = Decoding(channels=1, size=None, geometry="cover", max_pixels=10**6, breast=True)
+    with pytest.raises(UnreadableImageError, match=r"m\.dcm: 204x108 pixels are too few"):
+        NativeReader(cropping).open(str(path))
+    assert NativeReader(decoding(None, 1)).open(str(path)).shape == (1, 400, 300)

@@ -70,8 +70,73 @@ def test_windows_and_bands(tmp_path):
     np.testing.assert_allclose(given, expected, atol=1)
 
 
+@pytest.mark.parametrize("tile", [None, (32, 32)])
+@pytest.mark.parametrize("dtype", ["u2", "i2", "u4", "i4", "f4", ">u4"])
+def test_numbers_of_every_type(tmp_path, dtype, tile):
+    values = np.random.default_rng(0).integers(0, 30000, (90, 120)).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", values, tile=tile)
+    for window in ((1000, 20000), None) if values.dtype.kind != "f" else ((1000, 20000),):
+        check(tmp_path / "a.tif", decoding(channels=1, window=window))
+
+
+@pytest.mark.parametrize("bands", [1, 3, 4])
+@pytest.mark.parametrize("window", [None, (1000, 20000)])
+def test_deep_png(tmp_path, bands, window):
+    """Of 16-bit colour the upper byte is read, without a window; grey has one."""
+    values = np.random.default_rng(0).integers(0, 30000, (90, 120, bands), np.uint16)
+    image = pyvips.Image.new_from_array(values).copy(interpretation="grey16" if bands == 1 else "rgb16")
+    image.pngsave(str(tmp_path / "a.png"))
+    check(tmp_path / "a.png", decoding(channels=min(3, bands), window=window))
+
+
+def test_profiles_of_8_bits_are_converted_and_of_16_left(tmp_path, photo):
+    image = pyvips.Image.new_from_array(np.array(photo)).copy(interpretation="srgb").icc_export(output_profile="p3")
+    image.tiffsave(str(tmp_path / "a.tif"))
+    check(tmp_path / "a.tif", decoding(srgb=True), tolerance=2)
+    (image.cast("ushort") * 100).cast("ushort").copy(interpretation="rgb16").tiffsave(str(tmp_path / "deep.tif"))
+    check(tmp_path / "deep.tif", decoding(srgb=True, window=(0, 20000)))
+
+
+def test_what_libvips_reads_otherwise_is_refused(tmp_path, photo):
+    grey = np.random.default_rng(0).integers(0, 30000, (90, 120), np.uint16)
+    xmp = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    for name, values in {"white": grey, "signed": grey.astype(np.int32), "float": grey.astype(np.float32)}.items():
+        tifffile.imwrite(tmp_path / f"{name}.tif", values, photometric="miniswhite")
+    tifffile.imwrite(tmp_path / "int8.tif", np.zeros((90, 120), np.int8))
+    rgba = np.dstack([grey, grey, grey, grey])
+    tifffile.imwrite(tmp_path / "alpha.tif", rgba, photometric="rgb", extrasamples=("assocalpha",))
+    pyvips.Image.new_from_array(np.dstack([grey, grey])).copy(interpretation="grey16").pngsave(str(tmp_path / "la.png"))
+    photo.convert("YCbCr").save(tmp_path / "ycbcr.tif")
+    photo.convert("CMYK").save(tmp_path / "cmyk.tif")
+    photo.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    photo.save(tmp_path / "xmp.jpg", xmp=xmp)
+    photo.save(tmp_path / "xmp.tif", tiffinfo={700: xmp})
+    photo.save(tmp_path / "good.png")
+    np.save(tmp_path / "bool.npy", grey > 9)
+    np.save(tmp_path / "int8.npy", grey.astype(np.int8))
+    for name, message, options in (
+        ("white.tif", "it is a 16-bit TIFF of grey whose zero is white", {"channels": 1}),
+        ("signed.tif", "it is a 32-bit TIFF of grey whose zero is white", {"channels": 1}),
+        ("float.tif", "it is a float TIFF of grey whose zero is white", {"channels": 1}),
+        ("int8.tif", "it holds int8, .*save it as uint8", {"channels": 1}),
+        ("alpha.tif", "alpha multiplied into it, .*save it without", {}),
+        ("la.png", "more than 8 bits.*save it as TIFF", {"channels": 1}),
+        ("ycbcr.tif", "a 8-bit TIFF of YCbCr, .*save it as RGB", {}),
+        ("cmyk.tif", "it is CMYK, .*save it as RGB", {}),
+        ("cmyk.jpg", "it is CMYK, .*save it as RGB", {}),
+        ("xmp.jpg", "its XMP alone, .*save it upright", {}),
+        ("xmp.tif", "its XMP alone, .*save it upright", {}),
+        ("good.png", r"data\.reduce_to", {"reduce_to": 20}),
+        ("bool.npy", "it holds bool, .*save it as uint8", {"channels": 1}),
+        ("int8.npy", "it holds int8, .*save it as uint8", {"channels": 1}),
+    ):
+        with pytest.raises(UnreadableImageError, match=rf"{name}: .*{message}"):
+            open_regions(tmp_path / name, decoding(window=(0, 30000), **options))
+
+
 def test_bad_files_are_named(tmp_path):
     (tmp_path / "a.png").write_text("no image")
+    (tmp_path / "empty.npy").touch()
     np.save(tmp_path / "float.npy", np.zeros((10, 10), np.float32))
     np.save(tmp_path / "pickle.npy", np.array([{}]))
     np.save(tmp_path / "two.npy", np.zeros((10, 10, 2), np.uint8))
@@ -80,6 +145,7 @@ def test_bad_files_are_named(tmp_path):
         ("a.png", decoding(), "libvips can't read it"),
         ("none.png", decoding(), "there is no such file"),
         ("none.npy", decoding(), "No such file"),
+        ("empty.npy", decoding(), "No data left"),
         ("float.npy", decoding(channels=1), r"data\.window"),
         ("pickle.npy", decoding(), "Python objects"),
         ("two.npy", decoding(), r"the shape \(10, 10, 2\)"),
