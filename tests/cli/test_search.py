@@ -119,7 +119,7 @@ def test_choices_may_be_lists(tmp_path):
         assert suggest(trial, space) == ["data.resolution=[1024, 720]"]
 
 
-@pytest.mark.parametrize("value", [10**12, "7", True])
+@pytest.mark.parametrize("value", [10**12, -3])
 def test_what_a_storage_says_stays_within_the_space(tmp_path, value):
     study, space = study_in(tmp_path), {"data": {"batch_size": {"low": 1, "high": 8}}}
     study.enqueue_trial({"data.batch_size": value})
