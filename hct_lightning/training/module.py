@@ -43,7 +43,8 @@ class ImageClassifier(Learner):
         options: see `Learner`.
 
     Logs, beside what every learner does, `train/accuracy`, `val/loss`, `val/accuracy`, `val/balanced_accuracy`, `val/f1`
-    (macro) and `val/auroc` (macro, one against the rest); all but the losses are fractions.
+    (macro) and `val/auroc` (macro, one against the rest); all but the losses are fractions. Balanced accuracy and AUROC
+    are means over the classes that validation images have.
     """
 
     def __init__(
@@ -69,9 +70,8 @@ class ImageClassifier(Learner):
         self.val_metrics = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(n, average="micro"),
-                "balanced_accuracy": MulticlassAccuracy(n, average="macro"),
                 "f1": MulticlassF1Score(n, average="macro"),
-                "auroc": MulticlassAUROC(n, average="macro"),
+                "auroc": MulticlassAUROC(n, average=None),
                 "confusion": MulticlassConfusionMatrix(n),
             }
         )
@@ -109,13 +109,22 @@ class ImageClassifier(Learner):
         values = self.val_metrics.cpu()(logits.softmax(dim=1), labels)
         self.val_metrics.reset()
         self.confusion = values.pop("confusion")
+        images = self.confusion.sum(dim=1)  # by class
+        by_class = values.pop("auroc")[(images > 0) & (images < len(labels))]
+        if len(by_class):
+            values["auroc"] = by_class.mean()
+        values["balanced_accuracy"] = (self.confusion.diag() / images)[images > 0].mean()
         values["loss"] = F.cross_entropy(logits, labels)
         shown = ("loss", "accuracy")
         for name, value in values.items():
             self.log(f"val/{name}", value.float(), prog_bar=name in shown, rank_zero_only=True)
 
     def _everyones_answers(self) -> "Answers":
-        """This pass's answers of all ranks, on the CPU; some ranks may have none."""
+        """This pass's answers of all ranks, on the CPU; some ranks may have none.
+
+        Raises:
+            ValueError: when nobody has any.
+        """
         mine = Answers(*(torch.cat(values).cpu() for values in zip(*self._answers, strict=True)))
         counted = mine.index >= 0  # the rest pads an uneven last round over the ranks
         mine = Answers(*(values[counted] for values in mine))
@@ -123,7 +132,10 @@ class ImageClassifier(Learner):
         if self.trainer.world_size > 1:
             everyone = [None] * self.trainer.world_size
             dist.all_gather_object(everyone, mine)
-        return Answers(*(torch.cat(values) for values in zip(*everyone, strict=True)))
+        found = Answers(*(torch.cat(values) for values in zip(*everyone, strict=True)))
+        if not len(found.index):
+            raise ValueError("none of the validation images can be read; skipped.csv in the run's folder names them")
+        return found
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """b classes probabilities."""

@@ -75,6 +75,12 @@ def build_trainer(
             "trainer.sync_batchnorm=true needs GPUs: PyTorch's SyncBatchNorm does not run on the CPU; "
             "set it to false (each rank then normalises by its own micro-batch)"
         )
+    if cfg.trainer.limit_train_batches == 0:
+        raise ValueError("trainer.limit_train_batches=0 trains nothing; give 1 or more, or task=validate")
+    # Lightning counts micro-batches here; a user means steps, whatever the memory divides them into.
+    batches = {
+        name: _in_micro_batches(cfg, name, micro_batches) for name in ("limit_train_batches", "val_check_interval")
+    }
     strategy = cfg.trainer.strategy
     shares = bool(cfg.get("gradients")) and gradient_bytes > 0
     if strategy == "auto" and devices.world > 1:
@@ -91,12 +97,24 @@ def build_trainer(
         sync_batchnorm=False,  # the task has converted the network
         precision=resolve_precision(cfg.trainer.precision, devices.accelerator),
         accumulate_grad_batches=micro_batches,  # the data module divides global batches into so many
+        **batches,
         callbacks=callbacks,
         logger=False if loggers is None else [MetricsCSV(folder), *loggers],
         default_root_dir=str(folder),
         enable_model_summary=False,
         _convert_="all",
     )
+
+
+def _in_micro_batches(cfg: DictConfig, name: str, micro_batches: int) -> int | float | None:
+    """An option that counts steps; a fraction, which could end within one, stands only where a step is one micro-batch."""
+    value = cfg.trainer.get(name)
+    if isinstance(value, float) and value < 1 and micro_batches > 1:
+        raise ValueError(
+            f"trainer.{name}={value} could end within a step, which has {micro_batches} micro-batches here; give a whole "
+            "number of steps"
+        )
+    return value * micro_batches if isinstance(value, int) else value
 
 
 def ddp_options(accelerator: str, gradient_bytes: int) -> dict[str, Any]:

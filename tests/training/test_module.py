@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
+from torchmetrics.functional.classification import binary_auroc
 
 from hct_lightning.data.feeding.loader import Batch
 from hct_lightning.training.module import ImageClassifier
@@ -81,6 +82,31 @@ def test_padding_is_not_counted_and_figures_are_those_of_all_images():
     assert found["val/loss"] == pytest.approx(F.cross_entropy(logits, labels))
     by_class = [right[labels == i].float().mean() for i in range(3)]
     assert found["val/balanced_accuracy"] == pytest.approx(sum(by_class) / 3)
+
+
+def test_a_class_without_validation_images_does_not_count():
+    module = classifier()
+    given = batch(0, 2, 0, 2, index=[0, 1, 2, 3])
+    [found] = trainer().validate(module, loader(given), verbose=False)
+    with torch.inference_mode():
+        logits = module.cpu()(given.images)
+    right = logits.argmax(1) == given.labels
+    by_class = [right[given.labels == i].float().mean() for i in (0, 2)]
+    assert found["val/balanced_accuracy"] == pytest.approx(sum(by_class) / 2)
+    shares = logits.softmax(1)
+    by_class = [binary_auroc(shares[:, i], given.labels == i) for i in (0, 2)]
+    assert found["val/auroc"] == pytest.approx(sum(by_class) / 2)
+
+
+def test_where_all_are_of_one_class_there_is_no_auroc():
+    [found] = trainer().validate(classifier(), loader(batch(1, 1, index=[0, 1])), verbose=False)
+    assert "val/auroc" not in found
+    assert 0 <= found["val/balanced_accuracy"] <= 1
+
+
+def test_without_any_image_that_can_be_read_it_says_so():
+    with pytest.raises(ValueError, match=r"none of the validation images can be read; skipped\.csv"):
+        trainer().validate(classifier(), loader(batch(1, 1, index=[-1, -1])), verbose=False)
 
 
 def test_loss_options_are_the_configurations_and_no_state_of_a_checkpoint():

@@ -1,4 +1,4 @@
-"""What a trainer is not built with."""
+"""What a trainer is built with, and what not."""
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -12,6 +12,8 @@ from hct_lightning.training.trainer import build_trainer, ddp_options
     [
         ("trainer.accumulate_grad_batches=4", r"accumulate_grad_batches=4: .* larger data.batch_size .* micro_batches"),
         ("trainer.use_distributed_sampler=true", r"use_distributed_sampler=true: .* leave it out"),
+        ("trainer.limit_train_batches=0", r"limit_train_batches=0 trains nothing"),
+        ("trainer.limit_train_batches=0.5", r"limit_train_batches=0\.5 could end within a step, which has 2 micro"),
     ],
 )
 def test_what_means_something_else_here_is_refused_with_what_to_give_instead(option, message, tmp_path):
@@ -19,7 +21,15 @@ def test_what_means_something_else_here_is_refused_with_what_to_give_instead(opt
         cfg = compose("config", overrides=[option])
     devices = choose_devices("cpu", 1, 1, 1)
     with pytest.raises(ValueError, match=message):
-        build_trainer(cfg, tmp_path, devices, callbacks=[])
+        build_trainer(cfg, tmp_path, devices, callbacks=[], micro_batches=2)
+
+
+def test_options_count_steps_and_not_micro_batches(tmp_path):
+    options = ["trainer.limit_train_batches=3", "trainer.val_check_interval=2"]
+    with initialize_config_module("hct_lightning.conf", version_base="1.3"):
+        cfg = compose("config", overrides=options)
+    built = build_trainer(cfg, tmp_path, choose_devices("cpu", 1, 1, 1), callbacks=[], micro_batches=2)
+    assert (built.limit_train_batches, built.val_check_interval) == (6, 4)
 
 
 @pytest.mark.parametrize(

@@ -349,7 +349,13 @@ class Pixels:
 
 
 def auto_workers(option: int | str, *, ranks_here: int = 1) -> int:
-    """`data.num_workers`: `auto` leaves one CPU of this rank's share to the training loop."""
+    """`data.num_workers`: `auto` leaves one CPU of this rank's share to the training loop.
+
+    Raises:
+        ValueError: for what is neither that nor a number of threads.
+    """
     if option == "auto":
         return min(8, max(1, runtime.cpus_of_a_rank(ranks_here) - 1))
+    if not str(option).isdecimal():
+        raise ValueError(f"data.num_workers={option}: give auto, or 0 or more")
     return int(option)

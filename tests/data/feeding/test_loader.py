@@ -203,6 +203,9 @@ def test_an_unreadable_file_can_be_skipped(tmp_path, workers):
 def test_auto_workers():
     assert auto_workers(0) == 0
     assert auto_workers("3", ranks_here=4) == 3
+    for bad in (-1, 1.5, "some"):
+        with pytest.raises(ValueError, match=rf"data\.num_workers={bad}: give auto, or 0 or more"):
+            auto_workers(bad)
     cpus = runtime.cpu_count()
     assert auto_workers("auto") == min(8, max(1, cpus - 1))
     assert auto_workers("auto", ranks_here=1000) == 1
