@@ -108,12 +108,13 @@ class ImageClassifier(Learner):
         _, logits, labels = self.answers
         values = self.val_metrics.cpu()(logits.softmax(dim=1), labels)
         self.val_metrics.reset()
-        self.confusion = values.pop("confusion")
-        images = self.confusion.sum(dim=1)  # by class
+        confusion: Tensor = values.pop("confusion")
+        self.confusion = confusion
+        images = confusion.sum(dim=1)  # by class
         by_class = values.pop("auroc")[(images > 0) & (images < len(labels))]
         if len(by_class):
             values["auroc"] = by_class.mean()
-        values["balanced_accuracy"] = (self.confusion.diag() / images)[images > 0].mean()
+        values["balanced_accuracy"] = (confusion.diag() / images)[images > 0].mean()
         values["loss"] = F.cross_entropy(logits, labels)
         shown = ("loss", "accuracy")
         for name, value in values.items():
