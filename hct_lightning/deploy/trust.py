@@ -110,8 +110,8 @@ def check_archive(file: Path) -> None:
     for name, part in parts.items():
         for forbidden in (_ON_FILES, _INTERNAL, _PACKAGE, _SPARSE, _TERMINAL, _SPELLING):
             if name.endswith(".py") and (found := forbidden.search(part)):
-                name = ascii(found[0].decode(errors="replace")).strip("'")
-                raise ValueError(f"{file} is refused: its program names {name:.100}, which no network needs")
+                word = ascii(found[0].decode(errors="replace")).strip("'")
+                raise ValueError(f"{file} is refused: its program names {word:.100}, which no network needs")
         # A trace of where the program came from may quote any source.
         foreign = _CLASS.search(part) if name.endswith(".debug_pkl") else _classes(part) != part.count(_QUANTIZED)
         if foreign:
