@@ -46,6 +46,7 @@ LONGEST = (
     "tasks/test_fit.py",
     "deploy/runtimes/test_runtimes.py",
     "deploy/test_cpp.py",
+    "deploy/test_cpp_images.py",
     "tasks/test_prepare.py",
     "cli/test_sweep.py",
     "training/test_memory_plan.py",

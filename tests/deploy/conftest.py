@@ -1,14 +1,17 @@
-"""An untrained network and its artifacts in TorchScript."""
+"""An untrained network and its artifacts in TorchScript; the C++ program and a picture for it."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.deploy import export_artifact
+from hct_lightning.deploy.build_cpp import build
 from hct_lightning.deploy.runtimes import torchscript
 from hct_lightning.models import HCT, FromPixels
 
@@ -45,3 +48,19 @@ def open_folder(network, about, tmp_path_factory) -> Path:
     """The artifact that takes any size."""
     place = tmp_path_factory.mktemp("open")
     return export_artifact("torchscript", torchscript.export, network, place, **about, dynamic=True)
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory) -> Path:
+    try:
+        return build(tmp_path_factory.mktemp("cpp"))
+    except ImportError as error:
+        if os.environ.get("HCT_CPP") == "required":
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def picture(photos) -> Image.Image:
+    with Image.open(photos / "Plant" / "blue-periwinkle.jpg") as photo:
+        return photo.resize((420, 280))

@@ -1,0 +1,286 @@
+"""The C++ program reads, turns, cuts and resizes images as Python does."""
+
+import csv
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from deploy.cpp_program import answer, assert_same_pixels, expected, pixels_artifact, run, seen
+from PIL import Image, ImageCms, PngImagePlugin
+
+from hct_lightning.data.reading import geometry
+from hct_lightning.data.reading.image import UnreadableImageError
+
+
+@pytest.mark.parametrize("rule", ["cover", "paper"])
+def test_geometry_vectors(program, picture, tmp_path, rule):
+    """Every rule and rounding: larger, smaller and narrower than the target, odd sides, borders."""
+    artifact = pixels_artifact(tmp_path, (20, 14), geometry=rule)
+    sizes = [(420, 280), (20, 14), (21, 23), (14, 20), (13, 57), (7, 5), (41, 29), (15, 22)]
+    images = []
+    for width, height in sizes:
+        images.append(tmp_path / f"{width}x{height}.png")
+        picture.resize((width, height)).save(images[-1])
+    lines = run(program, artifact, *images).stdout.splitlines()
+    assert len(lines) == len(sizes)
+    for image, line in zip(images, lines, strict=True):
+        probabilities = json.loads(line)["probabilities"].values()
+        found = (torch.tensor(list(probabilities)).log() * 50).round()
+        assert_same_pixels(found, expected(image, (20, 14), geometry=rule))
+
+
+def sixteen_bit(picture: Image.Image) -> Image.Image:
+    values = np.asarray(picture.convert("L")).astype(np.uint16) * 200 + 321
+    return Image.fromarray(values)
+
+
+KINDS = {
+    "rgb": lambda picture: picture,
+    "grey": lambda picture: picture.convert("L"),
+    "two-level": lambda picture: picture.convert("1"),
+    "palette": lambda picture: picture.quantize(64),
+    "palette-4-bit": lambda picture: picture.quantize(9),
+    "alpha": lambda picture: Image.merge("RGBA", (*picture.split(), picture.split()[0])),
+    "grey-alpha": lambda picture: picture.convert("LA"),
+    "16-bit": sixteen_bit,
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_kind_of_png(program, picture, tmp_path, channels):
+    artifact = pixels_artifact(tmp_path, (18, 12), channels=channels)
+    for name, kind in KINDS.items():
+        image = tmp_path / f"{name}.png"
+        kind(picture.resize((18, 24))).save(image)
+        found = seen(program, artifact, image)
+        assert_same_pixels(found, expected(image, (18, 12), channels=channels))
+
+
+def test_window_of_16_bit(program, picture, tmp_path):
+    artifact = pixels_artifact(tmp_path, (18, 12), channels=1, window=[1000.5, 40000])
+    image = tmp_path / "x.png"
+    sixteen_bit(picture.resize((18, 24))).save(image)
+    wanted = expected(image, (18, 12), channels=1, window=(1000.5, 40000))
+    assert_same_pixels(seen(program, artifact, image), wanted)
+
+
+def test_a_window_for_each_band_is_for_one_band_here(program, picture, tmp_path):
+    """What has eight bits is read; 16-bit grey has one band."""
+    artifact = pixels_artifact(tmp_path, (18, 12), window=[[0, 9], [0, 9], [0, 9]])
+    picture.resize((18, 24)).save(tmp_path / "8.png")
+    sixteen_bit(picture.resize((18, 24))).save(tmp_path / "16.png")
+    assert_same_pixels(seen(program, artifact, tmp_path / "8.png"), expected(tmp_path / "8.png", (18, 12)))
+    refused = run(program, artifact, tmp_path / "16.png")
+    assert refused.returncode == 4
+    assert "data.window is for 3 bands, the image has 1" in refused.stderr
+
+
+def test_the_control_that_takes_the_detail(program, picture, tmp_path):
+    artifact = pixels_artifact(tmp_path, (18, 12), reduce_to=5)
+    image = tmp_path / "x.png"
+    picture.resize((18, 24)).save(image)
+    wanted = expected(image, (18, 12), reduce_to=5)
+    assert not torch.equal(wanted, expected(image, (18, 12)))
+    assert_same_pixels(seen(program, artifact, image), wanted)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_profile_is_refused_where_it_counts(program, picture, tmp_path, suffix):
+    """Converting colours takes a library for it; other colours than in training would be a wrong answer."""
+    plain, embedded = tmp_path / f"plain.{suffix}", tmp_path / f"embedded.{suffix}"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture.resize((24, 18)).save(plain)
+    picture.resize((24, 18)).save(embedded, icc_profile=profile)
+    counts = pixels_artifact(tmp_path / "counts", (18, 12), srgb=True)
+    ignored = pixels_artifact(tmp_path / "ignored", (18, 12))
+    assert_same_pixels(seen(program, counts, plain), expected(plain, (18, 12)), atol=2)
+    assert_same_pixels(seen(program, ignored, embedded), expected(embedded, (18, 12)), atol=2)
+    refused = run(program, counts, embedded)
+    assert refused.returncode == 4
+    assert "it embeds an ICC profile" in refused.stderr
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_an_image_of_other_channels_is_refused(program, picture, tmp_path, suffix):
+    artifact = pixels_artifact(tmp_path, (18, 12), channels=4)
+    image = tmp_path / f"x.{suffix}"
+    picture.resize((24, 18)).save(image)
+    refused = run(program, artifact, image)
+    assert refused.returncode == 4
+    assert "it has 3 channels where the network takes 4" in refused.stderr
+
+
+def test_an_artifact_of_format_1(program):
+    """As it was written before the decoding was carried whole."""
+    before = Path(__file__).parents[1] / "formats" / "2026-11"
+    with (before / "run" / "predictions.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    found = answer(program, before / "run" / "artifacts" / "torchscript", before / row["path"])
+    assert list(found["probabilities"].values()) == pytest.approx(
+        [float(row[f"p_{name}"]) for name in found["probabilities"]], abs=1e-3
+    )  # another build of libjpeg may round otherwise
+
+
+def test_the_limit_on_pixels_is_the_artifacts(program, picture, tmp_path):
+    artifact = pixels_artifact(tmp_path, (18, 12), max_pixels=400)
+    for side, status in ((20, 0), (21, 4)):
+        picture.resize((20, side)).save(tmp_path / f"{side}.png")
+        done = run(program, artifact, tmp_path / f"{side}.png")
+        assert done.returncode == status
+    assert "20x21 pixels are more than data.max_pixels=400" in done.stderr
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_exif_orientation(program, picture, tmp_path, suffix):
+    artifact = pixels_artifact(tmp_path, (18, 12))
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image = tmp_path / f"{orientation}.{suffix}"
+        picture.resize((24, 18)).save(image, exif=exif)
+        # Another build of libjpeg may round otherwise.
+        assert_same_pixels(seen(program, artifact, image), expected(image, (18, 12)), atol=2)
+
+
+def exif(orientation: int | None) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0131] = "a program"
+    if orientation:
+        exif[0x0112] = orientation
+    return exif
+
+
+ATTRIBUTE = b'<rdf:Description tiff:Orientation="%d"/>'
+ELEMENT = b"<tiff:OrientationX>3</tiff:OrientationX><tiff:Orientation>%d</tiff:Orientation>"
+
+
+@pytest.mark.parametrize(
+    ("in_exif", "in_xmp", "turned"),
+    [
+        (None, ATTRIBUTE % 6, True),
+        (None, ELEMENT % 8, True),
+        (None, ATTRIBUTE % 9, False),
+        (None, b"tiff:Orientation=", False),
+        (exif(None), ATTRIBUTE % 6, True),
+        (exif(1), ATTRIBUTE % 6, False),
+        (exif(6), ATTRIBUTE % 1, True),
+    ],
+)
+def test_orientation_in_the_xmp_of_a_jpeg(program, picture, tmp_path, in_exif, in_xmp, turned):
+    """It counts where EXIF has none."""
+    image, plain = tmp_path / "x.jpg", tmp_path / "plain.jpg"
+    picture.resize((24, 18)).save(image, xmp=in_xmp, **{"exif": in_exif} if in_exif else {})
+    picture.resize((24, 18)).save(plain)
+    wanted = expected(image, (18, 12))
+    assert torch.equal(wanted, expected(plain, (18, 12))) != turned
+    assert_same_pixels(seen(program, pixels_artifact(tmp_path, (18, 12)), image), wanted, atol=2)
+
+
+def as_imagemagick(exif: Image.Exif) -> str:
+    data = exif.tobytes()
+    lines = "\n".join(data.hex()[i : i + 72] for i in range(0, 2 * len(data), 72))
+    return f"\nexif\n{len(data):8}\n{lines}\n"
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize(
+    ("in_text", "in_exif", "in_xmp", "turned"),
+    [
+        (exif(6), None, None, True),
+        (exif(None), None, ATTRIBUTE % 6, True),
+        (exif(1), None, ATTRIBUTE % 6, False),
+        (exif(6), exif(1), None, False),
+        (None, exif(None), ATTRIBUTE % 6, True),
+        (None, None, ATTRIBUTE % 6, False),  # one might stand behind the pixels, so Python does not look for it
+    ],
+)
+def test_orientation_in_the_texts_of_a_png(program, picture, tmp_path, in_text, in_exif, in_xmp, turned, compressed):
+    """What older programs of ImageMagick write, and XMP."""
+    image, plain = tmp_path / "x.png", tmp_path / "plain.png"
+    texts = PngImagePlugin.PngInfo()
+    if in_text:
+        texts.add_text("Raw profile type exif", as_imagemagick(in_text), zip=compressed)
+    if in_xmp:
+        texts.add_itxt("XML:com.adobe.xmp", in_xmp.decode(), zip=compressed)
+    picture.resize((24, 18)).save(image, pnginfo=texts, **{"exif": in_exif} if in_exif else {})
+    picture.resize((24, 18)).save(plain)
+    wanted = expected(image, (18, 12))
+    assert torch.equal(wanted, expected(plain, (18, 12))) != turned
+    assert_same_pixels(seen(program, pixels_artifact(tmp_path, (18, 12)), image), wanted)
+
+
+def test_exif_behind_the_pixels_of_a_png_does_not_count(program, picture, tmp_path):
+    image = tmp_path / "x.png"
+    picture.resize((24, 18)).save(image, exif=exif(6))
+    data = image.read_bytes()
+    at, end = data.index(b"eXIf") - 4, data.index(b"IEND") - 4
+    behind = at + 12 + struct.unpack(">I", data[at : at + 4])[0]
+    image.write_bytes(data[:at] + data[behind:end] + data[at:behind] + data[end:])
+    wanted = expected(image, (18, 12))
+    assert_same_pixels(seen(program, pixels_artifact(tmp_path, (18, 12)), image), wanted)
+
+
+def test_exif_of_a_png_that_is_no_hexadecimal_is_refused(program, picture, tmp_path):
+    image = tmp_path / "x.png"
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Raw profile type exif", "\nexif\n       4\n4578-f66\n")
+    picture.resize((24, 18)).save(image, pnginfo=texts)
+    with pytest.raises(UnreadableImageError):
+        expected(image, (18, 12))
+    done = run(program, pixels_artifact(tmp_path, (18, 12)), image)
+    assert done.returncode == 4
+    assert "its EXIF is damaged" in done.stderr
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_damaged_jpeg_is_read_where_python_reads_it(program, picture, tmp_path, progressive):
+    artifact = pixels_artifact(tmp_path, (18, 12))
+    image = tmp_path / "x.jpg"
+    picture.resize((119, 83)).save(image, quality=90, progressive=progressive)  # odd: it is not reduced
+    data = image.read_bytes()
+    scan, end = data.index(b"\xff\xda") + 14, len(data) - 2
+    middle = (scan + end) // 2
+    for name, damaged, read in (
+        ("padded", data[:end] + bytes(100) + data[end:], True),
+        ("padded in its head", data[:20] + bytes(3) + data[20:], True),
+        ("altered", data[:middle] + b"\x12\x34" + data[middle + 2 :], True),
+        ("with a part cut out", data[:middle] + data[middle + 9 :], True),
+        ("ended early", data[:middle] + data[end:], True),
+        ("truncated", data[:middle], False),
+        ("truncated at its end", data[:-5], False),
+        ("truncated in its head", data[: scan - 100], False),
+    ):
+        image = tmp_path / f"{name}.jpg"
+        image.write_bytes(damaged)
+        if read:
+            assert_same_pixels(seen(program, artifact, image), expected(image, (18, 12)), atol=2)
+            continue
+        with pytest.raises(UnreadableImageError):
+            expected(image, (18, 12))
+        assert run(program, artifact, image).returncode == 4, name
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg(program, picture, tmp_path, mode, channels):
+    artifact = pixels_artifact(tmp_path, (18, 12), channels=channels)
+    image = tmp_path / "x.jpg"
+    picture.resize((36, 24)).convert(mode).save(image, quality=90)
+    wanted = expected(image, (18, 12), channels=channels)
+    assert_same_pixels(seen(program, artifact, image), wanted, atol=2)
+
+
+@pytest.mark.parametrize(("size", "factor"), [((72, 108), 4), ((40, 60), 2), ((39, 60), 1)])
+def test_a_large_jpeg_is_reduced_while_it_is_decoded(program, picture, tmp_path, size, factor):
+    artifact = pixels_artifact(tmp_path, (18, 27))
+    image = tmp_path / "x.jpg"
+    picture.resize(size[::-1]).save(image, quality=90)
+    with Image.open(image) as file:  # Pillow does it, too, when asked to
+        file.draft("RGB", (size[1] // factor, size[0] // factor))
+        assert file.size == (size[1] // factor, size[0] // factor)
+        reduced = torch.from_numpy(np.array(file)).permute(2, 0, 1)
+    wanted = geometry.apply(reduced, (18, 27), "cover").flatten().float()
+    assert_same_pixels(seen(program, artifact, image), wanted, atol=2)
