@@ -6,7 +6,8 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from hct_lightning.data.feeding.loader import Batch, Images
+from hct_lightning.data.feeding.images import Images
+from hct_lightning.data.feeding.loader import Batch
 from hct_lightning.runs.predictions import Predictions, Row
 
 

@@ -14,7 +14,8 @@ from torch.utils.data import BatchSampler
 from hct_lightning.data.catalogue import Catalogue, Split
 from hct_lightning.data.dataset import Dataset, open_dataset
 from hct_lightning.data.feeding.augment.augmentation import Augmentation
-from hct_lightning.data.feeding.loader import Batch, Images, Loader, Pixels, auto_workers, batches_ahead
+from hct_lightning.data.feeding.images import Images
+from hct_lightning.data.feeding.loader import Batch, Loader, Pixels, auto_workers, batches_ahead
 from hct_lightning.data.feeding.samplers import EveryImageOnce, GlobalBatches
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.geometry import NATIVE, Geometry, as_size

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hct_lightning.data.catalogue import Catalogue, Split
-from hct_lightning.data.feeding.loader import Images
+from hct_lightning.data.feeding.images import Images
 from hct_lightning.data.reading.decoding import Decoding, padding_note
 from hct_lightning.data.reading.geometry import NATIVE, Size
 from hct_lightning.data.reading.image import UnreadableImageError, probe

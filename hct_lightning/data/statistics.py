@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from torch import Tensor
 
-from hct_lightning.data.feeding.loader import Images
+from hct_lightning.data.feeding.images import Images
 
 
 def value_counts(image: Tensor) -> np.ndarray:

@@ -20,7 +20,8 @@ from hct_lightning.callbacks.watch_ranks import WatchRanks
 from hct_lightning.callbacks.write_predictions import WritePredictions
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import given_options
-from hct_lightning.data.feeding.loader import Images, Loader, auto_workers
+from hct_lightning.data.feeding.images import Images
+from hct_lightning.data.feeding.loader import Loader, auto_workers
 from hct_lightning.data.feeding.samplers import EveryImageOnce
 from hct_lightning.data.inputs import find_images, skips_unreadable
 from hct_lightning.data.reading.decoding import Decoding, padding_note, sizes_in_words

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from hct_lightning.data.feeding.loader import Images
+from hct_lightning.data.feeding.images import Images
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.readers import Reader
 from hct_lightning.deploy.artifact import ONE_AT_A_TIME, Artifact, load_artifact, read_descriptions

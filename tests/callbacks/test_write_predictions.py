@@ -10,7 +10,8 @@ from PIL import Image
 from torch.utils.data import BatchSampler
 
 from hct_lightning.callbacks.write_predictions import WritePredictions
-from hct_lightning.data.feeding.loader import Images, Loader
+from hct_lightning.data.feeding.images import Images
+from hct_lightning.data.feeding.loader import Loader
 from hct_lightning.data.feeding.samplers import EveryImageOnce
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import UnreadableImageError

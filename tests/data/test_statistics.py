@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hct_lightning.data.feeding.loader import Images
+from hct_lightning.data.feeding.images import Images
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.readers import FileReader
 from hct_lightning.data.statistics import channel_statistics

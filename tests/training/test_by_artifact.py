@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hct_lightning.data.feeding.loader import Images
+from hct_lightning.data.feeding.images import Images
 from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.data.reading.readers import FileReader, NativeReader
 from hct_lightning.deploy import load_artifact

@@ -9,7 +9,8 @@ import numpy as np
 from hct_lightning.benchmarks.data.files import make_store
 from hct_lightning.benchmarks.fit_step import step_of_fit
 from hct_lightning.benchmarks.harness.side import serve
-from hct_lightning.data.feeding.loader import Images, Loader
+from hct_lightning.data.feeding.images import Images
+from hct_lightning.data.feeding.loader import Loader
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import read_image
 from hct_lightning.data.store.store import Store

@@ -12,7 +12,8 @@ import torch
 
 from hct_lightning.benchmarks.harness.side import serve
 from hct_lightning.benchmarks.inference.subjects import find, load
-from hct_lightning.data.feeding.loader import Images, Loader, auto_workers
+from hct_lightning.data.feeding.images import Images
+from hct_lightning.data.feeding.loader import Loader, auto_workers
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.readers import FileReader
 from hct_lightning.deploy.artifact import read_description

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch.utils.data import BatchSampler
 
-from hct_lightning.data.feeding.loader import Batch, Images, Loader, auto_workers, batches_ahead
+from hct_lightning.data.feeding.images import Images
+from hct_lightning.data.feeding.loader import Batch, Loader, auto_workers, batches_ahead
 from hct_lightning.data.feeding.samplers import GlobalBatches
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import UnreadableImageError
@@ -48,35 +49,6 @@ def test_batches_hold_the_images_in_channels_last(tmp_path, workers, geometry, s
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert batch.labels.tolist() == batch.index.tolist() == list(range(count))
     assert batch.labels.dtype == batch.index.dtype == torch.int64
-
-
-def test_padding_shows_an_image_and_says_so(tmp_path):
-    images = dataset(noise(tmp_path, 3))
-    for i in range(3):
-        image, label, index = images[-1 - i]
-        assert torch.equal(image, images[i][0])
-        assert (label, index) == (i, -1 - i)
-
-
-def test_the_window_reaches_the_reader(tmp_path):
-    path = tmp_path / "a.png"
-    Image.fromarray(np.full((32, 32), 500, np.uint16)).save(path)
-    assert dataset([str(path)], window=(0, 1000))[0][0].unique().tolist() == [128]
-
-
-def test_the_control_takes_the_detail_and_keeps_the_size(tmp_path):
-    # Stripes of two pixels on a coarse ramp: what is fine goes, what is coarse stays.
-    ramp = np.linspace(40, 215, 256)[None].repeat(256, 0)
-    stripes = np.where(np.arange(256) // 2 % 2, 30, -30)[:, None]
-    Image.fromarray((ramp + stripes).astype(np.uint8)).save(tmp_path / "a.png")
-    full, control = (
-        dataset([], channels=1, size=(256, 256), reduce_to=pixels).reader(str(tmp_path / "a.png"))[0].float()
-        for pixels in (None, 32)
-    )
-    assert control.shape == full.shape
-    assert full.std(dim=0).mean() > 25
-    assert control[8:-8].std(dim=0).mean() < 1
-    assert (control - torch.from_numpy(ramp))[8:-8, 8:-8].abs().mean() < 2
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -173,33 +145,6 @@ def test_an_unreadable_file_is_named(tmp_path, workers):
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_file_can_be_skipped(tmp_path, workers):
-    paths = noise(tmp_path, 4)
-    cut(paths[2])
-    Path(paths[3]).unlink()
-    for replace in (False, True):
-        images = dataset(paths)
-        images.skipped, images.replace = {}, replace
-        [batch] = Loader(images, [[0, 1, 2, 3]], num_workers=workers)
-        assert set(images.skipped) == set(paths[2:])
-        assert "no such file" in images.skipped[paths[3]]
-        if replace:  # by the next that can be read
-            assert batch.labels.tolist() == [0, 1, 0, 0]
-            assert batch.index.tolist() == [0, 1, 2, 3]
-            assert torch.equal(batch.images[2], batch.images[0])
-        else:  # black, and not counted
-            assert batch.labels.tolist() == [0, 1, 2, 3]
-            assert batch.index.tolist() == [0, 1, -3, -4]
-            assert not batch.images[2:].any()
-    for path in paths[:2]:
-        cut(path)
-    images = dataset(paths)
-    images.skipped, images.replace = {}, True
-    with pytest.raises(UnreadableImageError, match="none of the 4 images can be read"):
-        images[1]
-
-
 def test_auto_workers():
     assert auto_workers(0) == 0
     assert auto_workers("3", ranks_here=4) == 3
@@ -247,19 +192,6 @@ def test_images_of_their_own_sizes_come_alone(tmp_path, workers):
     assert got[2].images.shape == (132, 150, 3)  # one that is read by region
     with pytest.raises(ValueError, match="2 images of their own sizes can't go"):
         next(iter(Loader(images, [[0, 1]], num_workers=workers)))
-
-
-def test_an_unreadable_image_of_its_own_size_is_replaced_or_not_counted(tmp_path):
-    Image.new("RGB", (150, 140)).save(tmp_path / "good.png")
-    (tmp_path / "bad.png").write_text("no image")
-    reader = NativeReader(Decoding(channels=3, size=None, geometry="cover", max_pixels=10**6))
-    paths = [str(tmp_path / "bad.png"), str(tmp_path / "good.png")]
-    [batch] = Loader(Images(paths, [0, 1], reader, skipped={}), [[0]])
-    assert batch.images.shape == (1, 3, 128, 128)
-    assert batch.index.tolist() == [-1]
-    [batch] = Loader(Images(paths, [0, 1], reader, skipped={}, replace=True), [[0]])
-    assert batch.images.shape == (1, 3, 140, 150)
-    assert batch.labels.tolist() == [1]
 
 
 def test_large_images_of_their_own_sizes_are_not_read_far_ahead():

@@ -12,7 +12,8 @@ from torch import Tensor
 from waiting import Device
 
 from hct_lightning.data.feeding import transfer
-from hct_lightning.data.feeding.loader import Images, Loader
+from hct_lightning.data.feeding.images import Images
+from hct_lightning.data.feeding.loader import Loader
 from hct_lightning.data.feeding.samplers import GlobalBatches
 from hct_lightning.data.feeding.transfer import ON_DEVICE
 from hct_lightning.data.reading.readers import Reader
