@@ -1,0 +1,61 @@
+"""Runs that were ended within an epoch, or at its end, and go on for longer."""
+
+import time
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from hct_lightning.callbacks.last_checkpoint import LastCheckpoint
+from hct_lightning.callbacks.unfinished_epoch import UnfinishedEpoch
+from hct_lightning.callbacks.validate_last import ValidateLast
+
+
+class Steps(Callback):
+    """Epoch, batch, images and step of each batch."""
+
+    def __init__(self, pause_s: float = 0) -> None:
+        self.pause_s = pause_s
+        self.steps: list[tuple[Any, ...]] = []
+
+    def setup(self, trainer, module, stage) -> None:
+        trainer.datamodule.micro_batches = trainer.accumulate_grad_batches
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        time.sleep(self.pause_s)
+        self.steps.append((trainer.current_epoch, batch_idx, batch.index.tolist(), trainer.global_step))
+
+
+def callbacks(steps: Steps) -> list[Callback]:
+    return [steps, UnfinishedEpoch(), ValidateLast(), LastCheckpoint(every_minutes=None, every_steps=None)]
+
+
+@pytest.mark.parametrize("length", [{"max_steps": 10}, {"max_steps": -1}])
+@pytest.mark.parametrize("first", [4, 6])  # of four an epoch
+def test_with_more_steps_it_ends_bitwise_where_an_undisturbed_one_does(fit, classifier, tmp_path, length, first):
+    classifier.drop.p = 0.0
+    options = {"max_epochs": 3, "enable_checkpointing": True}
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    whole, parts = Steps(), Steps()
+    fit(*callbacks(whole), **options, **length)
+    wanted = {name: value.clone() for name, value in classifier.state_dict().items()}
+    classifier.load_state_dict(before)
+    fit(*callbacks(parts), **options, max_steps=first)
+    fit(*callbacks(parts), **options, **length, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
+    assert parts.steps == whole.steps
+    assert all(torch.equal(value, wanted[name]) for name, value in classifier.state_dict().items())
+
+
+def test_with_more_time_too_where_it_was_over_between_micro_batches(fit, tmp_path):
+    options = {"max_epochs": 3, "accumulate_grad_batches": 2, "enable_checkpointing": True}
+    whole, parts = Steps(), Steps()
+    fit(*callbacks(whole), **options)
+    for i, pause_s in enumerate([0.4, 0]):
+        last = {"ckpt_path": tmp_path / "checkpoints" / "last.ckpt"} if i else {}
+        parts.pause_s = pause_s
+        fit(*callbacks(parts), **options, max_time={"seconds": 100 if i else 1}, **last)
+        if not i:
+            assert len(parts.steps) == 3  # of which the third made no step, and is trained on again
+            parts.steps.pop()
+    assert parts.steps == whole.steps
