@@ -18,7 +18,7 @@ class UnfinishedEpoch(Callback):
         loop._iteration_based_training = lambda: False  # what it says is asked for nothing else
         saved = checkpoint["loops"]["fit_loop"]
         epochs, batches = saved["epoch_progress"], saved["epoch_loop.batch_progress"]
-        ended = epochs["current"]["processed"] == epochs["current"]["ready"]
+        ended = 0 < epochs["current"]["processed"] == epochs["current"]["ready"]
         if not ended or batches["is_last_batch"]:
             return
         over = batches["current"]["ready"] % trainer.accumulate_grad_batches  # time ends between micro-batches, too

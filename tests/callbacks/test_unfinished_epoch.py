@@ -7,6 +7,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from hct_lightning.callbacks.average_weights import AverageWeights
+from hct_lightning.callbacks.batch_norm import BatchNormStatistics
 from hct_lightning.callbacks.last_checkpoint import LastCheckpoint
 from hct_lightning.callbacks.unfinished_epoch import UnfinishedEpoch
 from hct_lightning.callbacks.validate_last import ValidateLast
@@ -27,24 +29,32 @@ class Steps(Callback):
         self.steps.append((trainer.current_epoch, batch_idx, batch.index.tolist(), trainer.global_step))
 
 
-def callbacks(steps: Steps) -> list[Callback]:
-    return [steps, UnfinishedEpoch(), ValidateLast(), LastCheckpoint(every_minutes=None, every_steps=None)]
+def callbacks(steps: Steps, *others: Callback) -> list[Callback]:
+    return [*others, steps, UnfinishedEpoch(), ValidateLast(), LastCheckpoint(every_minutes=None, every_steps=None)]
+
+
+def averages() -> tuple[Callback, Callback]:
+    return AverageWeights(span=0.5), BatchNormStatistics(images=1000, freeze=0.0)
 
 
 @pytest.mark.parametrize("length", [{"max_steps": 10}, {"max_steps": -1}])
 @pytest.mark.parametrize("first", [4, 6])  # of four an epoch
 def test_with_more_steps_it_ends_bitwise_where_an_undisturbed_one_does(fit, classifier, tmp_path, length, first):
+    """What trains, its averages and their statistics."""
     classifier.drop.p = 0.0
     options = {"max_epochs": 3, "enable_checkpointing": True}
+    last = tmp_path / "checkpoints" / "last.ckpt"
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
     whole, parts = Steps(), Steps()
-    fit(*callbacks(whole), **options, **length)
-    wanted = {name: value.clone() for name, value in classifier.state_dict().items()}
+    fit(*callbacks(whole, *averages()), **options, **length)
+    wanted = torch.load(last, weights_only=True)
     classifier.load_state_dict(before)
-    fit(*callbacks(parts), **options, max_steps=first)
-    fit(*callbacks(parts), **options, **length, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
+    fit(*callbacks(parts, *averages()), **options, max_steps=first)
+    fit(*callbacks(parts, *averages()), **options, **length, ckpt_path=last)
+    found = torch.load(last, weights_only=True)
     assert parts.steps == whole.steps
-    assert all(torch.equal(value, wanted[name]) for name, value in classifier.state_dict().items())
+    for key in ("state_dict", "current_model_state"):
+        assert all(torch.equal(value, wanted[key][name]) for name, value in found[key].items())
 
 
 def test_with_more_time_too_where_it_was_over_between_micro_batches(fit, tmp_path):

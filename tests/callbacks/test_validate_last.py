@@ -48,6 +48,7 @@ class OverAfter(Callback):
         ({"max_epochs": 2, "val_check_interval": 3}, [3, 7, 8]),
         ({"max_epochs": 2, "val_check_interval": 3, "check_val_every_n_epoch": None}, [3, 6, 8]),
         ({"max_epochs": 2, "limit_val_batches": 0}, []),
+        ({"max_epochs": 2, "limit_train_batches": 3, "check_val_every_n_epoch": 10}, [6]),
         ({"max_epochs": 5, "max_steps": 6}, [4, 6]),
         ({"max_epochs": 5, "max_steps": 8}, [4, 8]),
         ({"max_epochs": -1, "max_steps": 6, "check_val_every_n_epoch": 10}, [6]),
