@@ -1,4 +1,4 @@
-"""An epoch that steps or time ended goes on when the run does."""
+"""Where within its epochs a run goes on."""
 
 from typing import Any
 
@@ -7,10 +7,11 @@ from lightning.pytorch.callbacks import Callback
 
 
 class UnfinishedEpoch(Callback):
-    """Goes on within an epoch that `trainer.max_steps` or `trainer.max_time` ended, where Lightning would begin the next.
+    """Goes on within an epoch that `trainer.max_steps` or `trainer.max_time` ended, and behind one that had all its steps.
 
-    The next has fewer steps than an epoch then, and training ends too early by them. Resumed with `trainer.max_steps`,
-    Lightning takes every epoch for one that was interrupted; here one that had its end is over.
+    Lightning would begin the next one where steps or time had ended one, whose remaining steps would be missing in the
+    end. It would add a step to one whose last validation saved the checkpoint, where no validation is due there now.
+    And with `trainer.max_steps` it would take every epoch for one that was interrupted.
     """
 
     def on_load_checkpoint(self, trainer: lightning.Trainer, module: Any, checkpoint: dict) -> None:
@@ -19,10 +20,10 @@ class UnfinishedEpoch(Callback):
         saved = checkpoint["loops"]["fit_loop"]
         epochs, batches = saved["epoch_progress"], saved["epoch_loop.batch_progress"]
         ended = 0 < epochs["current"]["processed"] == epochs["current"]["ready"]
-        if not ended or batches["is_last_batch"]:
-            return
-        over = batches["current"]["ready"] % trainer.accumulate_grad_batches  # time ends between micro-batches, too
+        whole = batches["is_last_batch"] and batches["current"]["completed"] == batches["current"]["ready"]
         for counts in (epochs["current"], epochs["total"]):
-            counts["processed"] -= 1
-        for counts in (batches["current"], batches["total"]):
-            counts.update({name: count - over for name, count in counts.items()})
+            counts["processed"] += whole - ended
+        if ended and not whole:
+            over = batches["current"]["ready"] % trainer.accumulate_grad_batches  # time ends between micro-batches, too
+            for counts in (batches["current"], batches["total"]):
+                counts.update({name: count - over for name, count in counts.items()})

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, LambdaCallback
 
 from hct_lightning.callbacks.average_weights import AverageWeights
 from hct_lightning.callbacks.batch_norm import BatchNormStatistics
@@ -68,4 +68,18 @@ def test_with_more_time_too_where_it_was_over_between_micro_batches(fit, tmp_pat
         if not i:
             assert len(parts.steps) == 3  # of which the third made no step, and is trained on again
             parts.steps.pop()
+    assert parts.steps == whole.steps
+
+
+@pytest.mark.parametrize("rare", [{"val_check_interval": 3}, {"check_val_every_n_epoch": 10}])
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_behind_the_last_validation_of_an_epoch_comes_the_next_one(fit, tmp_path, rare):
+    """Back at the best, which was saved there."""
+    whole, parts = Steps(), Steps()
+    options = {"enable_checkpointing": True, **rare}
+    fit(*callbacks(whole), max_epochs=2, **options)
+    file = tmp_path / "best.ckpt"
+    saves = LambdaCallback(on_validation_end=lambda trainer, _: trainer.save_checkpoint(file))
+    fit(*callbacks(parts), saves, max_epochs=1, **options)
+    fit(*callbacks(parts), max_epochs=2, **options, ckpt_path=file)
     assert parts.steps == whole.steps
