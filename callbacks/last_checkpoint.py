@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from hct_lightning.runs.signals import Preempted, Terminated, slurm_notices
+from hct_lightning.training.progress import is_over
 
 log = logging.getLogger(__name__)
 
@@ -175,16 +176,15 @@ class LastCheckpoint(Checkpoint):
             return  # between the micro-batches of a step there is nothing to go on from
         self._loss, self._images, self._step = None, [], trainer.global_step
         before, self._arriving = self._arriving, Loss.sent(self._step, trainer.current_epoch, images, loss)
-        if trainer.is_last_batch:
+        if trainer.is_last_batch or is_over(trainer):
             self._look_at(before)
-            return  # the epoch's end decides
+            return  # the epoch's end decides, after validation
         heard = self._hear()
         self._look_at(before)
         self._exchange.send(self._words())
         left = trainer.num_training_batches - 1 - batch_idx
-        if (
-            left <= trainer.accumulate_grad_batches
-        ):  # in this epoch it is the last step to save at: who is told, says so now
+        # Before the next validation it is the last step to save at: who is told, says so now.
+        if left <= trainer.accumulate_grad_batches or self._step + 1 == trainer.max_steps:
             heard = self._hear_now()
         if heard.told or heard.due or (self.every_steps and self._step % self.every_steps == 0):
             self._save(trainer)

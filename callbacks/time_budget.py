@@ -14,24 +14,30 @@ class TimeBudget(Callback):
 
     All ranks take the first one's estimate, and it is saved: within an epoch the rate depends on the step alone. Before
     the end of the first epoch there is none. Without a time, or where the epochs end sooner, nothing changes.
+    A run that goes on with another time has as many more steps, or fewer.
     """
 
     def __init__(self) -> None:
         self.steps = math.inf
+        self.allowed_s = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps}
+        return {"steps": self.steps, "allowed_s": self.allowed_s}
 
     def on_load_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
         # Before optimisers and schedules come back, for their rates depend on it.
-        saved = checkpoint["callbacks"].get(self.state_key)
-        self.steps = module.steps_in_time = saved["steps"] if saved and _timer(trainer) else math.inf
+        saved, timer = checkpoint["callbacks"].get(self.state_key), _timer(trainer)
+        self.steps = saved["steps"] if saved and timer else math.inf
+        if timer and self.steps < math.inf:
+            self.allowed_s = _allowed_s(timer)
+            self.steps *= self.allowed_s / (saved.get("allowed_s") or self.allowed_s)
+        module.steps_in_time = self.steps
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
         if not (timer := _timer(trainer)):
             return
-        allowed_s = timer.time_elapsed("train") + (timer.time_remaining("train") or 0.0)
-        steps = trainer.global_step * allowed_s / timer.time_elapsed("train")
+        self.allowed_s = _allowed_s(timer)
+        steps = trainer.global_step * self.allowed_s / timer.time_elapsed("train")
         self.steps = module.steps_in_time = trainer.strategy.broadcast(max(steps, trainer.global_step))
         for config in trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, StepSchedule):
@@ -41,3 +47,8 @@ class TimeBudget(Callback):
 def _timer(trainer: Any) -> Timer | None:
     """Lightning's for `trainer.max_time`."""
     return next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)
+
+
+def _allowed_s(timer: Timer) -> float:
+    """`trainer.max_time`; both clocks are read, one after the other."""
+    return round(timer.time_elapsed("train") + (timer.time_remaining("train") or 0.0), 2)

@@ -2,8 +2,9 @@
 
 | key          | unit | of the seeds                                                              |
 |--------------|------|---------------------------------------------------------------------------|
-| accuracy     |      | mean of the best validation accuracies                                     |
-| interval     |      | half of its 95 % interval, by Student's t; None for one seed                |
+| accuracy     |      | mean of the best validation accuracies; None of task=pretrain              |
+| loss         |      | mean of the last validation losses                                         |
+| interval     |      | half of the 95 % interval of the accuracy, else of the loss, by Student's t; None for one seed |
 | gmac         | 10^9 | multiply-adds for one image                                                |
 | parameters   |      | of the network                                                             |
 | peak_gib     | GiB  | the most memory in training, of any seed                                   |
@@ -12,7 +13,7 @@
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ def over_seeds(points: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[s
     return [_row(dict(options), group, folder) for options, group in groups.items()]
 
 
+def score_of(rows: Iterable[Mapping[str, Any]]) -> str:
+    """What rows are compared by: their accuracy, or the validation loss where none has one, as of task=pretrain."""
+    accurate = any(row["accuracy"] is not None for row in rows)
+    return "accuracy" if accurate or all(row["loss"] is None for row in rows) else "loss"
+
+
 def _row(options: dict[str, Any], points: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
     def known(key: str) -> list[float]:
         return [point[key] for point in points if point.get(key) is not None]
@@ -47,14 +54,15 @@ def _row(options: dict[str, Any], points: Sequence[Mapping[str, Any]], folder: P
     def mean(values: Sequence[float]) -> float | None:
         return statistics.fmean(values) if values else None
 
-    accuracies = known("accuracy")
+    accuracies, losses = known("accuracy"), known("loss")
     made = [read_descriptions(folder / point["name"] / "artifacts").values() for point in points]
     times = [min(about["metrics"]["time_ms"] for about in each) for each in made if each]
     return {
         "options": options,
         "seeds": len(points),
         "accuracy": mean(accuracies),
-        "interval": half_interval(accuracies),
+        "loss": mean(losses),
+        "interval": half_interval(accuracies or losses),
         "gmac": mean(known("gmac")),
         "parameters": mean(known("parameters")),
         "peak_gib": max(known("peak_gib"), default=None),
@@ -73,13 +81,13 @@ def half_interval(values: Sequence[float]) -> float | None:
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:
     """The table on standard output."""
-    names = list(rows[0]["options"])
-    table = Table(*names, "seeds", "accuracy", "GMAC", "M parameters", "peak memory", "images/s", "ms an image")
+    names, score = list(rows[0]["options"]), score_of(rows)
+    table = Table(*names, "seeds", score, "GMAC", "M parameters", "peak memory", "images/s", "ms an image")
     table.title, table.title_justify = "Over seeds", "left"
     for row in rows:
-        accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.4f}"
-        if row["interval"] is not None:
-            accuracy += f" ± {row['interval']:.4f}"
+        scored = "" if row[score] is None else f"{row[score]:.4f}"
+        if scored and row["interval"] is not None:
+            scored += f" ± {row['interval']:.4f}"
         figures = [
             "" if value is None else format(value, form)
             for value, form in (
@@ -90,7 +98,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
                 (row["time_ms"], ".1f"),
             )
         ]
-        table.add_row(*(str(row["options"][name]) for name in names), str(row["seeds"]), accuracy, *figures)
+        table.add_row(*(str(row["options"][name]) for name in names), str(row["seeds"]), scored, *figures)
     results().print(table)
 
 

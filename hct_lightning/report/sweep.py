@@ -37,10 +37,11 @@ def report(folder: Path) -> bool:
     names = list(points[0]["options"])
     too_many = len(names) > MOST_OPTIONS
     names = [] if too_many else names
-    table = Table("", *names, "accuracy", "images/s", "peak memory", "", title="Sweep")
+    score = peers.score_of(points)
+    table = Table("", *names, score, "images/s", "peak memory", "", title="Sweep")
     table.title_justify = "left"
     for point in points:
-        cells = ("accuracy", ".4f"), ("images_s", ".1f"), ("peak_gib", ".2f")
+        cells = (score, ".4f"), ("images_s", ".1f"), ("peak_gib", ".2f")
         shown = ["" if point[key] is None else format(point[key], form) for key, form in cells]
         ended = "Pareto front" if point["pareto"] else ""
         if point["status"] != "completed":
@@ -84,6 +85,7 @@ def read_points(folder: Path) -> list[dict[str, Any]]:
                 "status": record.get("status"),
                 "reason": record.get("reason"),
                 "accuracy": metrics.get("best", metrics.get("val/accuracy")),
+                "loss": metrics.get("val/loss"),
                 "images_s": sum(t["images_s"] for t in steady) / len(steady) if steady else None,
                 "peak_gib": metrics.get("memory/peak_gib"),
                 **{key: (record.get("network") or {}).get(key) for key in ("parameters", "gmac")},

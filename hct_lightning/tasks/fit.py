@@ -22,6 +22,7 @@ from hct_lightning.callbacks.micro_batches import MicroBatches
 from hct_lightning.callbacks.own_options import OwnOptions
 from hct_lightning.callbacks.restoring import Restoring
 from hct_lightning.callbacks.time_budget import TimeBudget
+from hct_lightning.callbacks.unfinished_epoch import UnfinishedEpoch
 from hct_lightning.cli.changes import options_of_training, say_changes
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import absolute_paths, given_options, since_begun
@@ -171,6 +172,7 @@ def build_callbacks(cfg: DictConfig, timer: EpochTime, global_batch: int) -> lis
         *instantiate(cfg.callbacks, _convert_="all").values(),
         timer,
         MicroBatches(),
+        UnfinishedEpoch(),
         Arrivals(),
         OwnOptions(),
         TimeBudget(),

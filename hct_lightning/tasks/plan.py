@@ -21,6 +21,7 @@ from hct_lightning.parallel.schemes import SCHEMES
 from hct_lightning.parallel.simulator import compare_k
 from hct_lightning.runs.console import results, track
 from hct_lightning.runs.files import write_whole
+from hct_lightning.runs.record import read_record
 from hct_lightning.training.memory import Memory, set_memory, step_memory, tile_workers
 from hct_lightning.training.memory_plan import RESERVE, available_bytes
 from hct_lightning.training.spec import build_network
@@ -34,6 +35,7 @@ CONTEXT = 600 * 2**20  # bytes of a card for CUDA and its libraries, before the 
 
 def main(cfg: DictConfig, folder: Path) -> None:
     """`task=plan`: a table and the command that it suggests, and `plan/plan.json`."""
+    check_run(cfg.run, folder)
     options: dict[str, Any] = plain(cfg.plan)
     kind = resolve_accelerator(cfg.trainer.accelerator)
     options["precision"] = [resolve_precision(p, kind) for p in options["precision"]]
@@ -111,6 +113,15 @@ def main(cfg: DictConfig, folder: Path) -> None:
         print(show_schemes(choices, options))
     print(f"-> {out}")
     print(command or "none of these fits this machine: give a smaller plan.resolution or batch_size")
+
+
+def check_run(run: str | None, folder: Path) -> None:
+    """Raises ValueError for one of task=pretrain, in `folder`."""
+    if run and read_record(folder / "run.json").get("task") == "pretrain":
+        raise ValueError(
+            f"run={run} is of task=pretrain, and task=plan predicts the steps of networks that classify; for the "
+            "training that begins with its weights leave run= out; pre-training finds what fits when it begins"
+        )
 
 
 def check(options: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from hct_lightning.cli.plain import plain
 from hct_lightning.deploy.artifact import load_artifact
+from hct_lightning.runs.record import read_record
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,11 @@ def main(cfg: DictConfig, folder: Path) -> None:
     from hct_lightning.serving.page import make_page
 
     options = plain(cfg.serve)
+    if not options["artifact"] and read_record(folder / "run.json").get("task") == "pretrain":
+        raise ValueError(
+            f"run={cfg.run} is of task=pretrain, whose network has no classes to answer with; train it first: "
+            f"ckpt={folder}/checkpoints/best.ckpt, without task= and run="
+        )
     place = Path(options["artifact"] or folder / "artifacts" / options["name"]).expanduser().resolve()
     check(options)
     server.check_free(options["host"], options["port"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from hct_lightning.cli.allowed import check_network
 from hct_lightning.deploy.trust import refuse_inflated, refuse_larger
@@ -126,7 +126,7 @@ def begin_network(
             log.info("mean %s and deviation %s are those of %s", trained.mean, trained.std, start)
         spec = replace(spec, mean=trained.mean, std=trained.std)
     network = spec.build()
-    load_weights(network, start, allow)
+    load_weights(network, start, classes=len(spec.classes), allow=allow)
     return network, spec
 
 
@@ -148,10 +148,16 @@ def check_resumable(path: Path, allow: Iterable[str] = ()) -> dict[str, Any]:
     return checkpoint
 
 
-def load_weights(network: FromPixels, path: Path, allow: Iterable[str] = ()) -> None:
+def load_weights(network: FromPixels, path: Path, *, classes: int, allow: Iterable[str] = ()) -> None:
     """Starts `network` from the weights of a file: a checkpoint of ours, or one of the original HCT.
 
     Its normalisation stays its own, and its classifier where the weights are for another number of classes.
+
+    Args:
+        network: that is to begin.
+        path: the file.
+        classes: of `network`.
+        allow: see `load_checkpoint`.
 
     Raises:
         ValueError: when the weights don't fit, naming the first keys that don't.
@@ -161,10 +167,13 @@ def load_weights(network: FromPixels, path: Path, allow: Iterable[str] = ()) -> 
         checkpoint, spec = load_checkpoint(path, allow)
         trained = _network_of(checkpoint, spec, path).network
         own, state = network.network.state_dict(), trained.state_dict()
-        mine, theirs = (_classifier_of(either) for either in (network.network, trained))
-        anew = {key: own[key].shape for key in mine} != {key: state[key].shape for key in theirs}
+        anew = classes != len(spec.classes)
         if anew:
-            state = {key: value for key, value in state.items() if key not in theirs} | {key: own[key] for key in mine}
+            # What depends on the number of classes differs from the same network's with another; some have two classifiers.
+            others = replace(spec, classes=tuple(map(str, range(classes)))).build().network.state_dict()
+            mine, theirs = (_beside(one, other) for one, other in ((others, state), (state, others)))
+            state = {key: value for key, value in state.items() if key not in theirs}
+            state |= {key: own[key] for key in mine & own.keys()}
         try:
             network.network.load_state_dict(state)
         except RuntimeError as error:
@@ -181,8 +190,6 @@ def load_weights(network: FromPixels, path: Path, allow: Iterable[str] = ()) -> 
         raise ValueError(f"{path} holds no weights of {type(network.network).__name__}")
 
 
-def _classifier_of(network: nn.Module) -> set[str]:
-    """The names of its weights; HCT and timm's networks know it."""
-    classifier = network.get_classifier() if hasattr(network, "get_classifier") else None  # pyright: ignore
-    names = [name for name, module in network.named_modules() if module is classifier]
-    return {key for key in network.state_dict() for name in names if key.startswith(f"{name}.")}
+def _beside(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> set[str]:
+    """The names of weights that `other` lacks, or has in another shape."""
+    return {key for key, value in one.items() if key not in other or other[key].shape != value.shape}

@@ -9,7 +9,7 @@ from typing import Any
 import lightning
 import torch
 import torch.distributed as dist
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import Timer, WeightAveraging
 from torch import Tensor, nn
 
 from hct_lightning.training.progress import total_steps
@@ -86,6 +86,13 @@ class Learner(lightning.LightningModule):
         if self.trainer.world_size > 1:  # in training BatchNorm's figures are each rank's own; rank 0's are saved
             for buffer in self.network.buffers():
                 dist.broadcast(buffer, 0)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trainer: Any = self.trainer
+        averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)
+        if "current_model_state" in checkpoint and not averages:  # moments and rates are of these weights
+            log.info("no averaged weights from here on: training goes on from the weights that train")
+            checkpoint["state_dict"] = checkpoint["current_model_state"]
 
     def configure_optimizers(self) -> dict[str, Any]:
         if not (self.optimizer and self.schedule):

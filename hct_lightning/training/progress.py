@@ -1,6 +1,7 @@
-"""How long a training is, in steps."""
+"""How long a training is, in steps, and whether it is over."""
 
 import math
+from typing import Any
 
 import lightning
 
@@ -12,3 +13,14 @@ def total_steps(trainer: lightning.Trainer) -> float:
     """
     module = trainer.lightning_module
     return min(trainer.estimated_stepping_batches, getattr(module, "steps_in_time", math.inf))
+
+
+def is_over(trainer: lightning.Trainer) -> bool:
+    """Whether training ends with the batch that has just been trained on; the same on all ranks.
+
+    That its time is over is known in `on_train_batch_end` after Lightning's Timer: to callbacks that are a `Checkpoint`.
+    """
+    loop: Any = trainer.fit_loop
+    epochs = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+    steps = 0 < trainer.max_steps <= trainer.global_step
+    return epochs or steps or (trainer.should_stop and loop._can_stop_early)

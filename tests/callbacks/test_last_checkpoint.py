@@ -99,6 +99,19 @@ def test_a_signal_ends_training_after_the_next_step_which_is_saved(
     assert saved_step(tmp_path) == step
 
 
+@pytest.mark.parametrize(("batch", "step"), [(0, 2), (1, 2), (2, 3)])
+def test_so_it_does_where_steps_end_training_within_an_epoch(fit, tmp_path, batch, step):
+    with pytest.raises(Terminated):
+        fit(
+            last_checkpoint(),
+            Send(signal.SIGTERM, "train", batch),
+            max_steps=3,
+            limit_val_batches=0,
+            enable_checkpointing=True,
+        )
+    assert saved_step(tmp_path) == step
+
+
 def test_a_signal_between_micro_batches_waits_for_their_step(fit, tmp_path):
     with pytest.raises(Terminated):
         fit(

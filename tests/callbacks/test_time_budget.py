@@ -23,6 +23,14 @@ class Slow(Callback):
         self.estimates.append(total_steps(trainer))
 
 
+class First(Callback):
+    """The rate of the first step, which is the last one, too."""
+
+    def on_train_batch_start(self, trainer, *_) -> None:
+        self.rate = trainer.optimizers[0].param_groups[0]["lr"]
+        trainer.should_stop = True
+
+
 @pytest.fixture
 def scheduled(classifier):
     """Its rate is the number of steps that the training is thought to have."""
@@ -47,6 +55,9 @@ def test_the_steps_of_the_time_are_known_after_an_epoch_and_saved(fit, scheduled
     resumed = fit(again, max_epochs=-1, max_time={"seconds": 2}, ckpt_path=tmp_path / "end.ckpt")
     assert resumed.global_step == trainer.global_step  # its time was over
     assert again.steps == budget.steps
+    first = First()  # with more time it has more steps at once, and not from its next epoch on
+    fit(TimeBudget(), first, max_epochs=-1, max_time={"seconds": 6}, ckpt_path=tmp_path / "end.ckpt")
+    assert first.rate == pytest.approx(3 * budget.steps)
 
 
 def test_epochs_that_end_sooner_count_and_without_a_time_nothing_is_said(fit):

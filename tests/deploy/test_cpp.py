@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import warnings
 import zipfile
@@ -21,6 +22,7 @@ from hct_lightning.deploy import export_artifact, trust
 from hct_lightning.deploy.artifact import digest
 from hct_lightning.deploy.runtimes import aoti, openvino, torchscript
 from hct_lightning.models import HCT, FromPixels
+from hct_lightning.training.memory_plan import available_bytes
 
 CLASSES = ["a", "b", "c", "d"]
 
@@ -121,6 +123,22 @@ def test_several_images_at_a_time(program, export, picture, tmp_path, runtime):
     assert done.returncode == 4
     assert [json.loads(line)["image"] for line in done.stdout.splitlines()] == list(map(str, images[:3]))
     assert "3.png" in done.stderr
+
+
+@pytest.mark.parametrize("runtime", ["torchscript", "openvino"])
+def test_fewer_at_a_time_where_memory_is_short(program, export, picture, tmp_path, runtime):
+    images = [tmp_path / f"{i}.png" for i in range(3)]
+    for image in images:
+        picture.save(image)
+    many = 2 + available_bytes(torch.device("cpu"), 1) // 2**23  # of 8 MiB each, which it takes for loading alone
+    done = run(program, "--threads", str(many), "--streams", str(many), export(runtime), *images)
+    said = re.fullmatch(
+        rf"(\d+) images at a time, not {many}: each takes 0\.\d GiB of memory, and [\d.]+ are available\n", done.stderr
+    )
+    assert said, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["image"] for line in lines] == list(map(str, images))
+    assert {line["threads"] for line in lines} == {many // int(said[1])}
 
 
 def test_a_name_that_is_not_utf8_keeps_no_other_image_waiting(program, export, picture, tmp_path):

@@ -174,3 +174,15 @@ def test_rank_zero_exports_while_the_other_waits(cli, tiny, tmp_path):
         description = json.loads((run / "artifacts" / name / "artifact.json").read_text())
         assert description["metrics"]["images"] == 10
     assert json.loads((run / "run.json").read_text())["status"] == "completed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [("trainer.max_steps=7",), ("trainer.max_epochs=-1", "trainer.max_time=00:00:00:04")])
+def test_ranks_that_end_within_an_epoch_validate_together(cli, tmp_path, end):
+    run = tmp_path / "run"
+    options = ("trainer.devices=2", "data.batch_size=1", "trainer.check_val_every_n_epoch=1000")
+    cli(*FROZEN, *options, *end, f"hydra.run.dir={run}", cwd=tmp_path)
+    best, last = (load_checkpoint(run / "checkpoints" / f"{name}.ckpt")[0] for name in ("best", "last"))
+    assert best["global_step"] == last["global_step"]
+    assert all(torch.equal(value, best["state_dict"][name]) for name, value in last["state_dict"].items())
+    assert json.loads((run / "run.json").read_text())["status"] == "completed"

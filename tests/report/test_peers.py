@@ -8,7 +8,7 @@ from hct_lightning.report.peers import draw, half_interval, over_seeds
 
 def point(name: str, accuracy: float, status: str = "completed", **options) -> dict:
     measured = {"peak_gib": accuracy, "images_s": 10.0, "gmac": 3.0, "parameters": 1e6}
-    return {"name": name, "options": options, "status": status, "accuracy": accuracy, **measured}
+    return {"name": name, "options": options, "status": status, "accuracy": accuracy, "loss": 1.0, **measured}
 
 
 @pytest.fixture

@@ -21,6 +21,19 @@ def test_pareto_front_and_figure(tmp_path):
     assert not draw([point(0.9, 1.0, 1.0, optim="sgd")], tmp_path / "none.png")
 
 
+def test_points_of_pretraining_are_compared_by_their_loss(tmp_path, capsys):
+    for seed, loss in enumerate([0.25, 0.75]):
+        (tmp_path / str(seed)).mkdir()
+        record = {"overrides": ["task=pretrain", f"seed={seed}"], "task": "pretrain", "status": "completed"}
+        record["metrics"] = {"val/loss": loss, "memory/peak_gib": 1.0}
+        (tmp_path / str(seed) / "run.json").write_text(json.dumps(record))
+    assert report(tmp_path)
+    shown = capsys.readouterr().out
+    assert "accuracy" not in shown
+    assert all(text in shown for text in ("loss", "0.2500", "0.7500", "0.5000 ±"))  # each, and their mean
+    assert [point["loss"] for point in json.loads((tmp_path / "sweep.json").read_text())] == [0.25, 0.75]
+
+
 def test_more_options_than_a_table_has_room_for_stand_in_the_file(tmp_path, capsys):
     parts = {"load_s": 0.0, "train_s": 1.0, "wait_s": 0.0, "run_s": 1.0}
     for count in (MOST_OPTIONS, MOST_OPTIONS + 1):

@@ -103,6 +103,15 @@ def test_training_begins_with_it(cli, pretrained, pictures, tmp_path):
     assert mine["network.network.head.weight"].shape == (2, 256)
 
 
+def test_ended_within_an_epoch_it_keeps_what_it_ends_with(cli, unlabelled, tmp_path):
+    options = ("task=pretrain", "data=unlabelled", f"data.root={unlabelled}", *SMALL)
+    run = tmp_path / "run"
+    rarely = ("trainer.check_val_every_n_epoch=10", "trainer.max_steps=3")
+    cli(*options, *rarely, f"hydra.run.dir={run}", cwd=tmp_path)
+    assert load_checkpoint(run / "checkpoints" / "best.ckpt")[0]["global_step"] == 3
+    assert "val/loss" in json.loads((run / "run.json").read_text())["metrics"]
+
+
 def test_a_store_of_images_without_labels_is_for_it(cli, unlabelled, tmp_path):
     done = cli(
         "task=prepare",
@@ -124,6 +133,11 @@ def test_what_it_can_not_be_asked_for_is_said(cli, pretrained, unlabelled, pictu
     ):
         said = cli(*verb, f"run={pretrained}", cwd=tmp_path, status=1).stderr
         assert "best.ckpt is of task=pretrain, and has no classes yet; train it first: ckpt=" in said
+    for verb, message in (
+        (("task=plan",), "is of task=pretrain, and task=plan predicts the steps of networks that classify"),
+        (("task=serve",), "is of task=pretrain, whose network has no classes to answer with; train it"),
+    ):
+        assert message in cli(*verb, f"run={pretrained}", cwd=tmp_path, status=1).stderr.splitlines()[-1]
     assert (
         "is of task=pretrain, and goes on so; leave task= out"
         in cli("task=fit", f"run={pretrained}", cwd=tmp_path, status=1).stderr

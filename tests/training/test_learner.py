@@ -1,11 +1,15 @@
 """Optimiser, schedule and the weight of each image, in real short loops."""
 
+from typing import Any
+
 import lightning
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from hct_lightning.callbacks.average_weights import AverageWeights
 from hct_lightning.data.feeding.loader import Batch
 from hct_lightning.training.learner import Learner
 
@@ -30,17 +34,17 @@ def batch(*seeds: int) -> Batch:
     return Batch(torch.stack(images), torch.zeros(len(seeds), dtype=torch.long), torch.tensor(seeds))
 
 
-def trained(module: Zero, *batches: Batch) -> lightning.Trainer:
+def trained(module: Zero, *batches: Batch, ckpt_path: Any = None, **options: Any) -> lightning.Trainer:
     quiet = {f"enable_{name}": False for name in ("checkpointing", "progress_bar", "model_summary")}
     run = lightning.Trainer(
         accelerator="cpu",
         logger=False,
-        max_epochs=1,
         accumulate_grad_batches=len(batches),
         log_every_n_steps=1,
         **quiet,
+        **({"max_epochs": 1} | options),
     )
-    run.fit(module, DataLoader(batches, batch_size=None))
+    run.fit(module, DataLoader(batches, batch_size=None), ckpt_path=ckpt_path, weights_only=True)
     return run
 
 
@@ -88,3 +92,14 @@ def test_what_can_be_no_rate_is_named():
 def test_training_takes_an_optimiser():
     with pytest.raises(ValueError, match="training takes an optimizer and a schedule"):
         trained(learner(optimizer=None), batch(1))
+
+
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint:UserWarning")
+def test_without_averages_it_goes_on_from_the_weights_that_train(tmp_path):
+    whole, averaged, resumed = learner(), learner(), learner()
+    trained(whole, batch(1, 2), max_epochs=4)
+    file = tmp_path / "averaged.ckpt"
+    saves = LambdaCallback(on_train_epoch_end=lambda trainer, _: trainer.save_checkpoint(file))
+    trained(averaged, batch(1, 2), max_epochs=3, callbacks=[AverageWeights(span=1.0), saves])
+    trained(resumed, batch(1, 2), max_epochs=4, ckpt_path=file)
+    assert torch.equal(resumed.network[1].weight, whole.network[1].weight)

@@ -1,5 +1,6 @@
 // hct_predict: the class and the probabilities of images, from an artifact, without Python.
 #include <ATen/Parallel.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 #include <malloc.h>
@@ -10,7 +11,6 @@
 #include <chrono>
 #include <climits>
 #include <cstring>
-#include <fstream>
 #include <future>
 #include <iomanip>
 #include <iostream>
@@ -25,6 +25,7 @@
 #include "artifact.h"
 #include "error.h"
 #include "image.h"
+#include "memory.h"
 #include "model.h"
 
 namespace {
@@ -33,7 +34,7 @@ constexpr const char* kHelp = R"(usage: hct_predict [options] ARTIFACT IMAGE...
 
 Prints a line of JSON for each image (PNG or JPEG): its class, the probabilities, and the seconds it took.
 
-  --streams N  images at a time, each on its share of the threads: for many images
+  --streams N  images at a time, each on its share of the threads: for many images; fewer where memory is short
   --profile    then run the model five times more and print the operators with their seconds
   --repeat N   then run the model N times more and print each time
   --wait       then run the model once for every line on standard input and print its time
@@ -93,16 +94,7 @@ double seconds(const Work& work) {
   return now() - start;
 }
 
-// This process's high-water mark of resident memory (ru_maxrss would be inherited from whoever started it).
-double peak_gib() {
-  std::ifstream status("/proc/self/status");
-  std::string word;
-  while (status >> word)
-    if (word == "VmHWM:") break;
-  double kib = 0;
-  status >> kib;
-  return kib / 1048576;
-}
+double gib(int64_t bytes) { return static_cast<double>(bytes) / (1 << 30); }
 
 std::unique_ptr<Model> load(const Artifact& artifact, const Loading& loading) {
   if (artifact.runtime == "torchscript") return load_torchscript(artifact);
@@ -147,6 +139,20 @@ Answer answer(const std::string& path, const Artifact& artifact, Model& model, s
   return {line, images};
 }
 
+// So many streams, or fewer where memory is short, found as hct_lightning/training/by_artifact.py does: one blank image
+// says what memory each takes. `before` is what was resident before the model was loaded.
+int streams_that_fit(const Artifact& artifact, Model& model, int streams, int64_t before) {
+  const Decoding& how = artifact.decoding;
+  const at::Tensor blank = at::zeros({1, how.size.height, how.size.width, how.channels}, at::kByte);
+  probabilities(model, blank.permute({0, 3, 1, 2}));
+  const int64_t taken = std::max(peak_bytes() - before, blank.numel()), available = available_bytes();
+  const int64_t fit = 1 + available / 2 / taken;  // images are read ahead, and allocators leave gaps
+  if (fit >= streams) return streams;
+  std::cerr << std::fixed << std::setprecision(1) << fit << " images at a time, not " << streams << ": each takes "
+            << gib(taken) << " GiB of memory, and " << gib(available) << " are available" << std::endl;
+  return static_cast<int>(fit);
+}
+
 // Adds what the options ask for, and prints the line.
 void print(Answer found, Model& model, const Options& options) {
   const auto again = [&] { probabilities(model, found.images); };
@@ -158,27 +164,37 @@ void print(Answer found, Model& model, const Options& options) {
     std::sort(times.begin(), times.end());
     found.line["median_s"] = times[times.size() / 2];
   }
-  found.line["peak_gib"] = peak_gib();
+  found.line["peak_gib"] = gib(peak_bytes());
   // A file's name need not be UTF-8, which JSON is: what is not becomes U+FFFD.
   std::cout << found.line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << std::endl;
   std::string word;
   while (options.wait && std::getline(std::cin, word))
-    std::cout << nlohmann::json{{"seconds", seconds(again)}, {"peak_gib", peak_gib()}}.dump() << std::endl;
+    std::cout << nlohmann::json{{"seconds", seconds(again)}, {"peak_gib", gib(peak_bytes())}}.dump() << std::endl;
 }
 
 void run(int argc, char** argv) {
   Options options = parse(argc, argv);
   keep_memory();
   const int threads = options.loading.threads ? options.loading.threads : at::get_num_threads();
-  const int streams = options.loading.streams = std::min(options.loading.streams, threads);
+  const size_t count = options.paths.size() - 1;
+  const bool measured = options.repeat || options.wait || options.loading.profile;
+  int streams = std::min(options.loading.streams, threads);
   at::set_num_threads(threads / streams);  // of each thread that computes
   c10::InferenceMode guard;
   const Artifact artifact = read_artifact(options.paths[0]);
   std::unique_ptr<Model> model;
-  const double load_s = seconds([&] { model = load(artifact, options.loading); });
+  const double load_s = seconds([&] {
+    const int64_t before = resident_bytes();
+    options.loading.streams = measured ? streams : 1;
+    model = load(artifact, options.loading);
+    if (measured || streams == 1) return;
+    options.loading.streams = streams = streams_that_fit(artifact, *model, streams, before);
+    at::set_num_threads(threads / streams);
+    if (artifact.runtime != "openvino" || streams == 1) return;
+    model.reset();
+    model = load(artifact, options.loading);  // it divides its threads itself
+  });
 
-  const size_t count = options.paths.size() - 1;
-  const bool measured = options.repeat || options.wait || options.loading.profile;
   std::vector<std::promise<Answer>> answers(count);
   std::atomic<size_t> next = 0;
   std::counting_semaphore<> computing(streams);
