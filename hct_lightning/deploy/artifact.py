@@ -31,6 +31,7 @@ class Exported(NamedTuple):
     batch: images that one call takes; None for any number. `Artifact` calls as often as it needs.
     multiple: height and width must be multiples of this.
     int8: how many convolutions and linears the runtime really computes in int8.
+    layers: of how many in all; None: of those of the network.
     """
 
     runtime: str
@@ -39,6 +40,7 @@ class Exported(NamedTuple):
     batch: int | None = 1
     multiple: int = 1
     int8: Mapping[str, int] | None = None
+    layers: int | None = None
 
 
 RUNTIMES = ("torchscript", "openvino", "aoti", "onnx", "timm")

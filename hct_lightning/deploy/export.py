@@ -133,7 +133,7 @@ def export_artifact(
         metrics = description["metrics"]
         if made.int8:
             metrics |= {f"int8_{kind}": count for kind, count in made.int8.items()}
-            metrics["layers"] = len(layers(network))
+            metrics["layers"] = made.layers or len(layers(network))
         metrics["time_ms"] = latency_ms(served, example)
         if reference:
             metrics |= reference.compare(served)

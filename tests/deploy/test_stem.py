@@ -37,7 +37,7 @@ def expected(pixels: torch.Tensor, weight, scale, shift, zero_points) -> torch.T
 
 @pytest.mark.parametrize("way", range(len(stem.WAYS)), ids=stem.WAYS)
 @pytest.mark.parametrize("channels", stem.CHANNELS)
-@pytest.mark.parametrize("size", [(128, 128), (131, 129), (130, 1357)])
+@pytest.mark.parametrize("size", [(128, 128), (131, 129), (130, 1357), (129, 6301)])
 def test_the_map_is_that_of_the_network(library, size, channels, way):
     if way > library.hct_stem_way():
         pytest.skip(f"a CPU without {stem.WAYS[way]}")

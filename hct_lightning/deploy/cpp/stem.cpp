@@ -224,44 +224,50 @@ struct Amx : Vnni {
 };
 #endif
 
-// Rows `first` to `last` of the map, tile by tile.
+// Rows `first` to `last` of the map. Each is taken as a whole, for memory is fast where it is read in long lines; but of
+// very wide images in parts, so that what is kept of three rows stays in the cache.
 template <class Way, int C>
 void strip(const Stem& stem, const uint8_t* pixels, int height, int width, uint8_t* map, int first, int last) {
   constexpr int kTile = Way::kTile, kBlock = Way::kBlock;
-  constexpr int kPooled = (kTile - 1) / 2;             // outputs of a row of a tile after pooling
-  constexpr int kRow = (2 * kTile + kKernel + 1) * C;  // bytes of a row that a tile sees, and of the pixel that pads it
+  constexpr int kPooled = (kTile - 1) / 2;                          // outputs of a tile after pooling
+  constexpr int kPart = 1536 / kPooled * kPooled;                   // of a row of a part
+  constexpr int kRow = (4 * kPart + 2 * kBlock + kKernel + 1) * C;  // bytes of a row of the image that a part sees
   std::vector<uint8_t> ring(kKernel * kRow);
-  std::vector<Sums> conv(kTile), pooled(3 * kPooled);
+  std::vector<Sums> conv(kTile), pooled(3 * kPart);
   alignas(64) int8_t weights[kKernel * 8 * C * kOut];
   std::copy_n(stem.weights, sizeof(weights), weights);
   const Sums start = begin_with(stem);
   const typename Way::template Registers<C> registers;
   const int columns = hct_stem_side(width);
-  for (int left = 0; left < columns; left += kPooled) {
-    const int count = std::min(kPooled, columns - left);
-    const int outputs = (2 * count + kBlock) / kBlock * kBlock;
-    // A row of the image from the tile's first pixel on; what is beyond the image is the zero point.
+  for (int left = 0; left < columns; left += kPart) {
+    const int count = std::min(kPart, columns - left);
+    // A row of the image from the part's first pixel on; what is beyond the image is the zero point.
     const auto copy = [&](int y, uint8_t* row) {
-      const int begin = 4 * left - kPadding, end = begin + kRow / C;
+      const int begin = 4 * left - kPadding, end = begin + 4 * count + kKernel + 1;
       const bool outside = y < 0 || y >= height;
       const int from = outside ? end : std::max(0, begin), to = outside ? end : std::min(width, end);
       for (int x = begin; x < from; ++x) std::copy_n(stem.zero, C, row + (x - begin) * C);
       for (int x = to; x < end; ++x) std::copy_n(stem.zero, C, row + (x - begin) * C);
       const uint8_t* line = pixels + static_cast<ptrdiff_t>(y) * width * C;
       if (from < to) std::memcpy(row + (from - begin) * C, line + from * C, static_cast<size_t>(to - from) * C);
-      if (from < to && y + 2 < height)
-        for (int x = from; x < to; x += 64 / C) __builtin_prefetch(line + (2 * width + x) * C);
+      const uint8_t* soon = line + static_cast<ptrdiff_t>(4) * width * C;
+      if (from < to && y + 4 < height)
+        for (int x = from * C; x < to * C; x += 64) __builtin_prefetch(soon + x, 0, 2);
     };
     int next = 4 * first - kPadding;  // the first row of the image that is not in the ring
     for (int y = first; y < last; ++y) {
       for (int r = 2 * y + (y > first); r <= 2 * y + 2; ++r) {
         for (; next < 2 * r - kPadding + kKernel; ++next) copy(next, &ring[(next + kKernel) % kKernel * kRow]);
-        std::array<const uint8_t*, kKernel> rows;
-        for (int k = 0; k < kKernel; ++k) rows[k] = &ring[(2 * r - kPadding + k + kKernel) % kKernel * kRow];
-        Way::template convolve<C>(rows.data(), outputs, weights, start, conv.data());
-        Way::pool(conv.data(), count, &pooled[r % 3 * kPooled]);
+        for (int x = 0; x < count; x += kPooled) {
+          const int some = std::min(kPooled, count - x), outputs = (2 * some + kBlock) / kBlock * kBlock;
+          std::array<const uint8_t*, kKernel> rows;
+          for (int k = 0; k < kKernel; ++k)
+            rows[k] = &ring[(2 * r - kPadding + k + kKernel) % kKernel * kRow + 4 * x * C];
+          Way::template convolve<C>(rows.data(), outputs, weights, start, conv.data());
+          Way::pool(conv.data(), some, &pooled[r % 3 * kPart + x]);
+        }
       }
-      Way::finish(&pooled[0], &pooled[kPooled], &pooled[2 * kPooled], count, stem,
+      Way::finish(&pooled[0], &pooled[kPart], &pooled[2 * kPart], count, stem,
                   map + (static_cast<size_t>(y) * columns + left) * kOut);
     }
   }

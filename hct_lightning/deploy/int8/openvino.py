@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hct_lightning.deploy import stem
 from hct_lightning.deploy.artifact import Exported
 from hct_lightning.deploy.extra import extra
+from hct_lightning.deploy.int8.attention import share_products
 from hct_lightning.deploy.int8.folding import fold_batch_norm, fold_first_activation, fold_normalisation
 from hct_lightning.deploy.int8.layers import layers
 from hct_lightning.deploy.int8.sensitivity import float_layers
@@ -51,6 +52,7 @@ def export(
     """
     network = fold_batch_norm(network)
     fold_first_activation(network)
+    share_products(network)
     zero_points = -cast(FromPixels, network).offset if fold_normalisation(network) else None
     exported = program(network, example, dynamic=dynamic).run_decompositions()
     chosen = layers(network).keys() - float_layers(network, calibration, percent)
@@ -93,6 +95,7 @@ def export(
         openvino.FILE,
         multiple=MULTIPLE,
         int8=count_int8(folder / openvino.FILE),
+        layers=len(layers(network)),
     )
 
 

@@ -1,0 +1,47 @@
+"""Attention whose heads share products answers as that of the network does."""
+
+import copy
+
+import pytest
+import torch
+
+from hct_lightning.deploy.int8.attention import SharedAttention, SharedHeads, share_products
+from hct_lightning.models import HCT, FromPixels
+from hct_lightning.models.performer import PerformerAttention
+
+
+def test_sharing_keeps_the_answers(network, images):
+    shared = copy.deepcopy(network)
+    share_products(shared)
+    with torch.inference_mode():
+        for x in images:
+            torch.testing.assert_close(shared(x), network(x), rtol=1e-4, atol=1e-4)
+
+
+def test_as_many_heads_share_as_are_small_enough(network):
+    """Eight of 16 features, twice four of 44; those of 110 go alone, as they were."""
+    shared = copy.deepcopy(network)
+    share_products(shared)
+    found = [m.named_parameters() for m in shared.modules() if isinstance(m, SharedAttention)]
+    keys = [[tuple(weight.shape) for name, weight in all_of if name.endswith("k.weight")] for all_of in found]
+    assert keys == [[(8 * 16, 64)], [(4 * 44, 128)] * 2, [(4 * 44, 128)] * 2]
+    assert sum(isinstance(m, PerformerAttention) for m in shared.modules()) == 1
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_heads_take_nothing_from_each_other(heads):
+    torch.manual_seed(0)
+    attention = PerformerAttention(32, heads=4).eval()
+    x = torch.randn(2, 37, 32)
+    with torch.inference_mode():
+        exact = attention(x)
+        torch.testing.assert_close(SharedAttention(attention, heads)(x), exact, rtol=1e-4, atol=1e-5)
+        first = SharedHeads(attention, 0, heads)(x)
+        attention.v.weight[heads * 8 :] = 0  # of the heads behind
+        assert torch.equal(SharedHeads(attention, 0, heads)(x), first)
+
+
+def test_the_softmax_kernel_stays():
+    network = FromPixels(HCT(kernel="softmax"), [0.5] * 3, [0.25] * 3).eval()
+    share_products(network)
+    assert sum(isinstance(m, PerformerAttention) for m in network.modules()) == 4
