@@ -9,6 +9,7 @@ from types import ModuleType
 import numpy as np
 
 from hct_lightning.data.reading import geometry as geo
+from hct_lightning.data.reading import jpeg
 
 SHRINK = (8, 4, 2)  # that a JPEG decoder can do while decoding
 _FORMATS = {"JPEG", "MPO", "PNG", "TIFF", "WEBP"}
@@ -41,6 +42,7 @@ def read_with_vips(
     orientation: int,
     target: geo.Size,
     geometry: geo.Geometry,
+    threads: int = 1,
 ) -> np.ndarray | None:
     """h w c uint8 of size `target`, or None where Pillow must read: it says what is wrong, too.
 
@@ -52,6 +54,7 @@ def read_with_vips(
         orientation: of EXIF; libvips streams only what is upright.
         target: (height, width).
         geometry: chooses the region.
+        threads: that decode a large JPEG.
     """
     vips = libvips()
     if vips is None or file_format not in _FORMATS or orientation != 1 or channels not in (1, 3):
@@ -62,18 +65,23 @@ def read_with_vips(
     inside = geo.inside(region, source)
     if inside != region or min(region.height / target[0], region.width / target[1]) < 1:
         return None
-    options = {}
-    if file_format in ("JPEG", "MPO"):
-        options["shrink"] = shrink = shrink_factor(source, region, target)
-        region = geo.Region(*(side // shrink for side in region))
+    shrink = shrink_factor(source, region, target) if file_format in ("JPEG", "MPO") else 1
+    region = geo.Region(*(side // shrink for side in region))
+    decoded = jpeg.decode(path, shrink, source, channels, threads) if file_format in ("JPEG", "MPO") else None
     try:
-        image = vips.Image.new_from_file(str(path), access="sequential", fail_on="error", **options)
-        if image.format != "uchar" or image.interpretation not in ("srgb", "b-w"):
-            return None
-        image = image.extract_band(0, n=3 if image.bands >= 3 else 1)
+        if decoded is not None:
+            image = vips.Image.new_from_array(decoded)
+        else:
+            options = {"shrink": shrink} if shrink > 1 else {}
+            image = vips.Image.new_from_file(str(path), access="sequential", fail_on="error", **options)
+            if image.format != "uchar" or image.interpretation not in ("srgb", "b-w"):
+                return None
+            image = image.extract_band(0, n=3 if image.bands >= 3 else 1)
         image = image.crop(region.left, region.top, region.width, region.height)
         if (image.height, image.width) != target:
             image = image.resize(target[1] / region.width, vscale=target[0] / region.height, kernel="cubic")
+        elif decoded is not None and decoded.shape[:2] == target:
+            return decoded
         pixels = image.numpy()
     except vips.Error:
         return None
