@@ -35,8 +35,8 @@
 namespace jpeg {
 namespace {
 
-constexpr int kUnits = 2048;     // of a part, about
-constexpr int kCapacity = 8192;  // of a part, at most
+constexpr int kUnits = 3072;     // of a part, about
+constexpr int kCapacity = 16384;  // of a part, at most
 constexpr int kReach = 1024;     // units that a part goes on for, to meet the next
 constexpr int kGuesses = 64;     // of where a part begins
 
