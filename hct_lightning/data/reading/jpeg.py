@@ -39,10 +39,11 @@ def decode(path: Path | str, shrink: int, source: Size, channels: int, threads: 
             if library is None or not SMALLEST <= size <= 4 * source[0] * source[1] + SMALLEST:
                 return None
             content = np.empty(size, np.uint8)
-            head = file.readinto(content[:_HEAD])
+            room = content.data
+            head = file.readinto(room[:_HEAD])
             if not library.hct_jpeg_takes(content.ctypes.data, head, *what):
                 return None
-            while head < size and (more := file.readinto(content[head:])):
+            while head < size and (more := file.readinto(room[head:])):
                 head += more
     except OSError:
         return None

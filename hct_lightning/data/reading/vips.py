@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import os
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from hct_lightning.data.reading import geometry as geo
 from hct_lightning.data.reading import jpeg
 
 SHRINK = (8, 4, 2)  # that a JPEG decoder can do while decoding
+WHOLE = 8  # times the pixels of the result that are decoded before they are cut and scaled; of more, libvips streams
 _FORMATS = {"JPEG", "MPO", "PNG", "TIFF", "WEBP"}
 
 
@@ -65,9 +67,12 @@ def read_with_vips(
     inside = geo.inside(region, source)
     if inside != region or min(region.height / target[0], region.width / target[1]) < 1:
         return None
-    shrink = shrink_factor(source, region, target) if file_format in ("JPEG", "MPO") else 1
-    region = geo.Region(*(side // shrink for side in region))
-    decoded = jpeg.decode(path, shrink, source, channels, threads) if file_format in ("JPEG", "MPO") else None
+    shrink, decoded = 1, None
+    if file_format in ("JPEG", "MPO"):
+        shrink = shrink_factor(source, region, target)
+        region = geo.Region(*(side // shrink for side in region))
+        if math.prod(source) <= WHOLE * shrink**2 * math.prod(target):
+            decoded = jpeg.decode(path, shrink, source, channels, threads)
     try:
         if decoded is not None:
             image = vips.Image.new_from_array(decoded)

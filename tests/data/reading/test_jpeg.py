@@ -193,6 +193,18 @@ def test_a_small_one_or_none_is_not(library, large, monkeypatch):
     assert jpeg.decode(large, 2, (480, 640), 3, 2) is None
 
 
+def test_what_would_be_decoded_for_a_few_pixels_is_streamed(read, large, photo, monkeypatch):
+    """Odd sides can't be shrunk while they are decoded: such an image would lie in memory whole."""
+    photo.resize((641, 481)).save(large, quality=95, subsampling=0)
+    decoded = []
+    monkeypatch.setattr(jpeg, "decode", lambda *_: decoded.append(1))
+    read(large, size=(240, 320))
+    assert decoded
+    decoded.clear()
+    read(large, size=(120, 160))
+    assert not decoded
+
+
 def test_errors_are_those_of_other_decoders(library, read, large, monkeypatch):
     content = large.read_bytes()
     large.write_bytes(content[: len(content) // 2])
