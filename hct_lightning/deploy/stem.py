@@ -6,28 +6,19 @@ CPUs where it is not faster, the runtime's own operators do the same.
 
 import ctypes
 import functools
-import hashlib
-import logging
-import os
-import platform
-import shlex
-import subprocess
-import tempfile
 from collections.abc import Callable
 from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-log = logging.getLogger(__name__)
+from hct_lightning.machine.compiled import compiled_library
 
 FILE = "stem.bin"  # of an artifact; cpp/stem.cpp tells its form
 CHANNELS = (1, 3)  # of images that it takes
 OUT = 16  # channels of the map
 WAYS = ("portable", "vnni", "amx")  # of the program, in its order
-_OPTIONS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
 
 
 def pack(weight: np.ndarray, scale: np.ndarray, shift: np.ndarray, zero_points: np.ndarray) -> bytes:
@@ -92,26 +83,8 @@ def run_by(library: ctypes.CDLL, stem: bytes, threads: int, *, way: int | None =
 @functools.cache
 def compiled() -> ctypes.CDLL | None:
     """The program as a library; None where it can't be made, and the log then says why."""
-    source = files("hct_lightning.deploy") / "cpp"
-    content = b"".join((source / name).read_bytes() for name in ("stem.h", "stem.cpp"))
-    command = [*shlex.split(os.environ.get("CXX", "c++")), *_OPTIONS]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hct_lightning"
-    try:
-        compiler = subprocess.run([command[0], "--version"], check=True, capture_output=True).stdout
-        parts = content, repr(command).encode(), platform.machine().encode(), compiler
-        kept = home / f"stem-{hashlib.sha256(b''.join(parts)).hexdigest()[:16]}.so"
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        owner = home.stat()
-        if owner.st_uid != os.getuid() or owner.st_mode & 0o022:
-            raise OSError(f"others may write to {home}, from where it would be run")
-        if not kept.is_file():
-            with tempfile.TemporaryDirectory(dir=home) as making:  # several processes may do so at once
-                made = Path(making) / kept.name
-                subprocess.run([*command, str(source / "stem.cpp"), "-o", made], check=True, capture_output=True)
-                made.replace(kept)
-        library = ctypes.CDLL(str(kept))
-    except (OSError, subprocess.CalledProcessError) as error:
-        log.info("int8 artifacts of OpenVINO run slower than they could: %s (a C++ compiler is needed: g++)", error)
+    folder, slower = files("hct_lightning.deploy") / "cpp", "int8 artifacts of OpenVINO run slower than they could"
+    if (library := compiled_library(folder, "stem.cpp", ("stem.h",), slower)) is None:
         return None
     library.hct_stem_way.restype = ctypes.c_int
     library.hct_stem_channels.argtypes = (ctypes.c_char_p, ctypes.c_size_t)

@@ -62,7 +62,8 @@ class Subject(NamedTuple):
         network, spec = load_network(checkpoint, cfg.safety.allow)
         decoding = spec.reading(given_options(cfg, "data", *spec.unsaid), plain(cfg.explain)["resolution"])
         device = choose_devices(cfg.trainer.accelerator, 1, 1, 1).of_rank_zero
-        reader, room = FileReader(decoding) if decoding.size else NativeReader(decoding), 0
+        threads, room = torch.get_num_threads(), 0  # images are read one at a time
+        reader = FileReader(decoding, threads) if decoding.size else NativeReader(decoding)
         if isinstance(reader, NativeReader):
             way = way_through(
                 reader,

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 from torch.utils.data import BatchSampler
@@ -70,7 +71,7 @@ def by_checkpoint(cfg: DictConfig, folder: Path) -> None:
     images = find_images(plain(cfg.predict)["input"], "predict.input")
     skips = skips_unreadable(cfg.data.on_error, images, "predict.input")
     decoding = spec.reading(given_options(cfg, "data", *spec.unsaid), plain(cfg.predict)["resolution"])
-    reader = FileReader(decoding) if decoding.size else NativeReader(decoding)
+    reader = reader_for(images, decoding)
     check_background(cfg.predict.background)
     devices = devices_of(cfg, len(images))
     precision = resolve_precision(cfg.trainer.precision, devices.accelerator)
@@ -143,6 +144,13 @@ def by_checkpoint(cfg: DictConfig, folder: Path) -> None:
         show(file)
 
 
+def reader_for(images: Sequence[str], decoding: Decoding) -> FileReader | NativeReader:
+    """A single image is decoded by all threads; of several, each by the one that reads it."""
+    if decoding.size is None:
+        return NativeReader(decoding)
+    return FileReader(decoding, threads=torch.get_num_threads() if len(images) == 1 else 1)
+
+
 def note_padding(paths: Sequence[str], decoding: Decoding) -> None:
     """Says where images are mostly padded."""
     sizes = sample_sizes(paths, max_pixels=decoding.max_pixels) if decoding.size else []
@@ -156,8 +164,8 @@ def by_artifact(cfg: DictConfig, folder: Path) -> None:
     place = find_artifact(folder, str(options["artifact"]))
     size = {"resolution": options["resolution"]} if options["resolution"] else {}
     decoding = decoding_of(read_description(place), given_options(cfg, "data") | size)
-    reader = FileReader(decoding) if decoding.size else NativeReader(decoding)
     images = find_images(options["input"], "predict.input")
+    reader = reader_for(images, decoding)
     skipped = {} if skips_unreadable(cfg.data.on_error, images, "predict.input") else None
     artifact = load_for_many(place, reader, len(images), threads=cfg.runtime.threads, most=options["batch_size"])
     file = Predictions(

@@ -11,7 +11,7 @@ import torch
 from deploy.cpp_program import answer, assert_same_pixels, expected, pixels_artifact, run, seen
 from PIL import Image, ImageCms, PngImagePlugin
 
-from hct_lightning.data.reading import geometry
+from hct_lightning.data.reading import geometry, jpeg
 from hct_lightning.data.reading.image import UnreadableImageError
 
 
@@ -284,3 +284,18 @@ def test_a_large_jpeg_is_reduced_while_it_is_decoded(program, picture, tmp_path,
         reduced = torch.from_numpy(np.array(file)).permute(2, 0, 1)
     wanted = geometry.apply(reduced, (18, 27), "cover").flatten().float()
     assert_same_pixels(seen(program, artifact, image), wanted, atol=2)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_large_jpeg_has_the_same_pixels_whoever_decodes_it(program, photos, tmp_path, mode):
+    """Above a megabyte a decoder of our own reads it, but not where it is progressive."""
+    artifact = pixels_artifact(tmp_path, (18, 32), channels=len(mode))
+    with Image.open(photos / "Animal/canyon-wren.jpg") as photo:
+        photo = photo.convert(mode)
+    found = []
+    for progressive in (False, True):
+        image = tmp_path / f"{progressive}.jpg"
+        photo.save(image, quality=100, progressive=progressive)
+        assert progressive or image.stat().st_size > jpeg.SMALLEST
+        found.append(seen(program, artifact, image))
+    assert torch.equal(*found)

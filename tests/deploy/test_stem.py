@@ -97,21 +97,3 @@ def test_images_of_another_form_are_refused(library):
     for pixels in (torch.zeros((128, 128, 1), dtype=torch.uint8), torch.zeros((128, 128, 3))):
         with pytest.raises(ValueError, match="the stem takes uint8 h w 3"):
             run(pixels)
-
-
-def test_without_a_compiler_there_is_none(monkeypatch, tmp_path, caplog):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with caplog.at_level("INFO"):
-        assert stem.compiled.__wrapped__() is None
-    assert "a C++ compiler is needed: g++" in caplog.text
-    assert not (tmp_path / "hct_lightning").exists()
-
-
-def test_nothing_is_run_from_where_others_may_write(monkeypatch, tmp_path, caplog):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (tmp_path / "hct_lightning").mkdir(mode=0o700)
-    (tmp_path / "hct_lightning").chmod(0o777)
-    with caplog.at_level("INFO"):
-        assert stem.compiled.__wrapped__() is None
-    assert f"others may write to {tmp_path}/hct_lightning" in caplog.text

@@ -62,7 +62,7 @@ def predicting(part: str, model: str, height: int, width: int, image: str, count
 
 
 def serving(model: str, height: int, width: int, batch_size: int, device: str, image: str | None = None) -> None:
-    """With `image` its work is a file to its answer, read as the data engine reads it."""
+    """With `image` its work is a file to its answer, read by all threads: there is no other image."""
     runtime.keep_memory()
     started = time.perf_counter()
     found = find(model)
@@ -73,7 +73,7 @@ def serving(model: str, height: int, width: int, batch_size: int, device: str, i
     on_gpu = device == "cuda"
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, pin_memory=on_gpu).permute(0, 3, 1, 2)  # as read
     if image:
-        read = FileReader(replace(found.decoding, size=size))
+        read = FileReader(replace(found.decoding, size=size), torch.get_num_threads())
 
     def work() -> None:
         probabilities(read(image)[None] if image else pixels)

@@ -111,10 +111,15 @@ def sample_sizes(paths: Sequence[str], *, max_pixels: int, most: int = 32) -> li
     return sizes
 
 
-def read_image(path: Path | str, decoding: Decoding) -> Tensor:
+def read_image(path: Path | str, decoding: Decoding, *, threads: int = 1) -> Tensor:
     """Reads a file that Pillow reads, a TIFF of many bands, or DICOM, as `decoding` says.
 
     The EXIF orientation is applied, transparency dropped.
+
+    Args:
+        path: the file.
+        decoding: how it becomes pixels.
+        threads: that decode a large JPEG; one where other images are read at the same time.
 
     Returns:
         c h w uint8; the memory is h w c, so that batches are channels_last without a copy.
@@ -123,7 +128,7 @@ def read_image(path: Path | str, decoding: Decoding) -> Tensor:
         UnreadableImageError: naming the file and the reason.
     """
     with _naming(path):
-        return geo.coarsen(_sized(path, decoding), decoding.reduce_to)
+        return geo.coarsen(_sized(path, decoding, threads), decoding.reduce_to)
 
 
 def read_seen(path: Path | str, decoding: Decoding) -> Tensor:
@@ -138,7 +143,7 @@ def read_seen(path: Path | str, decoding: Decoding) -> Tensor:
     return geo.cut(whole, geo.choose_region(geo.size_of(whole), decoding.size, decoding.geometry))
 
 
-def _sized(path: Path | str, how: Decoding) -> Tensor:
+def _sized(path: Path | str, how: Decoding, threads: int) -> Tensor:
     """c h w uint8 of the decoding's size."""
     if slides.is_slide(path):
         raise ValueError("a whole slide is read by region: data.resolution=native")
@@ -155,7 +160,7 @@ def _sized(path: Path | str, how: Decoding) -> Tensor:
             convert = how.srgb and "icc_profile" in image.info
             if how.size and image.mode in ("L", "RGB", "RGBA") and not convert:
                 ready = read_with_vips(
-                    path, image.format or "", how.channels, size, orientation, how.size, how.geometry
+                    path, image.format or "", how.channels, size, orientation, how.size, how.geometry, threads
                 )
                 if ready is not None:
                     return _tensor(ready)

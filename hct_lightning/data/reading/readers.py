@@ -36,16 +36,22 @@ class Reader:
 
 
 class FileReader(Reader):
-    """Reads image files as they come, all to the size that `decoding` says."""
+    """Reads image files as they come, all to the size that `decoding` says.
 
-    def __init__(self, decoding: Decoding) -> None:
+    Args:
+        decoding: with a size.
+        threads: see `read_image`.
+    """
+
+    def __init__(self, decoding: Decoding, threads: int = 1) -> None:
         if decoding.size is None:
             raise ValueError("data.resolution is null: give one, for images of a batch have one size, or native")
         self.decoding = decoding
+        self.threads = threads
         self.shape = (*decoding.size, decoding.channels)
 
     def __call__(self, path: str) -> Tensor:
-        return read_image(path, self.decoding)
+        return read_image(path, self.decoding, threads=self.threads)
 
 
 class NativeReader(Reader):

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import os
 from pathlib import Path
 from types import ModuleType
@@ -9,8 +10,10 @@ from types import ModuleType
 import numpy as np
 
 from hct_lightning.data.reading import geometry as geo
+from hct_lightning.data.reading import jpeg
 
 SHRINK = (8, 4, 2)  # that a JPEG decoder can do while decoding
+WHOLE = 8  # times the pixels of the result that are decoded before they are cut and scaled; of more, libvips streams
 _FORMATS = {"JPEG", "MPO", "PNG", "TIFF", "WEBP"}
 
 
@@ -41,6 +44,7 @@ def read_with_vips(
     orientation: int,
     target: geo.Size,
     geometry: geo.Geometry,
+    threads: int = 1,
 ) -> np.ndarray | None:
     """h w c uint8 of size `target`, or None where Pillow must read: it says what is wrong, too.
 
@@ -52,6 +56,7 @@ def read_with_vips(
         orientation: of EXIF; libvips streams only what is upright.
         target: (height, width).
         geometry: chooses the region.
+        threads: that decode a large JPEG.
     """
     vips = libvips()
     if vips is None or file_format not in _FORMATS or orientation != 1 or channels not in (1, 3):
@@ -62,18 +67,26 @@ def read_with_vips(
     inside = geo.inside(region, source)
     if inside != region or min(region.height / target[0], region.width / target[1]) < 1:
         return None
-    options = {}
+    shrink, decoded = 1, None
     if file_format in ("JPEG", "MPO"):
-        options["shrink"] = shrink = shrink_factor(source, region, target)
+        shrink = shrink_factor(source, region, target)
         region = geo.Region(*(side // shrink for side in region))
+        if math.prod(source) <= WHOLE * shrink**2 * math.prod(target):
+            decoded = jpeg.decode(path, shrink, source, channels, threads)
     try:
-        image = vips.Image.new_from_file(str(path), access="sequential", fail_on="error", **options)
-        if image.format != "uchar" or image.interpretation not in ("srgb", "b-w"):
-            return None
-        image = image.extract_band(0, n=3 if image.bands >= 3 else 1)
+        if decoded is not None:
+            image = vips.Image.new_from_array(decoded)
+        else:
+            options = {"shrink": shrink} if shrink > 1 else {}
+            image = vips.Image.new_from_file(str(path), access="sequential", fail_on="error", **options)
+            if image.format != "uchar" or image.interpretation not in ("srgb", "b-w"):
+                return None
+            image = image.extract_band(0, n=3 if image.bands >= 3 else 1)
         image = image.crop(region.left, region.top, region.width, region.height)
         if (image.height, image.width) != target:
             image = image.resize(target[1] / region.width, vscale=target[0] / region.height, kernel="cubic")
+        elif decoded is not None and decoded.shape[:2] == target:
+            return decoded
         pixels = image.numpy()
     except vips.Error:
         return None

@@ -23,6 +23,7 @@
 #include <png.h>
 
 #include "error.h"
+#include "jpeg.h"
 
 namespace {
 
@@ -107,6 +108,8 @@ bool completes(std::jmp_buf& jump, const Body& body) {
 
 // ---- JPEG --------------------------------------------------------------------------------------
 
+constexpr size_t kLargeJpeg = 1 << 20;  // bytes
+
 struct JpegErrors {
   jpeg_error_mgr base;
   std::jmp_buf jump;
@@ -132,7 +135,7 @@ struct JpegReader {
 
 // h w c, reduced by the factor that `reduce` gives for its upright size.
 template <typename Reduce>
-at::Tensor read_jpeg(const Bytes& bytes, const Decoding& how, const Reduce& reduce) {
+at::Tensor read_jpeg(const Bytes& bytes, const Decoding& how, const Reduce& reduce, int threads) {
   JpegErrors errors;
   JpegReader reader;
   at::Tensor image;
@@ -160,8 +163,14 @@ at::Tensor read_jpeg(const Bytes& bytes, const Decoding& how, const Reduce& redu
     info.scale_num = 1;
     info.scale_denom = turned == 1 ? reduce({info.image_height, info.image_width}) : 1;
     info.out_color_space = info.num_components == 1 && how.channels == 1 ? JCS_GRAYSCALE : JCS_RGB;
-    jpeg_start_decompress(&info);
+    jpeg_calc_output_dimensions(&info);
     image = empty_image(info.output_height, info.output_width, info.output_components);
+    // hct_lightning/data/reading/jpeg.py: a large one by the decoder of our own, if it is one for it.
+    if (bytes.size() >= kLargeJpeg &&
+        hct_jpeg(bytes.data(), bytes.size(), info.scale_denom, info.output_height, info.output_width,
+                 info.output_components, image.data_ptr<uint8_t>(), threads, 0))
+      return;
+    jpeg_start_decompress(&info);
     const size_t row = info.output_width * info.output_components;
     while (info.output_scanline < info.output_height) {
       JSAMPROW place = image.data_ptr<uint8_t>() + row * info.output_scanline;
@@ -299,7 +308,7 @@ at::Tensor read_png(const Bytes& bytes, const Decoding& how) {
 
 }  // namespace
 
-at::Tensor read_image(const std::filesystem::path& path, const Decoding& how) {
+at::Tensor read_image(const std::filesystem::path& path, const Decoding& how, int threads) {
   try {
     const Bytes bytes = read_file(path);
     int reduced = 1;
@@ -309,7 +318,7 @@ at::Tensor read_image(const std::filesystem::path& path, const Decoding& how) {
     } else if (bytes.size() > 3 && bytes[0] == 0xFF && bytes[1] == 0xD8 && bytes[2] == 0xFF) {
       image = read_jpeg(bytes, how, [&](Size source) {
         return reduced = shrink_factor(source, choose_region(source, how.size, how.geometry), how.size);
-      });
+      }, threads);
     } else {
       fail("neither a PNG nor a JPEG file");
     }

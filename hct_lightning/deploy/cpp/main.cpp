@@ -125,9 +125,10 @@ struct Turn {
   ~Turn() { computing.release(); }
 };
 
-Answer answer(const std::string& path, const Artifact& artifact, Model& model, std::counting_semaphore<>& computing) {
+Answer answer(const std::string& path, int threads, const Artifact& artifact, Model& model,
+              std::counting_semaphore<>& computing) {
   at::Tensor images, found;
-  const double read_s = seconds([&] { images = read_image(path, artifact.decoding).unsqueeze(0); });
+  const double read_s = seconds([&] { images = read_image(path, artifact.decoding, threads).unsqueeze(0); });
   const Turn turn(computing);
   const double first_s = seconds([&] { found = probabilities(model, images); });
   nlohmann::ordered_json line = {{"image", path}};
@@ -200,7 +201,7 @@ void run(int argc, char** argv) {
   std::counting_semaphore<> computing(streams);
   const auto one = [&](size_t i) {
     try {
-      Answer found = answer(options.paths[i + 1], artifact, *model, computing);
+      Answer found = answer(options.paths[i + 1], count == 1 || measured ? threads : 1, artifact, *model, computing);
       if (!measured) found.images.reset();
       answers[i].set_value(std::move(found));
     } catch (...) {

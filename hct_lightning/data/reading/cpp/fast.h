@@ -1,0 +1,9 @@
+// Functions that are compiled twice, for any CPU and for x86-64-v3 (2013 and later): wider vectors, shifts by a register.
+#pragma once
+
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(HCT_JPEG_ONE_WAY)  // which sanitizers need
+#define FAST __attribute__((target_clones("arch=x86-64-v3", "default"), flatten))
+#else
+#define FAST
+#endif
+#define INLINE inline __attribute__((always_inline))

@@ -1,0 +1,48 @@
+"""C++ of ours as a library, compiled when it is first needed, in seconds, and kept in the user's cache."""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_OPTIONS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
+
+
+def compiled_library(folder: Traversable, main: str, headers: Sequence[str], without: str) -> ctypes.CDLL | None:
+    """The library; None where it can't be made, and the log then says why.
+
+    Args:
+        folder: of the sources.
+        main: the file that is compiled, `stem.cpp`.
+        headers: that it includes, of ours.
+        without: what is worse without it, for the log: `images are read slower than they could`.
+    """
+    content = b"".join((folder / name).read_bytes() for name in (main, *headers))
+    command = [*shlex.split(os.environ.get("CXX", "c++")), *_OPTIONS]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hct_lightning"
+    try:
+        compiler = subprocess.run([command[0], "--version"], check=True, capture_output=True).stdout
+        parts = content, repr(command).encode(), platform.machine().encode(), compiler
+        kept = home / f"{Path(main).stem}-{hashlib.sha256(b''.join(parts)).hexdigest()[:16]}.so"
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        owner = home.stat()
+        if owner.st_uid != os.getuid() or owner.st_mode & 0o022:
+            raise OSError(f"others may write to {home}, from where it would be run")
+        if not kept.is_file():
+            with tempfile.TemporaryDirectory(dir=home) as making:  # several processes may do so at once
+                made = Path(making) / kept.name
+                subprocess.run([*command, str(folder / main), "-o", made], check=True, capture_output=True)
+                made.replace(kept)
+        return ctypes.CDLL(str(kept))
+    except (OSError, subprocess.CalledProcessError) as error:
+        log.info("%s: %s (a C++ compiler is needed: g++)", without, error)
+        return None
