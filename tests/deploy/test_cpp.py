@@ -3,13 +3,13 @@
 import json
 import os
 import shutil
-import warnings
 import zipfile
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from deploy.checked.strangers import constants, memory, tensor, write
 from deploy.cpp_program import answer, decoding, run
 
 from hct_lightning import load_artifact
@@ -137,11 +137,7 @@ def test_a_model_that_fails_keeps_no_other_image_waiting(program, export, pictur
     for image in images:
         picture.save(image)
     failing = changed(export("torchscript"), tmp_path / "failing")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated
-        module = type("Failing", (torch.jit.ScriptModule,), {})()
-        module.define("def forward(self, x: Tensor) -> Tensor:\n    return x[:, 9].float()\n")
-        module.save(str(failing / "model.ts"))
+    write(failing / "model.ts", "return torch.select(torch.to(x, 6), 1, 9)")
     changed(failing, tmp_path / "signed", sha256={"model.ts": digest(failing / "model.ts")})
     done = run(program, tmp_path / "signed", *images)
     assert (done.returncode, done.stdout) == (5, "")
@@ -231,30 +227,53 @@ def test_machine_code_has_to_be_ones_own_or_trusted(program, export, picture, tm
 
 
 @pytest.mark.parametrize(
-    ("line", "suffix", "message"),
+    ("lines", "parts", "reason"),
     [
-        ("torch.save(x, '{0}')", ".py", "an operation on files"),
-        ("torch.save(x, '{0}')", ".PY", "an operation on files"),
-        ("x = torch._softmax(x.float(), 0, False)", ".py", "an operation that no network needs"),
-        ("print(x)", ".py", "an operation that no network needs"),
+        (('y = torch.save(x, "{0}")', "return x"), {}, "its program names torch.save, which no known network needs"),
+        (("y = ops.aten.save(x, x)", "return x"), {}, "its program names ops.aten.save, which no known network needs"),
+        (("y = x.save(x)", "return x"), {}, "its program names x.save, which no known network needs"),
+        (("while True:", "  y = x"), {}, "its program has a line that is no call"),
+        (("return [x][0]",), {}, "its program has a text that is no call"),
+        (("return x",), {"CODE/__torch__/n.py": b"x"}, "its part CODE/__torch__/n.py is none that networks have"),
+        (("return x",), {"code/__torch__/n.py": b"x"}, "it has more than one program"),
+        (("return x",), {"data.pkl": b"\x80\x02N."}, "its network holds other values than its program's constants"),
+        (
+            ("return torch.add(CONSTANTS.c0, 1)",),
+            {"constants.pkl": constants(tensor(memory(items=10**5), 0, (10**5,), (1,)))},
+            "a tensor of it is said to have 100000 numbers, its memory has 16 bytes",
+        ),
+        (
+            ("return CONSTANTS.c0",),
+            {"constants.pkl": constants(tensor(memory(), 0, (5,), (1,)))},
+            "a tensor of it lies out of its memory",
+        ),
+        (
+            ("return x",),
+            {"constants.pkl": b"\x80\x02c__torch__.torch.classes.aoti\nLoader\n)\x81)b."},
+            "its program makes objects of C++ that no network needs: __torch__.torch.classes.aoti Loader",
+        ),
     ],
 )
-def test_torchscript_that_does_more_than_compute_is_refused(program, export, picture, tmp_path, line, suffix, message):
+def test_torchscript_that_does_more_than_compute_is_refused(program, export, picture, tmp_path, lines, parts, reason):
+    """By the same rules as in Python, whose tests are in tests/deploy/checked."""
     picture.save(tmp_path / "x.png")
-    evil = changed(export("torchscript"), tmp_path / "evil")
-    canary = tmp_path / "canary"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated
-        module = type("Evil", (torch.jit.ScriptModule,), {})()
-        module.define(f"def forward(self, x: Tensor) -> Tensor:\n    {line.format(canary)}\n    return x.float()\n")
-        module.save(str(tmp_path / "model.ts"))
-    with zipfile.ZipFile(tmp_path / "model.ts") as before, zipfile.ZipFile(evil / "model.ts", "w") as after:
-        for name in before.namelist():
-            after.writestr(name.removesuffix(".py") + suffix if name.endswith(".py") else name, before.read(name))
+    evil, canary = changed(export("torchscript"), tmp_path / "evil"), tmp_path / "canary"
+    write(evil / "model.ts", *(line.format(canary) for line in lines), parts=parts)
     changed(evil, tmp_path / "signed", sha256={"model.ts": digest(evil / "model.ts")})
     done = run(program, tmp_path / "signed", tmp_path / "x.png")
     assert (done.returncode, canary.exists()) == (3, False)
-    assert f"is refused: its program names {message}" in done.stderr
+    assert f"is refused: {reason}; export it again here, or if you trust who made it, add --trust" in done.stderr
+    with pytest.raises(ValueError, match="is refused: "):
+        load_artifact(tmp_path / "signed")
+
+
+def test_torchscript_runs_as_it_is_where_it_is_trusted(program, export, picture, tmp_path):
+    picture.save(tmp_path / "x.png")
+    rare = changed(export("torchscript"), tmp_path / "rare")
+    write(rare / "model.ts", "return torch.special_i0e(torch.to(torch.slice(torch.flatten(x, 1), 1, 0, 4), 6))")
+    changed(rare, tmp_path / "signed", sha256={"model.ts": digest(rare / "model.ts")})
+    assert "its program names torch.special_i0e" in run(program, tmp_path / "signed", tmp_path / "x.png").stderr
+    assert len(answer(program, tmp_path / "signed", tmp_path / "x.png", "--trust")["probabilities"]) == 4
 
 
 def test_torchscript_that_inflates_is_refused(program, export, picture, tmp_path):

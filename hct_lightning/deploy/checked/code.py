@@ -22,12 +22,12 @@ _HEAD = re.compile(
 )
 _LINE = re.compile(r"    (?:return |((?:\w+, )*\w+),? = )(.+)", re.ASCII)
 _TOKEN = re.compile(
-    r"""(?P<word>[a-z_]\w*(?:\.\w+)*)
+    r"""(?P<word>[A-Za-z_]\w*(?:\.\w+)*)
     | (?P<number>-?\d+(?:\.\d*)?(?:e[+-]?\d+)?(?![\w.])|-inf\b)
     | (?P<text>"[\w ,>.-]*")
     | (?P<sign>[()\[\],=])
     | (?P<space>[ ])""",
-    re.ASCII | re.IGNORECASE | re.VERBOSE,
+    re.ASCII | re.VERBOSE,
 )
 _CONSTANT = re.compile(r"CONSTANTS\.c\d{1,9}", re.ASCII)
 _VALUES = frozenset(("None", "True", "False", "inf", "nan"))

@@ -92,8 +92,8 @@ class _Machine:
             if opcode.name == "STOP":
                 (value,) = self.stack
                 return value
-            if opcode.name != "PROTO":
-                self.step(opcode.name, given, place is not None and pickled[place + 1] == 8)
+            if place:  # behind the protocol
+                self.step(opcode.name, given, pickled[place + 1] == 8)
         raise ValueError("its constants have no end")
 
     def pop(self, count: int) -> list[Any]:
@@ -152,9 +152,7 @@ class _Machine:
         size = _ITEM_BYTES[name.removesuffix("Storage")]
         content = self.parts.get(key, b"")
         if package != "torch" or not name.endswith("Storage") or _int(items) * size != len(content):
-            raise ValueError(
-                f"a tensor of it is said to have {items} numbers, its memory has {len(content)} bytes"
-            )
+            raise ValueError(f"a tensor of it is said to have {items} numbers, its memory has {len(content)} bytes")
         self.left -= len(content)
         if self.left < 0:
             raise ValueError("its tensors take the same memory again and again")

@@ -8,75 +8,22 @@
 
 #include <torch/version.h>
 
-#include <caffe2/serialize/inline_container.h>
-
-#include <algorithm>
-#include <cctype>
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
-#include <limits>
-#include <regex>
-#include <set>
+#include <map>
+#include <optional>
+#include <sstream>
 #include <string>
 #include <vector>
 
+#include "checked.h"
 #include "error.h"
 #include "model.h"
 
 namespace {
 
-// Refuses an archive whose parts together are larger than itself and a program: reading it could fill the memory.
-void refuse_inflated(caffe2::serialize::PyTorchStreamReader& archive, const std::filesystem::path& file) {
-  constexpr uint64_t program = 1 << 26;  // bytes of source, which are compressed; tensors are not
-  const uint64_t size = std::filesystem::file_size(file);
-  uint64_t inside = 0;
-  for (const std::string& name : archive.getAllRecords()) {
-    const uint64_t part = archive.getRecordSize(name);
-    inside += std::min(part, std::numeric_limits<uint64_t>::max() - inside);
-  }
-  if (inside > size + program)
-    throw Error(kArtifact, file.string() + " is no TorchScript archive: its parts are said to have " +
-                               std::to_string(inside) + " bytes, it has " + std::to_string(size));
-}
-
-// Refuses a program that could do more than compute, as hct_lightning/deploy/trust.py does.
-void check_archive(const std::filesystem::path& file) {
-  // Nothing is repeated in these: that would take a call in a call for each letter, and a long name the whole stack.
-  static const std::regex on_files(R"(\b((from_file|save|load|read_file|write_file|load_tensor|fork)\b|rpc))");
-  static const std::regex internal(
-      R"(\b(?!(_convolution|_weight_norm|_make_per_(tensor|channel)_quantized_tensor|_is_full_backward_hook)\b)_[a-z]|unsafe)");
-  static const std::regex package(R"(\bops\b(?!\.(prim|quantized)\.))");
-  static const std::regex sparse(R"(sparse|coalesce|\b((c?crow|c?col|row)_)?indices\b)");
-  static const std::regex terminal("\\b([Pp]rint|warn)\\b|[^\n\t\x20-\x7e]");
-  static const std::regex spelling(R"(\bgetattr\b|\\)");
-  static const std::regex any_class(R"(\bclasses\b)"), quantized("__torch__\\.torch\\.classes\\.quantized");
-  static const std::regex in_trace("torch[.\n]classes");
-  caffe2::serialize::PyTorchStreamReader archive(file.string());
-  refuse_inflated(archive, file);
-  std::set<std::string> names;
-  for (const std::string& stored : archive.getAllRecords()) {
-    std::string name = stored;  // in whatever case, as the archive's reader takes it
-    for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-    if (!names.insert(name).second)
-      throw Error(kArtifact, file.string() + " is refused: two of its parts have the same name");
-    if (name == "model.json") throw Error(kArtifact, file.string() + " is of an old form; export it again");
-    if (stored.starts_with("constants/") || stored.starts_with("data/")) continue;  // tensors alone
-    const auto [data, size] = archive.getRecord(stored);
-    const char *begin = static_cast<const char*>(data.get()), *end = begin + size;
-    const auto count = [&](const std::regex& what) {
-      return std::distance(std::cregex_iterator(begin, end, what), std::cregex_iterator());
-    };
-    if (name.ends_with(".py") && count(on_files))
-      throw Error(kArtifact, file.string() + " is refused: its program names an operation on files");
-    if (name.ends_with(".py") && (count(internal) || count(package) || count(sparse) || count(terminal) || count(spelling)))
-      throw Error(kArtifact, file.string() + " is refused: its program names an operation that no network needs");
-    if (name.ends_with(".debug_pkl") ? count(in_trace) > 0 : count(any_class) != count(quantized))
-      throw Error(kArtifact, file.string() + " is refused: its program makes objects of C++ that no network needs");
-  }
-}
-
-// Whether this user has compiled the file with this digest: hct_lightning/deploy/trust.py writes the list.
+// Whether this user has made the file with this digest: hct_lightning/deploy/trust.py writes the list.
 bool is_own(const std::string& digest) {
   const char *state = std::getenv("XDG_STATE_HOME"), *home = std::getenv("HOME");
   if (!(state && *state) && !home) return false;
@@ -135,12 +82,16 @@ class TorchModel : public Model {
 
 class TorchScript : public TorchModel {
  public:
-  explicit TorchScript(const Artifact& artifact) {
+  TorchScript(const Artifact& artifact, bool trust) {
     // Without this the second call of each new input shape compiles, for a second or more.
     torch::jit::FusionStrategy none{{torch::jit::FusionBehavior::STATIC, 0}};
     torch::jit::setFusionStrategy(none);
-    check_archive(artifact.file);
-    module_ = torch::jit::load(artifact.file.string(), at::kCPU);
+    if (trust || is_own(artifact.digest)) {
+      module_ = torch::jit::load(artifact.file.string(), at::kCPU);
+    } else {
+      std::istringstream known(checked::known_parts(artifact.file));
+      module_ = torch::jit::load(known, at::kCPU);
+    }
     module_.eval();
   }
   at::Tensor logits(const at::Tensor& images) override { return module_.forward({images}).toTensor(); }
@@ -186,8 +137,8 @@ class AOTInductor : public TorchModel {
 
 }  // namespace
 
-std::unique_ptr<Model> load_torchscript(const Artifact& artifact) {
-  return std::make_unique<TorchScript>(artifact);
+std::unique_ptr<Model> load_torchscript(const Artifact& artifact, const Loading& loading) {
+  return std::make_unique<TorchScript>(artifact, loading.trust);
 }
 
 std::unique_ptr<Model> load_aoti(const Artifact& artifact, const Loading& loading) {

@@ -113,6 +113,7 @@ def test_a_convolution_with_impossible_numbers_is_refused(place, value):
         (b"", "of another form"),
         (b"\x80\x04).", "of another form"),
         (b"\x80\x02)", "damaged"),
+        (b"\x80\x02\x80\x02).", "use PROTO"),
         (b"\x80\x02(.", "no list of tensors"),
         (b"\x80\x02K\0K\0.", "too many values"),
         (b"\x80\x02.", "not enough values"),
@@ -159,7 +160,9 @@ def test_a_list_can_not_grow_when_it_has_been_looked_at():
 
 def test_values_within_values_are_not_written_out():
     """Each of these holds the one before twice: in words the last would fill the memory."""
-    nested = b")" + b"".join(b"r" + i.to_bytes(4, "little") + b"j" + i.to_bytes(4, "little") + b"\x86" for i in range(99))
+    nested = b")" + b"".join(
+        b"r" + i.to_bytes(4, "little") + b"j" + i.to_bytes(4, "little") + b"\x86" for i in range(99)
+    )
     for value in (nested, nested + b"Q", call("torch._utils _rebuild_tensor_v2", *[nested] + [b")"] * 5)):
         with pytest.raises(ValueError, match=r"^.{1,200}$"):
             check(value)
