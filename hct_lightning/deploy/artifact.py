@@ -48,6 +48,7 @@ USE_MALLOC = (
     "timm",
 )  # those that ask the C library for memory at every call; others keep their own
 ONE_AT_A_TIME = ("aoti",)  # those whose model file says itself how many threads a call takes
+BY_TORCH = ("torchscript", "timm")  # those whose threads are a setting of PyTorch, and no part of what is loaded
 PROGRAMS = ("torchscript", "aoti")  # those that run what the model file says, and not only compute with it
 
 
