@@ -232,6 +232,12 @@ def test_machine_code_has_to_be_ones_own_or_trusted(program, export, picture, tm
         (('y = torch.save(x, "{0}")', "return x"), {}, "its program names torch.save, which no known network needs"),
         (("y = ops.aten.save(x, x)", "return x"), {}, "its program names ops.aten.save, which no known network needs"),
         (("y = x.save(x)", "return x"), {}, "its program names x.save, which no known network needs"),
+        (
+            ("return torch.scaled_dot_product_attention(x, x, x)",),
+            {},
+            "its program names torch.scaled_dot_product_attention of other values than known networks do",
+        ),
+        (["x = torch.relu(x)"] * 4000, {}, "its program has more than 4000 operators"),
         (("while True:", "  y = x"), {}, "its program has a line that is no call"),
         (("return [x][0]",), {}, "its program has a text that is no call"),
         (("return x",), {"CODE/__torch__/n.py": b"x"}, "its part CODE/__torch__/n.py is none that networks have"),
@@ -265,6 +271,23 @@ def test_torchscript_that_does_more_than_compute_is_refused(program, export, pic
     assert f"is refused: {reason}; export it again here, or if you trust who made it, add --trust" in done.stderr
     with pytest.raises(ValueError, match="is refused: "):
         load_artifact(tmp_path / "signed")
+
+
+@pytest.mark.parametrize("keys", [3, 2])
+def test_attention_reads_no_keys_that_are_not_there(program, export, picture, tmp_path, keys):
+    picture.save(tmp_path / "x.png")
+    made = changed(export("torchscript"), tmp_path / "attention")
+    write(
+        made / "model.ts",
+        "y = torch.to(torch.slice(torch.slice(x, 2, 0, 3), 3, 0, 4), 6)",
+        f"k = torch.slice(y, 2, 0, {keys})",
+        "z = torch.scaled_dot_product_attention(y, k, y, None, 0., False)",
+        "return torch.mean(z, [1, 2])",
+    )
+    changed(made, tmp_path / "signed", sha256={"model.ts": digest(made / "model.ts")})
+    done = run(program, tmp_path / "signed", tmp_path / "x.png")
+    assert (done.returncode == 0) == (keys == 3)
+    assert ("The expanded size of the tensor (2) must match the existing size (3)" in done.stderr) == (keys == 2)
 
 
 def test_torchscript_runs_as_it_is_where_it_is_trusted(program, export, picture, tmp_path):

@@ -28,14 +28,14 @@ def known_parts(file: Path) -> io.BytesIO:
     """
     parts = _parts(file)
     try:
-        source, module = _program(parts)
-        name = code.check(source, module)
+        part, source, module = _program(parts)
+        name, source = code.checked(source, module)
         package, _, short = name.rpartition(".")
         if _whole(parts, "data.pkl") != f"\x80\x02c{package}\n{short}\nq\0)\x81}}(ubq\x01.".encode("latin-1"):
             raise ValueError("its network holds other values than its program's constants")
         tensors = {match[1]: part for name, part in parts.items() if (match := _CONSTANT.fullmatch(name))}
         values.check_constants(_whole(parts, "constants.pkl"), tensors)
-        return _written(parts)
+        return _written(parts | {part: source.encode("ascii")})
     except ValueError as error:
         raise ValueError(
             f"{file} is refused: {error}; export it again here, or if you trust who made it, {HOW}"
@@ -58,8 +58,8 @@ def _whole(parts: dict[str, bytes], name: str) -> bytes:
     return part
 
 
-def _program(parts: dict[str, bytes]) -> tuple[str, str]:
-    """Its source, and the name that its place gives it."""
+def _program(parts: dict[str, bytes]) -> tuple[str, str, str]:
+    """Which part it is, its source, and the name that its place gives it."""
     found = ""
     for name, part in parts.items():
         if (is_code := _CODE.fullmatch(name)) and part:
@@ -69,9 +69,10 @@ def _program(parts: dict[str, bytes]) -> tuple[str, str]:
         elif not (is_code or _CONSTANT.fullmatch(name) or name.endswith(_ORIGIN) or name in _NAMED):
             raise ValueError(f"its part {name!a:.100} is none that networks have")
     try:
-        return _whole(parts, found).decode("ascii"), found.removeprefix("code/").removesuffix(".py").replace("/", ".")
+        source = _whole(parts, found).decode("ascii")
     except UnicodeDecodeError as error:
         raise ValueError("its program has letters that no network needs") from error
+    return found, source, found.removeprefix("code/").removesuffix(".py").replace("/", ".")
 
 
 def _written(parts: dict[str, bytes]) -> io.BytesIO:

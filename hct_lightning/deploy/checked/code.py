@@ -44,11 +44,19 @@ _FOLLOWS = {
     ")": ")],",
     "]": ")],",
 }
-_NESTED = 50  # brackets; torch's parser takes a call in a call for each
+# torch takes a call in a call for each bracket, and of several operators in a row; and lists the longer the slower.
+_NESTED, _OPERATORS, _TOKENS = 50, 4000, 2000  # brackets, operators of a program, tokens of a line
+# torch reads keys behind their end where there are more values. Where all three are told to fit, it says what does not.
+_ATTENTION = "torch.scaled_dot_product_attention"
+_OF_VALUES = re.compile(rf"\b{re.escape(_ATTENTION)}\((\w+), (\w+), (\w+), None, 0\., False\)", re.ASCII)
+_FITTED = (
+    rf"{_ATTENTION}(\1, torch.expand(\2, [torch.size(\1, 0), torch.size(\1, 1), -1, -1]), "
+    r"torch.expand(\3, [torch.size(\1, 0), torch.size(\1, 1), torch.size(\2, 2), -1]), None, 0., False)"
+)
 
 
-def check(source: str, module: str) -> str:
-    """The qualified name of the program's class.
+def checked(source: str, module: str) -> tuple[str, str]:
+    """The qualified name of the program's class, and the program as it may run.
 
     Args:
         source: of the program.
@@ -67,7 +75,12 @@ def check(source: str, module: str) -> str:
             raise ValueError(f"its program has a line that is no call: {line.strip()!a:.100}")
         _check_expression(parts[2], known)
         known.update(map(_target, parts[1].split(", ") if parts[1] else ()))
-    return head[2]
+    if source.count("(") > _OPERATORS:
+        raise ValueError(f"its program has more than {_OPERATORS} operators")
+    fitted, count = _OF_VALUES.subn(_FITTED, source)
+    if count != source.count(_ATTENTION):
+        raise ValueError(f"its program names {_ATTENTION} of other values than known networks do")
+    return head[2], fitted
 
 
 def _target(name: str) -> str:
@@ -77,8 +90,11 @@ def _target(name: str) -> str:
 
 
 def _check_expression(text: str, known: set[str]) -> None:
-    at, depth, before = 0, 0, "="
+    at, depth, before, tokens = 0, 0, "=", 0
     while at < len(text):
+        tokens += 1
+        if tokens > _TOKENS:
+            raise ValueError(f"its program has a line of more than {_TOKENS} words")
         token = _TOKEN.match(text, at)
         if not token:
             raise ValueError(f"its program has {text[at:]!a:.100}, which no network needs")

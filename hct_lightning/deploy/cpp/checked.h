@@ -20,8 +20,13 @@ using Parts = std::map<std::string, std::string>;
 // The archive as torch may load it: the same program and constants, and nothing else.
 std::string known_parts(const std::filesystem::path& file);
 
-// The qualified name of the program's class; `module` is where it lies, such as `__torch__.m`.
-std::string check_code(std::string_view source, const std::string& module);
+struct Code {
+  std::string name;    // of the program's class, qualified
+  std::string source;  // as it may run
+};
+
+// The program; `module` is where it lies, such as `__torch__.m`.
+Code check_code(std::string_view source, const std::string& module);
 
 // Refuses constants that are no tensors, or no packed weights, or lie out of their bounds.
 void check_constants(std::string_view pickled, const Parts& memories);

@@ -96,12 +96,12 @@ std::string written(const Parts& parts) {
 }  // namespace
 
 std::string known_parts(const std::filesystem::path& file) {
-  const Parts parts = read(file);
+  Parts parts = read(file);
   try {
     const std::string code = program(parts);
     std::string module = code.empty() ? "" : code.substr(5, code.size() - 8);
     std::replace(module.begin(), module.end(), '/', '.');
-    const std::string name = check_code(whole(parts, code), module);
+    const auto [name, source] = check_code(whole(parts, code), module);
     std::string object = "\x80\x02" "c" + module + "\n" + name.substr(module.size() + 1) + "\nq";
     object += std::string("\0", 1) + ")\x81}(ubq\x01.";
     if (whole(parts, "data.pkl") != object) throw Refused("its network holds other values than its program's constants");
@@ -109,6 +109,7 @@ std::string known_parts(const std::filesystem::path& file) {
     for (const auto& [part, content] : parts)
       if (is_tensor(part)) memories[part.substr(10)] = content;
     check_constants(whole(parts, "constants.pkl"), memories);
+    parts[code] = source;
     return written(parts);
   } catch (const Refused& reason) {
     throw Error(kArtifact, file.string() + " is refused: " + reason.what() +

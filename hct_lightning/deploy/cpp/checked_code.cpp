@@ -1,4 +1,5 @@
 // The program of a TorchScript archive: a list of calls of known operators, as hct_lightning/deploy/checked/code.py.
+#include <algorithm>
 #include <set>
 #include <string>
 #include <string_view>
@@ -11,6 +12,9 @@ namespace checked {
 namespace {
 
 using Names = std::set<std::string, std::less<>>;
+
+// torch takes a call in a call for several operators in a row; and lists the longer the slower.
+constexpr int kMostOperators = 4000, kMostTokens = 2000;  // of a program, and of a line
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_word(char c) { return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
@@ -101,8 +105,9 @@ char take_token(Cursor& text, const Names& known) {
 
 void check_expression(Cursor text, const Names& known) {
   char before = '=';
-  int depth = 0;
+  int depth = 0, tokens = 0;
   while (!text.left.empty()) {
+    if (++tokens > kMostTokens) throw Refused("its program has a line of more than " + std::to_string(kMostTokens) + " words");
     if (text.take(" ")) continue;
     const char kind = take_token(text, known);
     depth += (kind == '(' || kind == '[') - (kind == ')' || kind == ']');
@@ -113,9 +118,29 @@ void check_expression(Cursor text, const Names& known) {
   if ((before != 'v' && before != ')' && before != ']') || depth) throw Refused("its program has a text that is no call");
 }
 
+// torch reads keys behind their end where there are more values. Where all three are told to fit, it says what does not.
+std::string fitted(std::string_view source) {
+  constexpr std::string_view kAttention = "torch.scaled_dot_product_attention";
+  std::string found;
+  for (size_t at; (at = source.find(kAttention)) != std::string_view::npos;) {
+    Cursor text{source.substr(at + kAttention.size())};
+    std::string q, k, v;
+    const bool known = text.take("(") && !(q = text.run(is_word)).empty() && text.take(", ") &&
+                       !(k = text.run(is_word)).empty() && text.take(", ") && !(v = text.run(is_word)).empty() &&
+                       text.take(", None, 0., False)");
+    if (!known) throw Refused("its program names " + std::string(kAttention) + " of other values than known networks do");
+    const std::string of_q = "[torch.size(" + q + ", 0), torch.size(" + q + ", 1), ";
+    found.append(source.substr(0, at)).append(kAttention);
+    found += "(" + q + ", torch.expand(" + k + ", " + of_q + "-1, -1]), torch.expand(" + v + ", " + of_q + "torch.size(" +
+             k + ", 2), -1]), None, 0., False)";
+    source = text.left;
+  }
+  return found.append(source);
+}
+
 }  // namespace
 
-std::string check_code(std::string_view source, const std::string& module) {
+Code check_code(std::string_view source, const std::string& module) {
   Cursor text{source};
   std::string name, type, image;
   const bool head = text.take("class ") && !(name = text.run(is_word)).empty() &&
@@ -142,7 +167,9 @@ std::string check_code(std::string_view source, const std::string& module) {
     check_expression(line, known);
     known.insert(made.begin(), made.end());
   }
-  return type;
+  if (std::count(source.begin(), source.end(), '(') > kMostOperators)
+    throw Refused("its program has more than " + std::to_string(kMostOperators) + " operators");
+  return {type, fitted(source)};
 }
 
 }  // namespace checked

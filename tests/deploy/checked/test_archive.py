@@ -65,6 +65,24 @@ def test_memory_that_is_not_there_is_not_read(tmp_path):
         known_parts(file)
 
 
+@pytest.mark.parametrize("keys", [3, 2])
+def test_attention_reads_no_keys_that_are_not_there(tmp_path, keys):
+    """With fewer keys than values torch itself reads on behind them."""
+    file = write(
+        tmp_path / "model.ts",
+        f"k = torch.slice(x, 2, 0, {keys})",
+        "return torch.scaled_dot_product_attention(x, k, x, None, 0., False)",
+    )
+    run, x = load(known_parts(file)), torch.rand(2, 2, 3, 4)
+    if keys == 3:
+        assert run(x).equal(torch.nn.functional.scaled_dot_product_attention(x, x, x))
+    else:
+        with pytest.raises(
+            RuntimeError, match=r"The expanded size of the tensor \(2\) must match the existing size \(3\)"
+        ):
+            run(x)
+
+
 @pytest.mark.parametrize("line", ["y = torch.save(x, '{0}')", "x = torch.from_file('{0}', True, 4)"])
 def test_files_are_not_touched(tmp_path, line):
     canary = tmp_path / "canary"

@@ -79,7 +79,7 @@ def test_the_list_is_what_networks_need(tmp_path, monkeypatch):
 
 
 def check(*lines: str) -> None:
-    code.check(SOURCE.format("\n".join(f"    {line}" for line in lines)), "__torch__.m")
+    code.checked(SOURCE.format("\n".join(f"    {line}" for line in lines)), "__torch__.m")
 
 
 def test_a_network_is_taken():
@@ -197,9 +197,9 @@ def test_what_is_no_call_is_refused(line):
 )
 def test_another_class_than_a_networks_is_refused(old, new):
     source = SOURCE.format("    return x")
-    code.check(source, "__torch__.m")
+    code.checked(source, "__torch__.m")
     with pytest.raises(ValueError, match="is no network that was traced and frozen"):
-        code.check(source.replace(old, new, 1), "__torch__.m")
+        code.checked(source.replace(old, new, 1), "__torch__.m")
 
 
 @pytest.mark.parametrize(
@@ -212,4 +212,25 @@ def test_another_class_than_a_networks_is_refused(old, new):
 )
 def test_a_second_method_or_class_is_refused(more):
     with pytest.raises(ValueError, match="has a line that is no call"):
-        code.check(SOURCE.format("    return x") + more, "__torch__.m")
+        code.checked(SOURCE.format("    return x") + more, "__torch__.m")
+
+
+def test_attention_is_told_that_its_parts_fit():
+    """torch itself reads keys behind their end where there are more values."""
+    line = "y = torch.scaled_dot_product_attention(x, x, x, None, 0., False)"
+    _, source = code.checked(SOURCE.format(f"    {line}\n    return y"), "__torch__.m")
+    assert "torch.expand(x, [torch.size(x, 0), torch.size(x, 1), torch.size(x, 2), -1])" in source
+    for other in ("(x, x, x, x, 0., False)", "(x, torch.relu(x), x, None, 0., False)", "(x, x, x)"):
+        with pytest.raises(
+            ValueError, match=r"torch\.scaled_dot_product_attention of other values than known networks"
+        ):
+            check(f"return torch.scaled_dot_product_attention{other}")
+
+
+def test_a_program_is_not_so_long_that_torch_fails_on_it():
+    """It takes a call in a call for operators in a row, and by far more time than they are for long lists."""
+    check(*["x = torch.relu(x)"] * 3998, "return x")
+    with pytest.raises(ValueError, match="its program has more than 4000 operators"):
+        check(*["x = torch.relu(x)"] * 4000, "return x")
+    with pytest.raises(ValueError, match="its program has a line of more than 2000 words"):
+        check(f"return torch.cat([{'x, ' * 1000}x], 0)")
