@@ -233,7 +233,7 @@ def test_machine_code_has_to_be_ones_own_or_trusted(program, export, picture, tm
         (("y = ops.aten.save(x, x)", "return x"), {}, "its program names ops.aten.save, which no known network needs"),
         (("y = x.save(x)", "return x"), {}, "its program names x.save, which no known network needs"),
         (
-            ("return torch.scaled_dot_product_attention(x, x, x)",),
+            ("return torch.scaled_dot_product_attention(x, torch.relu(x), x)",),
             {},
             "its program names torch.scaled_dot_product_attention of other values than known networks do",
         ),
@@ -281,13 +281,12 @@ def test_attention_reads_no_keys_that_are_not_there(program, export, picture, tm
         made / "model.ts",
         "y = torch.to(torch.slice(torch.slice(x, 2, 0, 3), 3, 0, 4), 6)",
         f"k = torch.slice(y, 2, 0, {keys})",
-        "z = torch.scaled_dot_product_attention(y, k, y, None, 0., False)",
+        "z = torch.scaled_dot_product_attention(y, k, y)",
         "return torch.mean(z, [1, 2])",
     )
     changed(made, tmp_path / "signed", sha256={"model.ts": digest(made / "model.ts")})
     done = run(program, tmp_path / "signed", tmp_path / "x.png")
-    assert (done.returncode == 0) == (keys == 3)
-    assert ("The expanded size of the tensor (2) must match the existing size (3)" in done.stderr) == (keys == 2)
+    assert done.returncode == (0 if keys == 3 else 5)
 
 
 def test_torchscript_runs_as_it_is_where_it_is_trusted(program, export, picture, tmp_path):

@@ -48,11 +48,7 @@ _FOLLOWS = {
 _NESTED, _OPERATORS, _TOKENS = 50, 4000, 2000  # brackets, operators of a program, tokens of a line
 # torch reads keys behind their end where there are more values. Where all three are told to fit, it says what does not.
 _ATTENTION = "torch.scaled_dot_product_attention"
-_OF_VALUES = re.compile(rf"\b{re.escape(_ATTENTION)}\((\w+), (\w+), (\w+), None, 0\., False\)", re.ASCII)
-_FITTED = (
-    rf"{_ATTENTION}(\1, torch.expand(\2, [torch.size(\1, 0), torch.size(\1, 1), -1, -1]), "
-    r"torch.expand(\3, [torch.size(\1, 0), torch.size(\1, 1), torch.size(\2, 2), -1]), None, 0., False)"
-)
+_OF_VALUES = re.compile(rf"\b{re.escape(_ATTENTION)}\((\w+), (\w+), (\w+)(?:, (\w+|CONSTANTS\.c\d+))?\)", re.ASCII)
 
 
 def checked(source: str, module: str) -> tuple[str, str]:
@@ -77,10 +73,20 @@ def checked(source: str, module: str) -> tuple[str, str]:
         known.update(map(_target, parts[1].split(", ") if parts[1] else ()))
     if source.count("(") > _OPERATORS:
         raise ValueError(f"its program has more than {_OPERATORS} operators")
-    fitted, count = _OF_VALUES.subn(_FITTED, source)
+    fitted, count = _OF_VALUES.subn(_fitted, source)
     if count != source.count(_ATTENTION):
         raise ValueError(f"its program names {_ATTENTION} of other values than known networks do")
     return head[2], fitted
+
+
+def _fitted(attention: re.Match[str]) -> str:
+    """The call with parts that are told the others' sizes; what has them already stays as it is."""
+    q, k, v, mask = attention.groups()
+    start = f"[torch.size({q}, 0), torch.size({q}, 1), "
+    bias = f", torch.expand({mask}, {start}torch.size({q}, 2), torch.size({k}, 2)])" if mask else ""
+    return (
+        f"{_ATTENTION}({q}, torch.expand({k}, {start}-1, -1]), torch.expand({v}, {start}torch.size({k}, 2), -1]){bias})"
+    )
 
 
 def _target(name: str) -> str:

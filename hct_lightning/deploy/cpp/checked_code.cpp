@@ -124,15 +124,18 @@ std::string fitted(std::string_view source) {
   std::string found;
   for (size_t at; (at = source.find(kAttention)) != std::string_view::npos;) {
     Cursor text{source.substr(at + kAttention.size())};
-    std::string q, k, v;
-    const bool known = text.take("(") && !(q = text.run(is_word)).empty() && text.take(", ") &&
-                       !(k = text.run(is_word)).empty() && text.take(", ") && !(v = text.run(is_word)).empty() &&
-                       text.take(", None, 0., False)");
-    if (!known) throw Refused("its program names " + std::string(kAttention) + " of other values than known networks do");
-    const std::string of_q = "[torch.size(" + q + ", 0), torch.size(" + q + ", 1), ";
+    std::string q, k, v, mask;
+    const bool three = text.take("(") && !(q = text.run(is_word)).empty() && text.take(", ") &&
+                       !(k = text.run(is_word)).empty() && text.take(", ") && !(v = text.run(is_word)).empty();
+    if (text.take(", ")) mask = text.run(is_dotted);
+    const bool constant = mask.starts_with("CONSTANTS.c") && mask.find('.', 11) == std::string::npos;
+    if (!three || !text.take(")") || (mask.find('.') != std::string::npos && !constant))
+      throw Refused("its program names " + std::string(kAttention) + " of other values than known networks do");
+    const std::string of_q = "[torch.size(" + q + ", 0), torch.size(" + q + ", 1), ", of_k = "torch.size(" + k + ", 2)";
     found.append(source.substr(0, at)).append(kAttention);
-    found += "(" + q + ", torch.expand(" + k + ", " + of_q + "-1, -1]), torch.expand(" + v + ", " + of_q + "torch.size(" +
-             k + ", 2), -1]), None, 0., False)";
+    found += "(" + q + ", torch.expand(" + k + ", " + of_q + "-1, -1]), torch.expand(" + v + ", " + of_q + of_k + ", -1])";
+    if (!mask.empty()) found += ", torch.expand(" + mask + ", " + of_q + "torch.size(" + q + ", 2), " + of_k + "])";
+    found += ")";
     source = text.left;
   }
   return found.append(source);

@@ -71,7 +71,7 @@ def test_attention_reads_no_keys_that_are_not_there(tmp_path, keys):
     file = write(
         tmp_path / "model.ts",
         f"k = torch.slice(x, 2, 0, {keys})",
-        "return torch.scaled_dot_product_attention(x, k, x, None, 0., False)",
+        "return torch.scaled_dot_product_attention(x, k, x)",
     )
     run, x = load(known_parts(file)), torch.rand(2, 2, 3, 4)
     if keys == 3:

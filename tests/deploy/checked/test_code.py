@@ -217,10 +217,16 @@ def test_a_second_method_or_class_is_refused(more):
 
 def test_attention_is_told_that_its_parts_fit():
     """torch itself reads keys behind their end where there are more values."""
-    line = "y = torch.scaled_dot_product_attention(x, x, x, None, 0., False)"
+    line = "y = torch.scaled_dot_product_attention(x, x, x)"
     _, source = code.checked(SOURCE.format(f"    {line}\n    return y"), "__torch__.m")
     assert "torch.expand(x, [torch.size(x, 0), torch.size(x, 1), torch.size(x, 2), -1])" in source
-    for other in ("(x, x, x, x, 0., False)", "(x, torch.relu(x), x, None, 0., False)", "(x, x, x)"):
+    _, source = code.checked(
+        SOURCE.format(f"    {line.replace('x)', 'x, CONSTANTS.c0)')}\n    return y"), "__torch__.m"
+    )
+    assert (
+        "torch.expand(CONSTANTS.c0, [torch.size(x, 0), torch.size(x, 1), torch.size(x, 2), torch.size(x, 2)])" in source
+    )
+    for other in ("(x, x, x, torch.relu(x))", "(x, torch.relu(x), x)", "(x, x, x, None, 0., False)"):
         with pytest.raises(
             ValueError, match=r"torch\.scaled_dot_product_attention of other values than known networks"
         ):
