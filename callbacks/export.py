@@ -83,7 +83,7 @@ class ExportAtEnd(Callback):
         run = Path(trainer.default_root_dir)
         best = run / "checkpoints" / "best.ckpt"
         if not best.exists():
-            log.warning("nothing exported: there is no %s", best)
+            log.warning("nothing exported: there is no %s; task=export ckpt=last makes artifacts of the last", best)
             return
         network, spec = load_network(best, self.allow)
         data = trainer.datamodule

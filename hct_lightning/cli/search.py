@@ -9,6 +9,7 @@ was lucky once does not stay in front (the incumbent of SMAC, Hutter et al. 2011
 
 import contextlib
 import fcntl
+import importlib
 import logging
 import math
 import statistics
@@ -29,6 +30,8 @@ REPEATS, SEED = "repeats", "seed"
 
 _RANGE = ("low", "high", "log", "step", "choices")
 _GRIDS = ("BruteForceSampler", "GridSampler")
+# What Optuna imports for these when they first suggest something, after a trial or ten.
+_PACKAGES = {"CmaEsSampler": "cmaes", "GPSampler": "scipy", "QMCSampler": "scipy", "WilcoxonPruner": "scipy"}
 
 
 def open_study(folder: Path, *, sampler: str, pruner: str, arguments: Mapping[str, Mapping[str, Any]]) -> Any:
@@ -43,6 +46,7 @@ def open_study(folder: Path, *, sampler: str, pruner: str, arguments: Mapping[st
     Raises:
         ValueError: for a class that Optuna does not have, or that is not for a search that processes share; for
             arguments that it does not take; for a storage that is damaged, or that of another kind of search.
+        ImportError: for a class that needs a package which is not installed.
     """
     with extra("search"):
         import optuna
@@ -57,6 +61,13 @@ def open_study(folder: Path, *, sampler: str, pruner: str, arguments: Mapping[st
             raise ValueError(f"search.{kind}={name}: choose a class of optuna.{kind}s, as {', '.join(module.__all__)}")
         if name in _GRIDS:
             raise ValueError(f"search.sampler={name}: a grid is a multirun, without a search: -m optim.lr=1e-3,2e-3")
+        if name in _PACKAGES:
+            try:
+                importlib.import_module(_PACKAGES[name])
+            except ImportError as error:
+                raise ImportError(
+                    f"search.{kind}={name} needs a package that is not installed: pip install {_PACKAGES[name]}"
+                ) from error
         if "seed" in given:
             raise ValueError(
                 f"search.arguments.{name}.seed={given['seed']}: processes that share a search would try the same "

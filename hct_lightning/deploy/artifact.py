@@ -50,7 +50,8 @@ USE_MALLOC = (
     "timm",
 )  # those that ask the C library for memory at every call; others keep their own
 ONE_AT_A_TIME = ("aoti",)  # those whose model file says itself how many threads a call takes
-MACHINE_CODE = ("aoti",)  # those that run what the model file says, and not only compute with it
+BY_TORCH = ("torchscript", "timm")  # those whose threads are a setting of PyTorch, and no part of what is loaded
+PROGRAMS = ("torchscript", "aoti")  # those that run what the model file says, and not only compute with it
 
 
 def instruction_set() -> str:
@@ -132,7 +133,8 @@ def load_artifact(
             longer, and many of them less. AOTInductor's packages always have one.
         keep_memory: see `runtime.keep_memory`; a setting of the whole process. None: where it makes calls twice as
             fast, for the runtimes of `USE_MALLOC`. False leaves the process as it is.
-        trust: run machine code (AOTInductor's) also when someone else has compiled it, or another machine.
+        trust: run what someone else has made, or another machine, as it is: machine code (AOTInductor's), and
+            TorchScript whatever it names.
 
     Raises:
         FileNotFoundError: when it isn't an artifact.
@@ -148,11 +150,9 @@ def load_artifact(
     if description["runtime"] not in RUNTIMES:
         raise ValueError(f"{folder}: runtime {description['runtime']!r:.50} is unknown to this version")
     file = checked_file(folder, description)
-    if description["runtime"] in MACHINE_CODE and not (trust or is_own(description["sha256"][file.name])):
-        raise ValueError(
-            f"{file} is machine code that you have not compiled here: it could do anything; if you trust who did, "
-            "use load_artifact(..., trust=True), or make it here with task=export"
-        )
+    options = {}
+    if description["runtime"] in PROGRAMS:
+        options["trusted"] = trust or is_own(description["sha256"][file.name])
     if description["runtime"] in ONE_AT_A_TIME:
         streams = 1
     if streams > 1:
@@ -168,7 +168,7 @@ def load_artifact(
     except ImportError as error:
         raise ImportError(f"{folder}: {error}") from error
     try:
-        return Artifact(description, server.load(file, description, threads, streams), streams)
+        return Artifact(description, server.load(file, description, threads, streams, **options), streams)
     except Exception as error:  # each runtime has its own for a file that it can't read
         if isinstance(error, ValueError) and str(file) in str(error):
             raise

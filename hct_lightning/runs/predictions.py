@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 Row = list[str]
 START = b"path,class,"  # of every such file
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets compute instead of showing it (OWASP: CSV injection)
 
 
 class Predictions:
@@ -25,7 +26,8 @@ class Predictions:
 
     As long as rows are missing, `<file>.unfinished` stands beside the file and says what its rows depend on. Opened
     again with the same, the file keeps its rows up to the first of another image, or of one that has changed since.
-    Any other file of predictions is begun anew. Bytes of a path that are not UTF-8 stand in the file as they are.
+    Any other file of predictions is begun anew. Names stand in the file as they are, those too that a spreadsheet takes
+    for formulas (programs compare them), and bytes of a path that are not UTF-8.
 
     Args:
         path: of the CSV file.
@@ -71,6 +73,11 @@ class Predictions:
             raise ValueError(
                 f"predict.output={self.path}: {error.strerror or error}; give a file that can be written"
             ) from error
+        if found := [name for name in (*self.classes, *self.images) if name.startswith(_FORMULA)]:
+            log.warning(
+                "%s has names as %r, which a spreadsheet would compute: import its columns there as text",
+                *(self.path, found[0]),
+            )
         return self.done
 
     def _kept(self) -> list[int]:

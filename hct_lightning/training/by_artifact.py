@@ -14,7 +14,7 @@ import torch
 from hct_lightning.data.feeding.images import Images
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.readers import Reader
-from hct_lightning.deploy.artifact import ONE_AT_A_TIME, Artifact, load_artifact, read_descriptions
+from hct_lightning.deploy.artifact import BY_TORCH, ONE_AT_A_TIME, Artifact, load_artifact, read_descriptions
 from hct_lightning.machine import runtime
 from hct_lightning.machine.high_water import peak_gib, resident_bytes
 from hct_lightning.runs.console import track
@@ -99,7 +99,11 @@ def load_for_many(
             *(fit, streams, taken / 2**30, available / 2**30),
         )
     streams = min(streams, fit)
-    return load_artifact(folder, threads=threads, streams=streams) if streams > 1 else artifact
+    if streams > 1 and artifact.description["runtime"] not in BY_TORCH:
+        return load_artifact(folder, threads=threads, streams=streams)
+    torch.set_num_threads(threads // streams)  # of each that calls; what is loaded is the same
+    artifact.streams = streams
+    return artifact
 
 
 def predict_all(artifact: Artifact, images: Images, file: Predictions, *, num_workers: int) -> None:

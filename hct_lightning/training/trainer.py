@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 
@@ -77,6 +77,8 @@ def build_trainer(
         )
     if cfg.trainer.limit_train_batches == 0:
         raise ValueError("trainer.limit_train_batches=0 trains nothing; give 1 or more, or task=validate")
+    if cfg.trainer.limit_val_batches == 0 and gradient_bytes:
+        _say_that_nothing_is_validated(callbacks)
     # Lightning counts micro-batches here; a user means steps, whatever the memory divides them into.
     batches = {
         name: _in_micro_batches(cfg, name, micro_batches) for name in ("limit_train_batches", "val_check_interval")
@@ -104,6 +106,23 @@ def build_trainer(
         enable_model_summary=False,
         _convert_="all",
     )
+
+
+def _say_that_nothing_is_validated(callbacks: list[Callback]) -> None:
+    for callback in callbacks:
+        if isinstance(callback, EarlyStopping) and str(callback.monitor).startswith("val/"):
+            raise ValueError(
+                f"trainer.limit_val_batches=0: {type(callback).__name__} waits for {callback.monitor}, which is then never "
+                "measured; leave one of them out"
+            )
+    averaged = any(isinstance(callback, WeightAveraging) for callback in callbacks)
+    log.warning(
+        "trainer.limit_val_batches=0: nothing is validated, so there will be no checkpoint best, and no artifact but by "
+        "task=export ckpt=last%s",
+        # They are measured before each validation, for there the averages count.
+        "; averaged weights have no BatchNorm statistics of their own then: give callbacks=plain" if averaged else "",
+    )
+    warnings.filterwarnings("ignore", r".*could not find the monitored key in the returned metrics.*")
 
 
 def _in_micro_batches(cfg: DictConfig, name: str, micro_batches: int) -> int | float | None:

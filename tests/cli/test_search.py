@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,29 @@ def test_a_space_that_is_none_is_named(tmp_path, given):
 def test_what_optuna_does_not_have_is_named(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         study_in(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "package"),
+    [
+        ("sampler", "CmaEsSampler", "cmaes"),
+        ("sampler", "GPSampler", "scipy"),
+        ("sampler", "QMCSampler", "scipy"),
+        ("pruner", "WilcoxonPruner", "scipy"),
+    ],
+)
+def test_a_package_that_a_class_needs_is_asked_for_before_anything_begins(tmp_path, monkeypatch, kind, name, package):
+    monkeypatch.setitem(sys.modules, package, None)  # how Python marks what can't be imported
+    with pytest.raises(
+        ImportError, match=rf"^search\.{kind}={name} needs a package that is not installed: pip install {package}$"
+    ):
+        study_in(tmp_path / "search", **{kind: name})
+    assert not list(tmp_path.iterdir())
+
+
+def test_classes_whose_packages_are_there_are_taken(tmp_path):
+    pytest.importorskip("scipy")
+    study_in(tmp_path, sampler="QMCSampler", pruner="WilcoxonPruner").ask().suggest_float("x", 0, 1)
 
 
 @pytest.mark.parametrize(

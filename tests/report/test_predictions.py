@@ -14,7 +14,7 @@ from torchmetrics.functional.classification import (
 from hct_lightning.report.predictions import Predictions, curves, prediction_rows, read_predictions, reliability, wilson
 from hct_lightning.runs.files import csv_text
 
-CLASSES = ["a", 'b, "quoted"', "p_c"]
+CLASSES = ["=1+1", 'b, "quoted"', "p_c"]
 
 
 @pytest.fixture

@@ -74,6 +74,25 @@ def test_odd_names_survive(complete, images, tmp_path):
     assert rows[3] == {"path": images[3], "class": "", "p_x": "", "p_y,\nz": "", "error": "it is\nbroken"}
 
 
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("//x"&A1,"a, b")'])
+def test_names_that_are_formulas_elsewhere_stand_as_they_are(opened, images, caplog, name):
+    """Who reads the file compares them with those that he has; a spreadsheet is to be told that they are text."""
+    with caplog.at_level("WARNING"):
+        file = opened(classes=(name, "x"), images=[*images[:2], name])
+    assert f"has names as {name!r}, which a spreadsheet would compute: import its columns there as text" in caplog.text
+    add(file)
+    file.finish()
+    header, *rows = (row for row, _ in whole_rows(file.path))
+    assert header == ["path", "class", f"p_{name}", "p_x", "error"]
+    assert [row[:2] for row in rows] == [[images[0], "x"], [images[1], "x"], [name, "x"]]
+    with file.path.open(newline="") as text:
+        assert [row["path"] for row in csv.DictReader(text)] == [*images[:2], name]
+
+
+def test_other_names_are_not_warned_of(complete, caplog):
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 def test_cut_off_at_any_byte_it_goes_on_with_whole_rows(complete, opened, tmp_path):
     (tmp_path / "whole.csv").write_bytes(complete)
     ends = [end for _, end in whole_rows(tmp_path / "whole.csv")]

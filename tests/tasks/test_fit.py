@@ -37,6 +37,17 @@ def assert_bitwise(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> No
     assert not [key for key in a if not torch.equal(a[key], b[key])]
 
 
+def test_without_validation_there_is_the_last_checkpoint_alone(cli, tiny, tmp_path):
+    options = ("trainer.limit_val_batches=0", "trainer.max_epochs=1", "fit.report=false")
+    done = cli(*tiny, *options, f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
+    assert "trainer.limit_val_batches=0: nothing is validated" in done.stderr
+    assert "task=export ckpt=last makes artifacts of the last" in done.stderr
+    assert "ModelCheckpoint" not in done.stderr
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["last.ckpt"]
+    cli("task=export", f"run={tmp_path}/run", "ckpt=last", "export=[torchscript]", "export.evaluation=0", cwd=tmp_path)
+    assert (tmp_path / "run" / "artifacts" / "torchscript" / "artifact.json").is_file()
+
+
 def test_a_run_is_a_folder_with_everything_in_it(trained):
     record = json.loads((trained / "run.json").read_text())
     assert record["status"] == "completed"

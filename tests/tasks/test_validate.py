@@ -14,6 +14,14 @@ from hct_lightning.report.predictions import read_predictions
 from hct_lightning.tasks.validate import Judged, accuracy_by, chosen_split, refuse_streaming
 
 
+def test_nothing_is_no_validation(cli, trained, tmp_path):
+    """A run that was trained without says so itself."""
+    done = cli("task=validate", f"run={trained}", "trainer.limit_val_batches=0", cwd=tmp_path, status=1)
+    assert done.stderr.splitlines()[-1] == (
+        "error: trainer.limit_val_batches=0 validates nothing; give trainer.limit_val_batches=null"
+    )
+
+
 def test_validate_repeats_what_training_measured(cli, trained):
     done = cli("task=validate", f"run={trained}", "ckpt=last", cwd=trained.parent)
     result = json.loads((trained / "validate" / "last.json").read_text())

@@ -109,6 +109,17 @@ def test_an_image_that_can_not_be_read_ends_it_in_its_turn(tmp_path, odd):
     file.close()
 
 
+def test_what_torch_runs_is_loaded_once(monkeypatch):
+    """Its threads are set; the same artifact serves one image and many."""
+    loads = []
+    monkeypatch.setattr(
+        by_artifact, "load_artifact", lambda *given, **how: loads.append(how) or load_artifact(*given, **how)
+    )
+    reader = FileReader(decoding_of(load_artifact(ARTIFACT).description, {}))
+    artifact = load_for_many(ARTIFACT, reader, 9, threads=4)
+    assert (artifact.streams, len(loads), torch.get_num_threads()) == (4, 1, 1)
+
+
 def test_as_many_at_a_time_as_there_are_threads_and_as_fit_the_memory(monkeypatch, caplog):
     """Each has its share of the threads."""
     reader = FileReader(decoding_of(load_artifact(ARTIFACT).description, {}))

@@ -2,7 +2,9 @@
 
 import pytest
 from hydra import compose, initialize_config_module
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from hct_lightning.callbacks.average_weights import AverageWeights
 from hct_lightning.machine.devices import choose_devices
 from hct_lightning.training.trainer import build_trainer, ddp_options
 
@@ -22,6 +24,28 @@ def test_what_means_something_else_here_is_refused_with_what_to_give_instead(opt
     devices = choose_devices("cpu", 1, 1, 1)
     with pytest.raises(ValueError, match=message):
         build_trainer(cfg, tmp_path, devices, callbacks=[], micro_batches=2)
+
+
+def built_without_validation(tmp_path, *callbacks):
+    with initialize_config_module("hct_lightning.conf", version_base="1.3"):
+        cfg = compose("config", overrides=["trainer.limit_val_batches=0"])
+    return build_trainer(cfg, tmp_path, choose_devices("cpu", 1, 1, 1), callbacks=list(callbacks), gradient_bytes=9)
+
+
+def test_what_is_left_out_without_validation_is_said(tmp_path, caplog):
+    built_without_validation(tmp_path, ModelCheckpoint(dirpath=tmp_path, monitor="val/accuracy"))
+    assert "nothing is validated, so there will be no checkpoint best" in caplog.text
+    assert "BatchNorm" not in caplog.text
+    built_without_validation(tmp_path, AverageWeights(span=0.5))
+    assert "give callbacks=plain" in caplog.text
+
+
+def test_nothing_waits_for_a_validation_that_never_comes(tmp_path):
+    built_without_validation(tmp_path, EarlyStopping("train/loss"))
+    with pytest.raises(
+        ValueError, match=r"^trainer\.limit_val_batches=0: EarlyStopping waits for val/loss, .* leave one"
+    ):
+        built_without_validation(tmp_path, EarlyStopping("val/loss"))
 
 
 def test_options_count_steps_and_not_micro_batches(tmp_path):

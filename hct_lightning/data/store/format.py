@@ -111,12 +111,20 @@ class Item(NamedTuple):
         return item
 
 
-def item_file(split: str, label: str, source: str, file_format: str) -> str:
-    """The item of a source file, relative to the store: the same in every call and different for every source."""
+def item_file(split: str, label: str, source: str, file_format: str, *, apart: bool = False) -> str:
+    """The item of a source file, relative to the store: the same in every call and different for every source.
+
+    Args:
+        split: train, valid or test.
+        label: the class's name. Others may have the same folder: where only such letters differ as no folder has.
+        source: the file.
+        file_format: of the item.
+        apart: different for every class too, for a source that is of several.
+    """
     folder = "".join(c if c.isalnum() or c in "-_. " else "_" for c in label).strip(". ") or "_"
     # Names come from anywhere: of any bytes, and as long as a disk allows without what is added here.
     stem = os.fsencode(Path(source).stem[:80])[:_STEM_BYTES].decode(errors="ignore")
-    digest = hashlib.sha256(os.fsencode(source)).hexdigest()[:10]
+    digest = hashlib.sha256(os.fsencode(f"{label}\0{source}" if apart else source)).hexdigest()[:10]
     return f"{split}/{folder}/{stem}-{digest}{SUFFIX[file_format]}"
 
 

@@ -73,15 +73,18 @@ def prepare(
         }
         done = _begin(root, manifest)
         jobs, items, order = [], {}, []
+        labels: dict[str, str] = {}  # by file, in small letters: some disks do not tell them from large ones
         for split, images in found.splits.items():
             for i, (path, label) in enumerate(zip(images.paths, images.labels, strict=True)):
                 name = found.classes[label]
                 file = item_file(split, name, path, recipe.format)
+                if labels.setdefault(file.casefold(), name) != name:  # a table may name an image for two classes
+                    file = item_file(split, name, path, recipe.format, apart=True)
                 order.append((file, images.tags_of(i)))
                 if file in items:  # a table may name an image twice
                     continue
                 item = done.get(file)
-                items[file] = item if item and _is_current(item, path, root) else None
+                items[file] = item if item and item.label == name and _is_current(item, path, root) else None
                 if items[file] is None:
                     jobs.append((split, name, path, file, root, recipe))
         unreadable = {}

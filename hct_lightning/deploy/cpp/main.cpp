@@ -39,7 +39,7 @@ Prints a line of JSON for each image (PNG or JPEG): its class, the probabilities
   --repeat N   then run the model N times more and print each time
   --wait       then run the model once for every line on standard input and print its time
   --threads N  of torch and of OpenVINO
-  --trust      run machine code (AOTInductor's) also where someone else has compiled it
+  --trust      run TorchScript and machine code (AOTInductor's) that you have not exported on this machine
   --help       this text
 
 Exit codes: 0 done; 2 wrong usage; 3 the artifact, 4 an image can't be read; 5 the model can't be loaded or run.
@@ -97,7 +97,7 @@ double seconds(const Work& work) {
 double gib(int64_t bytes) { return static_cast<double>(bytes) / (1 << 30); }
 
 std::unique_ptr<Model> load(const Artifact& artifact, const Loading& loading) {
-  if (artifact.runtime == "torchscript") return load_torchscript(artifact);
+  if (artifact.runtime == "torchscript") return load_torchscript(artifact, loading);
   if (artifact.runtime == "aoti") return load_aoti(artifact, loading);
   if (artifact.runtime == "openvino") {
 #ifdef WITH_OPENVINO

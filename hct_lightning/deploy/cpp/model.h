@@ -13,7 +13,7 @@
 struct Loading {
   int threads = 0;       // in all; 0 leaves the choice to the runtime
   int streams = 1;       // callers at once, each on its share of the threads
-  bool trust = false;    // also machine code that this user has not compiled
+  bool trust = false;    // also programs that this user has not made, whatever they do
   bool profile = false;  // ready for `operators`
 };
 
@@ -28,6 +28,6 @@ class Model {
   virtual std::map<std::string, double> operators(const at::Tensor& images) = 0;
 };
 
-std::unique_ptr<Model> load_torchscript(const Artifact& artifact);
+std::unique_ptr<Model> load_torchscript(const Artifact& artifact, const Loading& loading);
 std::unique_ptr<Model> load_aoti(const Artifact& artifact, const Loading& loading);
 std::unique_ptr<Model> load_openvino(const Artifact& artifact, const Loading& loading);

@@ -8,16 +8,11 @@
 
 #include <torch/version.h>
 
-#include <caffe2/serialize/inline_container.h>
-
-#include <algorithm>
-#include <cctype>
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
-#include <limits>
-#include <regex>
-#include <set>
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,57 +21,7 @@
 
 namespace {
 
-// Refuses an archive whose parts together are larger than itself and a program: reading it could fill the memory.
-void refuse_inflated(caffe2::serialize::PyTorchStreamReader& archive, const std::filesystem::path& file) {
-  constexpr uint64_t program = 1 << 26;  // bytes of source, which are compressed; tensors are not
-  const uint64_t size = std::filesystem::file_size(file);
-  uint64_t inside = 0;
-  for (const std::string& name : archive.getAllRecords()) {
-    const uint64_t part = archive.getRecordSize(name);
-    inside += std::min(part, std::numeric_limits<uint64_t>::max() - inside);
-  }
-  if (inside > size + program)
-    throw Error(kArtifact, file.string() + " is no TorchScript archive: its parts are said to have " +
-                               std::to_string(inside) + " bytes, it has " + std::to_string(size));
-}
-
-// Refuses a program that could do more than compute, as hct_lightning/deploy/trust.py does.
-void check_archive(const std::filesystem::path& file) {
-  // Nothing is repeated in these: that would take a call in a call for each letter, and a long name the whole stack.
-  static const std::regex on_files(R"(\b((from_file|save|load|read_file|write_file|load_tensor|fork)\b|rpc))");
-  static const std::regex internal(
-      R"(\b(?!(_convolution|_weight_norm|_make_per_(tensor|channel)_quantized_tensor|_is_full_backward_hook)\b)_[a-z]|unsafe)");
-  static const std::regex package(R"(\bops\b(?!\.(prim|quantized)\.))");
-  static const std::regex sparse(R"(sparse|coalesce|\b((c?crow|c?col|row)_)?indices\b)");
-  static const std::regex terminal("\\b([Pp]rint|warn)\\b|[^\n\t\x20-\x7e]");
-  static const std::regex spelling(R"(\bgetattr\b|\\)");
-  static const std::regex any_class(R"(\bclasses\b)"), quantized("__torch__\\.torch\\.classes\\.quantized");
-  static const std::regex in_trace("torch[.\n]classes");
-  caffe2::serialize::PyTorchStreamReader archive(file.string());
-  refuse_inflated(archive, file);
-  std::set<std::string> names;
-  for (const std::string& stored : archive.getAllRecords()) {
-    std::string name = stored;  // in whatever case, as the archive's reader takes it
-    for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-    if (!names.insert(name).second)
-      throw Error(kArtifact, file.string() + " is refused: two of its parts have the same name");
-    if (name == "model.json") throw Error(kArtifact, file.string() + " is of an old form; export it again");
-    if (stored.starts_with("constants/") || stored.starts_with("data/")) continue;  // tensors alone
-    const auto [data, size] = archive.getRecord(stored);
-    const char *begin = static_cast<const char*>(data.get()), *end = begin + size;
-    const auto count = [&](const std::regex& what) {
-      return std::distance(std::cregex_iterator(begin, end, what), std::cregex_iterator());
-    };
-    if (name.ends_with(".py") && count(on_files))
-      throw Error(kArtifact, file.string() + " is refused: its program names an operation on files");
-    if (name.ends_with(".py") && (count(internal) || count(package) || count(sparse) || count(terminal) || count(spelling)))
-      throw Error(kArtifact, file.string() + " is refused: its program names an operation that no network needs");
-    if (name.ends_with(".debug_pkl") ? count(in_trace) > 0 : count(any_class) != count(quantized))
-      throw Error(kArtifact, file.string() + " is refused: its program makes objects of C++ that no network needs");
-  }
-}
-
-// Whether this user has compiled the file with this digest: hct_lightning/deploy/trust.py writes the list.
+// Whether this user has exported the file with this digest: hct_lightning/deploy/trust.py writes the list.
 bool is_own(const std::string& digest) {
   const char *state = std::getenv("XDG_STATE_HOME"), *home = std::getenv("HOME");
   if (!(state && *state) && !home) return false;
@@ -85,6 +30,14 @@ bool is_own(const std::string& digest) {
   for (std::string line; list >> line;)
     if (line == digest) return true;
   return false;
+}
+
+// TorchScript, too, is a program. Python looks into a stranger's before it runs it; this program does not.
+void check_own(const Artifact& artifact, bool trust) {
+  if (!trust && !is_own(artifact.digest))
+    throw Error(kArtifact, artifact.file.string() +
+                               " is a program that you have not exported on this machine: it could do anything; if you "
+                               "trust who did, add --trust");
 }
 
 // The operators that torch runs in a thread: seconds of each by name, without those that it calls in turn.
@@ -135,11 +88,11 @@ class TorchModel : public Model {
 
 class TorchScript : public TorchModel {
  public:
-  explicit TorchScript(const Artifact& artifact) {
+  TorchScript(const Artifact& artifact, bool trust) {
     // Without this the second call of each new input shape compiles, for a second or more.
     torch::jit::FusionStrategy none{{torch::jit::FusionBehavior::STATIC, 0}};
     torch::jit::setFusionStrategy(none);
-    check_archive(artifact.file);
+    check_own(artifact, trust);
     module_ = torch::jit::load(artifact.file.string(), at::kCPU);
     module_.eval();
   }
@@ -161,10 +114,7 @@ std::string instruction_set() {
 class AOTInductor : public TorchModel {
  public:
   AOTInductor(const Artifact& artifact, bool trust) {
-    if (!trust && !is_own(artifact.digest))
-      throw Error(kArtifact, artifact.file.string() +
-                                 " is machine code that you have not compiled here: it could do anything; "
-                                 "if you trust who did, add --trust");
+    check_own(artifact, trust);
     // The package is native code: for one instruction set and one version.
     if (artifact.instruction_set != instruction_set())
       throw Error(kArtifact, artifact.file.string() + " was compiled for '" + artifact.instruction_set +
@@ -186,8 +136,8 @@ class AOTInductor : public TorchModel {
 
 }  // namespace
 
-std::unique_ptr<Model> load_torchscript(const Artifact& artifact) {
-  return std::make_unique<TorchScript>(artifact);
+std::unique_ptr<Model> load_torchscript(const Artifact& artifact, const Loading& loading) {
+  return std::make_unique<TorchScript>(artifact, loading.trust);
 }
 
 std::unique_ptr<Model> load_aoti(const Artifact& artifact, const Loading& loading) {

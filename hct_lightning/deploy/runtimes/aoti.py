@@ -54,12 +54,19 @@ def export(network: nn.Module, example: Tensor, folder: Path, *, dynamic: bool, 
     return Exported("aoti", precision, FILE, multiple=MULTIPLE)
 
 
-def load(file: Path, description: Mapping[str, Any], threads: int | None, streams: int) -> Callable[[Tensor], Tensor]:
+def load(
+    file: Path, description: Mapping[str, Any], threads: int | None, streams: int, *, trusted: bool
+) -> Callable[[Tensor], Tensor]:
     """1 c h w uint8 -> 1 classes logits.
 
     Raises:
-        ValueError: when the package was compiled for another machine or version.
+        ValueError: when the package is not `trusted`, or was compiled for another machine or version.
     """
+    if not trusted:
+        raise ValueError(
+            f"{file} is machine code that you have not compiled here: it could do anything; make it here with "
+            f"task=export, or if you trust who did, {trust.HOW}"
+        )
     built = description["instruction_set"]
     if built != instruction_set():
         raise ValueError(

@@ -19,7 +19,7 @@ from PIL import Image
 from hct_lightning.data.catalogue import Catalogue, Split
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.sources.folder import folder
-from hct_lightning.data.store.format import Recipe
+from hct_lightning.data.store.format import Recipe, item_file
 from hct_lightning.data.store.prepare import prepare
 from hct_lightning.data.store.store import Store
 
@@ -167,6 +167,22 @@ def test_an_image_that_is_named_twice_is_twice_in_the_store(images, tmp_path):
     options = {"workers": 2, "skip_unreadable": False}
     prepare(found, recipe, tmp_path / "store", **options, progress=lambda items, _: items)
     assert Store(tmp_path / "store").catalogue().train.labels == [0, 1, 0, 0, 0]
+
+
+def test_an_image_of_classes_whose_names_differ_in_special_letters_is_of_each(images, tmp_path):
+    """No folder has such letters, and some disks do not tell small ones from large ones."""
+    paths = [str(path) for path in sorted(images.rglob("*.png"))[:2]]
+    classes = ("A:b", "a/b", "a?b", "a_b")
+    found = Catalogue("odd", classes, Split(paths[:1] * 4 + paths[1:], [1, 0, 3, 2, 3]), Split())
+    recipe = Recipe(Decoding(channels=3, size=(64, 64), geometry="cover", max_pixels=10**7), "raw", None)
+    options = {"workers": 2, "skip_unreadable": False, "progress": lambda items, _: items}
+    for _ in range(2):
+        prepare(found, recipe, tmp_path / "store", **options)
+        made = Store(tmp_path / "store").catalogue().train
+        assert made.labels == [1, 0, 3, 2, 3]
+        assert len({path.casefold() for path in made.paths}) == 5
+    # The item of one class alone is where it has always been.
+    assert Path(made.paths[0]).name == Path(item_file("train", "a/b", paths[0], "raw")).name
 
 
 def test_images_come_and_go(images, tmp_path):

@@ -1,6 +1,7 @@
 """TorchScript in int8. What its artifacts answer: tests/deploy/runtimes."""
 
 import pytest
+import timm.layers
 import torch
 
 from hct_lightning.deploy.int8.layers import has_vnni, sqnr_db
@@ -24,6 +25,17 @@ def test_static_and_dynamic_round_their_layers_alone(network, images, tmp_path):
         answers[name] = sqnr_db(exact, torchscript.read(tmp_path / name / made.file)(images[0]))
     assert answers["dynamic"] > answers["static"] > 10
     assert network(images[0]).equal(exact), "the network itself is left as it is"
+
+
+def test_layers_that_torch_does_not_know(small, images, tmp_path):
+    """timm derives its own from torch's. Its linear is the same; other layers stay as they are."""
+    small.head = timm.layers.Linear(32, 4)
+    small.second = timm.layers.Conv2dSame(16, 32, 3, 2)
+    exact = small(images[0])
+    made = export_static(small, images[0], tmp_path, dynamic=False, calibration=images, percent=100)
+    assert made.int8 == {"convolutions": 1, "linears": 1}
+    answer = torchscript.read(tmp_path / torchscript.FILE, trusted=True)(images[0])
+    assert sqnr_db(exact, answer) > 10
 
 
 def test_other_percentages_are_refused(network, images, tmp_path):

@@ -1,0 +1,1 @@
+"""What of a stranger's TorchScript archive may run: only what is known, whatever else there is."""
