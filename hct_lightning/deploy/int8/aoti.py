@@ -100,18 +100,23 @@ def export(
 
 
 def _configuration(*, qat: bool) -> QuantizationConfig:
+    """Ranges of activations by histogram and of weights by channel, in QAT as in calibration."""
     config = get_default_x86_inductor_quantization_config(is_qat=qat, reduce_range=not has_vnni())
-    if not qat:
-        # The default's steps are 2**-12 at least, and weights of a stem that takes pixels of 0..255 need smaller ones.
-        observer = PerChannelMinMaxObserver.with_args(eps=torch.finfo(torch.float32).eps)
-        assert config.weight, "the default quantizes weights"
-        weight = dataclasses.replace(config.weight, observer_or_fake_quant_ctr=observer)
-        return dataclasses.replace(config, weight=weight)
-    # QAT's default takes the extremes as range. On HCT that costs 18 dB against a histogram, PTQ's default.
-    observer = FakeQuantize.with_args(observer=HistogramObserver, eps=2**-12)
-    assert config.input_activation, "the default quantizes activations"
-    activation = dataclasses.replace(config.input_activation, observer_or_fake_quant_ctr=observer)
-    return dataclasses.replace(config, input_activation=activation)
+    assert config.weight and config.input_activation, "the default quantizes both"
+    # The default's steps are 2**-12 at least, and weights of a stem that takes pixels of 0..255 need smaller ones.
+    smallest = torch.finfo(torch.float32).eps
+    if qat:
+        # QAT's default takes the extremes as range. On HCT that costs 18 dB against a histogram.
+        activations = FakeQuantize.with_args(observer=HistogramObserver, eps=2**-12)
+        weights = FakeQuantize.with_args(observer=PerChannelMinMaxObserver, eps=smallest)
+    else:
+        activations = HistogramObserver.with_args(eps=2**-12)
+        weights = PerChannelMinMaxObserver.with_args(eps=smallest)
+    return dataclasses.replace(
+        config,
+        input_activation=dataclasses.replace(config.input_activation, observer_or_fake_quant_ctr=activations),
+        weight=dataclasses.replace(config.weight, observer_or_fake_quant_ctr=weights),
+    )
 
 
 def count_int8(file: Path) -> dict[str, int]:

@@ -23,13 +23,14 @@ def test_every_layer_is_int8_and_the_answers_near(small, images, tmp_path, qat_s
 
 
 @pytest.mark.slow
-def test_weights_for_raw_pixels_are_not_rounded_more_coarsely(small, images, tmp_path):
+@pytest.mark.parametrize("qat_steps", [0, 1])
+def test_weights_for_raw_pixels_are_not_rounded_more_coarsely(small, images, tmp_path, qat_steps):
     """They are 255 times smaller, and so has to be their step."""
     from hct_lightning.deploy.int8 import aoti
 
     raw = nn.Sequential(_Floats(), nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)).eval()
     raw[1].load_state_dict({"weight": small.first.weight / 255, "bias": small.first.bias})
-    options = {"percent": 100, "qat_steps": 0, "qat_lr": 0.0, "qat_batch": 1}
+    options = {"percent": 100, "qat_steps": qat_steps, "qat_lr": 0.0, "qat_batch": 1}
     made = aoti.export(raw, images[0], tmp_path, dynamic=False, calibration=images, **options)
     package = torch._inductor.aoti_load_package(str(tmp_path / made.file))
     with torch.inference_mode():
