@@ -45,7 +45,7 @@ class BatchNormStatistics(Callback):
         return {"frozen": self.frozen}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.frozen = state_dict["frozen"] and self.freeze > 0
+        self.frozen = state_dict["frozen"]
 
     def on_fit_start(self, trainer: Any, module: Any) -> None:
         order = trainer.callbacks
@@ -54,13 +54,19 @@ class BatchNormStatistics(Callback):
                 "averaged weights come after callbacks.batch_norm, which measures them; put them before it"
             )
 
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        self.frozen = self.frozen and self._is_last_part(trainer)  # not where a run goes on for longer than it was to be
+
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        # A training whose end is open has an unlimited number of steps.
-        due = self.freeze == 1 or trainer.global_step >= (1 - self.freeze) * total_steps(trainer)
-        if not self.frozen and self.freeze and due:
+        if not self.frozen and self._is_last_part(trainer):
             if self.freeze < 1:
                 self._measure(trainer, module)
             self.frozen = True
+
+    def _is_last_part(self, trainer: lightning.Trainer) -> bool:
+        if self.freeze in (0, 1):  # a training whose end is open has an unlimited number of steps
+            return self.freeze == 1
+        return trainer.global_step >= (1 - self.freeze) * total_steps(trainer)
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
         if self.frozen:

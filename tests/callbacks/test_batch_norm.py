@@ -97,6 +97,17 @@ def test_resumed_bitwise_with_averaged_weights_frozen_or_not(fit, classifier, tm
         assert all(same(a, b) for a, b in zip(reversed(ours), reversed(theirs), strict=False))
 
 
+def test_a_run_that_goes_on_for_longer_is_frozen_for_its_own_last_part(fit, classifier, tmp_path):
+    fit(Saved(tmp_path), BatchNormStatistics(images=1000, freeze=0.5), max_epochs=3)
+    classifier.train()
+    saved = Saved()
+    fit(saved, BatchNormStatistics(images=1000, freeze=0.5), max_epochs=8, ckpt_path=tmp_path / "2.ckpt")
+    means = [tuple(state["norm.running_mean"].tolist()) for state in saved.training]
+    assert len(means) == 20  # of steps 12 to 31 those from 16 on
+    assert len(set(means[:4])) == 4
+    assert len(set(means[4:])) == 1
+
+
 def test_averaged_weights_have_statistics_of_their_own(fit, tmp_path):
     saved = Saved(tmp_path)
     fit(saved, AverageWeights(span=0.5), BatchNormStatistics(images=1000, freeze=0.0))
