@@ -16,7 +16,7 @@ from torch import nn
 
 log = logging.getLogger(__name__)
 
-HOW = "use load_artifact(..., trust=True), or serve.trust=true"  # to say that a file is trusted
+HOW = "use predict.trust=true, serve.trust=true or load_artifact(..., trust=True)"  # to say that a file is trusted
 _TABLES = 2**28  # bytes that a network may compute when it is built
 
 

@@ -167,7 +167,12 @@ def by_artifact(cfg: DictConfig, folder: Path) -> None:
     images = find_images(options["input"], "predict.input")
     reader = reader_for(images, decoding)
     skipped = {} if skips_unreadable(cfg.data.on_error, images, "predict.input") else None
-    artifact = load_for_many(place, reader, len(images), threads=cfg.runtime.threads, most=options["batch_size"])
+    artifact = load_for_many(
+        *(place, reader, len(images)),
+        threads=cfg.runtime.threads,
+        most=options["batch_size"],
+        trust=options["trust"],
+    )
     file = Predictions(
         Path(options["output"] or folder / "predict" / "predictions.csv").expanduser(),
         images,

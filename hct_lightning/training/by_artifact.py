@@ -66,7 +66,13 @@ def decoding_of(description: Mapping[str, Any], given: Mapping[str, Any]) -> Dec
 
 
 def load_for_many(
-    folder: Path, reader: Reader, images: int, *, threads: int | None = None, most: int | None = None
+    folder: Path,
+    reader: Reader,
+    images: int,
+    *,
+    threads: int | None = None,
+    most: int | None = None,
+    trust: bool = False,
 ) -> Artifact:
     """The artifact for so many images: `streams` of it go through at a time, one on each thread.
 
@@ -80,11 +86,12 @@ def load_for_many(
         images: their number.
         threads: in all; None: all there are.
         most: of them at a time; None: as many as there are threads.
+        trust: as of `load_artifact`.
     """
     threads = threads or runtime.cpu_count()
     streams = min(images, threads, most or threads)
     before = resident_bytes()
-    artifact = load_artifact(folder, threads=threads)
+    artifact = load_artifact(folder, threads=threads, trust=trust)
     if streams < 2 or reader.varies or artifact.description["runtime"] in ONE_AT_A_TIME:
         return artifact
     height, width, channels = reader.shape
@@ -100,7 +107,7 @@ def load_for_many(
         )
     streams = min(streams, fit)
     if streams > 1 and artifact.description["runtime"] not in BY_TORCH:
-        return load_artifact(folder, threads=threads, streams=streams)
+        return load_artifact(folder, threads=threads, streams=streams, trust=trust)
     torch.set_num_threads(threads // streams)  # of each that calls; what is loaded is the same
     artifact.streams = streams
     return artifact

@@ -24,7 +24,7 @@ def test_torchscript_of_this_users_own_may_name_more(tmp_path, about, network, m
     with pytest.raises(
         ValueError,
         match=r"own/model\.ts is refused: its program names torch\.special_i0e, which no known network needs; export it "
-        r"again here, or if you trust who made it, use load_artifact\(\.\.\., trust=True\), or serve\.trust=true$",
+        r"again here, or if you trust who made it, use predict\.trust=true, serve\.trust=true or load_artifact\(\.\.\., trust=True\)$",
     ):
         load_artifact(made)
     load_artifact(made, trust=True)

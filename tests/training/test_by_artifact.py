@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +119,18 @@ def test_what_torch_runs_is_loaded_once(monkeypatch):
     reader = FileReader(decoding_of(load_artifact(ARTIFACT).description, {}))
     artifact = load_for_many(ARTIFACT, reader, 9, threads=4)
     assert (artifact.streams, len(loads), torch.get_num_threads()) == (4, 1, 1)
+
+
+def test_machine_code_is_run_where_it_is_trusted(tmp_path):
+    """What is no package stands for one, as in tests/deploy/test_trust.py."""
+    other = shutil.copytree(ARTIFACT, tmp_path / "other")
+    description = json.loads((other / "artifact.json").read_text())
+    (other / "artifact.json").write_text(json.dumps(description | {"runtime": "aoti"}))
+    reader = FileReader(decoding_of(load_artifact(ARTIFACT).description, {}))
+    with pytest.raises(ValueError, match=r"model\.ts is machine code that you have not compiled here"):
+        load_for_many(other, reader, 1)
+    with pytest.raises(ValueError, match="was compiled |can't be loaded"):
+        load_for_many(other, reader, 1, trust=True)
 
 
 def test_as_many_at_a_time_as_there_are_threads_and_as_fit_the_memory(monkeypatch, caplog):
