@@ -55,7 +55,8 @@ class BatchNormStatistics(Callback):
             )
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
-        self.frozen = self.frozen and self._is_last_part(trainer)  # not where a run goes on for longer than it was to be
+        # Not any more where a run goes on for longer than it was to be.
+        self.frozen = self.frozen and self._is_last_part(trainer)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
         if not self.frozen and self._is_last_part(trainer):

@@ -102,7 +102,8 @@ def export(
 def _configuration(*, qat: bool) -> QuantizationConfig:
     """Ranges of activations by histogram and of weights by channel, in QAT as in calibration."""
     config = get_default_x86_inductor_quantization_config(is_qat=qat, reduce_range=not has_vnni())
-    assert config.weight and config.input_activation, "the default quantizes both"
+    assert config.weight, "the default quantizes weights"
+    assert config.input_activation, "the default quantizes activations"
     # The default's steps are 2**-12 at least, and weights of a stem that takes pixels of 0..255 need smaller ones.
     smallest = torch.finfo(torch.float32).eps
     if qat:
