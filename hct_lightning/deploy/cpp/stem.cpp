@@ -225,15 +225,17 @@ struct Amx : Vnni {
 #endif
 
 // Rows `first` to `last` of the map. Each is taken as a whole, for memory is fast where it is read in long lines; but of
-// very wide images in parts, so that what is kept of three rows stays in the cache.
+// very wide images in parts, so that what is kept of rows stays in the cache. Each row of the map is the greatest of three
+// rows of outputs, pooled along the row; the last of them is the first of the next.
 template <class Way, int C>
 void strip(const Stem& stem, const uint8_t* pixels, int height, int width, uint8_t* map, int first, int last) {
   constexpr int kTile = Way::kTile, kBlock = Way::kBlock;
   constexpr int kPooled = (kTile - 1) / 2;                          // outputs of a tile after pooling
   constexpr int kPart = 1536 / kPooled * kPooled;                   // of a row of a part
   constexpr int kRow = (4 * kPart + 2 * kBlock + kKernel + 1) * C;  // bytes of a row of the image that a part sees
-  std::vector<uint8_t> ring(kKernel * kRow);
-  std::vector<Sums> conv(kTile), pooled(3 * kPart);
+  constexpr int kRing = 9;                                          // rows of the image that two rows of outputs see
+  std::vector<uint8_t> ring(kRing * kRow);
+  std::vector<Sums> conv(kTile), between(kPooled), outer(2 * kPart);
   alignas(64) int8_t weights[kKernel * 8 * C * kOut];
   std::copy_n(stem.weights, sizeof(weights), weights);
   const Sums start = begin_with(stem);
@@ -242,7 +244,8 @@ void strip(const Stem& stem, const uint8_t* pixels, int height, int width, uint8
   for (int left = 0; left < columns; left += kPart) {
     const int count = std::min(kPart, columns - left);
     // A row of the image from the part's first pixel on; what is beyond the image is the zero point.
-    const auto copy = [&](int y, uint8_t* row) {
+    const auto copy = [&](int y) {
+      uint8_t* row = &ring[(y + kRing) % kRing * kRow];
       const int begin = 4 * left - kPadding, end = begin + 4 * count + kKernel + 1;
       const bool outside = y < 0 || y >= height;
       const int from = outside ? end : std::max(0, begin), to = outside ? end : std::min(width, end);
@@ -254,21 +257,26 @@ void strip(const Stem& stem, const uint8_t* pixels, int height, int width, uint8
       if (from < to && y + 4 < height)
         for (int x = from * C; x < to * C; x += 64) __builtin_prefetch(soon + x, 0, 2);
     };
+    // Outputs of row r, from the part's x-th on, pooled along the row.
+    const auto convolve = [&](int r, int x, int some, Sums* to) {
+      std::array<const uint8_t*, kKernel> rows;
+      for (int k = 0; k < kKernel; ++k) rows[k] = &ring[(2 * r - kPadding + k + kRing) % kRing * kRow + 4 * x * C];
+      Way::template convolve<C>(rows.data(), (2 * some + kBlock) / kBlock * kBlock, weights, start, conv.data());
+      Way::pool(conv.data(), some, to);
+    };
     int next = 4 * first - kPadding;  // the first row of the image that is not in the ring
-    for (int y = first; y < last; ++y) {
-      for (int r = 2 * y + (y > first); r <= 2 * y + 2; ++r) {
-        for (; next < 2 * r - kPadding + kKernel; ++next) copy(next, &ring[(next + kKernel) % kKernel * kRow]);
-        for (int x = 0; x < count; x += kPooled) {
-          const int some = std::min(kPooled, count - x), outputs = (2 * some + kBlock) / kBlock * kBlock;
-          std::array<const uint8_t*, kKernel> rows;
-          for (int k = 0; k < kKernel; ++k)
-            rows[k] = &ring[(2 * r - kPadding + k + kKernel) % kKernel * kRow + 4 * x * C];
-          Way::template convolve<C>(rows.data(), outputs, weights, start, conv.data());
-          Way::pool(conv.data(), some, &pooled[r % 3 * kPart + x]);
-        }
+    for (; next < 4 * first - kPadding + kKernel; ++next) copy(next);
+    Sums *above = &outer[0], *below = &outer[kPart];
+    for (int x = 0; x < count; x += kPooled) convolve(2 * first, x, std::min(kPooled, count - x), above + x);
+    for (int y = first; y < last; ++y, std::swap(above, below)) {
+      for (; next < 4 * y + 4 - kPadding + kKernel; ++next) copy(next);
+      for (int x = 0; x < count; x += kPooled) {
+        const int some = std::min(kPooled, count - x);
+        convolve(2 * y + 1, x, some, between.data());
+        convolve(2 * y + 2, x, some, below + x);
+        Way::finish(above + x, between.data(), below + x, some, stem,
+                    map + (static_cast<size_t>(y) * columns + left + x) * kOut);
       }
-      Way::finish(&pooled[0], &pooled[kPart], &pooled[2 * kPart], count, stem,
-                  map + (static_cast<size_t>(y) * columns + left) * kOut);
     }
   }
 }

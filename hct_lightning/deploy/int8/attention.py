@@ -12,14 +12,15 @@ from hct_lightning.models.hct import AttentionConvBlock
 from hct_lightning.models.performer import PerformerAttention
 
 FEATURES = 192  # of the heads that share products, at most: what heads give each other is computed in vain
+SMALL = 2**-10  # so that the range of int8 is that of the other values
 
 
 class SharedHeads(nn.Module):
-    """Some heads of a `relu` attention, before its last linear layer: b n c -> b n (h d).
+    """Some heads of a `relu` attention, before its last linear layer: b n c -> b n (h (d + 1)).
 
     The random projection is folded into queries and keys. All heads are then columns of one matrix, and nothing is
     transposed. What the keys of a head give to the values of another is set to zero. The normaliser is one more value
-    of each head, which is always 1.
+    of each head, which is always `SMALL`. It stays among the others, for to leave it out would copy them.
 
     Args:
         attention: whose heads they are.
@@ -38,7 +39,7 @@ class SharedHeads(nn.Module):
         self.k = _linear(projection @ attention.k.weight[mine], projection @ attention.k.bias[mine])
         weight, bias = attention.v.weight[mine].unflatten(0, (heads, d)), attention.v.bias[mine].view(heads, d)
         weight = torch.cat([weight, torch.zeros_like(weight[:, :1])], dim=1)  # h (d + 1) c
-        bias = torch.cat([bias, torch.ones_like(bias[:, :1])], dim=1)
+        bias = torch.cat([bias, torch.full_like(bias[:, :1], SMALL)], dim=1)
         self.v = _linear(weight.flatten(0, 1), bias.flatten())
         self.register_buffer("same", torch.eye(heads)[:, None, :, None])
 
@@ -48,7 +49,7 @@ class SharedHeads(nn.Module):
         sums = k.transpose(1, 2) @ self.v(x)  # b (h m) (h (d + 1))
         sums = (sums.unflatten(2, each).unflatten(1, each) * self.same).flatten(3).flatten(1, 2)
         out = (q @ sums).unflatten(2, each)  # b n h (d + 1)
-        return (out[..., :-1] / out[..., -1:]).flatten(2)
+        return (out * (SMALL / out[..., -1:])).flatten(2)
 
 
 class SharedAttention(nn.Module):
@@ -57,7 +58,9 @@ class SharedAttention(nn.Module):
     def __init__(self, attention: PerformerAttention, heads: int) -> None:
         super().__init__()
         self.groups = nn.ModuleList(SharedHeads(attention, i, heads) for i in range(0, attention.heads, heads))
-        self.proj = attention.proj
+        weight = attention.proj.weight.unflatten(1, (attention.heads, -1))  # c h d
+        nothing = torch.zeros_like(weight[..., :1])  # for the normaliser
+        self.proj = _linear(torch.cat([weight, nothing], dim=2).flatten(1), attention.proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(torch.cat([group(x) for group in self.groups], dim=2))

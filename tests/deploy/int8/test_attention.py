@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from hct_lightning.deploy.int8.attention import SharedAttention, SharedHeads, share_products
+from hct_lightning.deploy.int8.attention import SMALL, SharedAttention, SharedHeads, share_products
 from hct_lightning.models import HCT, FromPixels
 from hct_lightning.models.performer import PerformerAttention
 
@@ -37,6 +37,8 @@ def test_heads_take_nothing_from_each_other(heads):
         exact = attention(x)
         torch.testing.assert_close(SharedAttention(attention, heads)(x), exact, rtol=1e-4, atol=1e-5)
         first = SharedHeads(attention, 0, heads)(x)
+        # The normaliser, which is among the values, must not widen the range that they are rounded in.
+        assert first.unflatten(2, (heads, 9))[..., -1].sub(SMALL).abs().max() < 1e-6
         attention.v.weight[heads * 8 :] = 0  # of the heads behind
         assert torch.equal(SharedHeads(attention, 0, heads)(x), first)
 
