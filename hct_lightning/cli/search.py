@@ -56,7 +56,7 @@ def open_study(folder: Path, *, sampler: str, pruner: str, arguments: Mapping[st
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     made = []
     for kind, name in (("sampler", sampler), ("pruner", pruner)):
-        module, given = getattr(optuna, f"{kind}s"), arguments.get(name) or {}
+        module, given = getattr(optuna, f"{kind}s"), (arguments or {}).get(name) or {}
         if name not in module.__all__ or name.startswith("Base"):
             raise ValueError(f"search.{kind}={name}: choose a class of optuna.{kind}s, as {', '.join(module.__all__)}")
         if name in _GRIDS:

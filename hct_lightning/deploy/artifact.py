@@ -100,11 +100,15 @@ class Artifact:
 
     def _check(self, images: Tensor) -> None:
         takes = self.description["input"]
+        if not isinstance(images, Tensor):
+            raise ValueError(f"images are {type(images).__name__}; give a tensor, as torch.from_numpy(array)")
+        if images.device.type != "cpu":
+            raise ValueError(f"images are on {images.device}, and an artifact computes on the CPU; give images.cpu()")
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(f"images are {images.dtype} of shape {tuple(images.shape)}; give uint8 n c h w")
         _, channels, *size = images.shape
         if channels != takes["channels"]:
-            raise ValueError(f"images have {channels} channels; this takes {takes['channels']}")
+            raise ValueError(f"images have {channels} channels; this takes {takes['channels']}, as n c h w")
         low, high = takes["min"], takes["max"] or [2**31, 2**31]
         fits = all(a <= side <= b for a, side, b in zip(low, size, high, strict=True))
         if not fits or any(side % takes["multiple"] for side in size):
@@ -143,8 +147,8 @@ def load_artifact(
         ImportError: when the runtime isn't installed.
     """
     for name, count in (("threads", threads), ("streams", streams)):
-        if count is not None and count < 1:
-            raise ValueError(f"{name}={count}: give at least 1")
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise ValueError(f"{name}={count!r}: give a whole number of at least 1")
     folder = Path(folder)
     description = read_description(folder)
     if description["runtime"] not in RUNTIMES:

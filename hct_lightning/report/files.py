@@ -105,7 +105,7 @@ class RunFiles:
 
     @property
     def accuracy(self) -> float | None:
-        """The best on validation images."""
+        """The best on validation images; the last, where another metric chose the checkpoint."""
         metrics = self.record.get("metrics") or {}
         return metrics.get("best", metrics.get("val/accuracy"))
 

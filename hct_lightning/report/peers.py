@@ -117,6 +117,6 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> bool:
             axis.errorbar(row[key], row["accuracy"], yerr=row["interval"] or 0, fmt="o", capsize=3, label=name)
         axis.set(xlabel=label, ylabel="validation accuracy", xscale="log")
         axis.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize="small")
+    next(axis for axis, rows in zip(figure.axes, shown.values(), strict=True) if rows).legend(fontsize="small")
     figure.savefig(file, dpi=110)
     return True

@@ -40,9 +40,9 @@ def show_results(run: Run, trainer: Any, times: list[dict[str, float]], report: 
     for name in ("accuracy", "balanced_accuracy", "f1", "auroc", "loss"):
         if f"val/{name}" in metrics:
             scores.add_row(name.replace("_", " "), f"{metrics[f'val/{name}']:.4f}")
-    monitor = getattr(trainer.checkpoint_callback, "monitor", None)
-    if "best" in metrics:
-        scores.add_row(f"best {str(monitor).removeprefix('val/')}", f"{metrics['best']:.4f}")
+    for name, best in metrics.items():
+        if name == "best" or name.startswith("best/"):
+            scores.add_row(f"best {name.removeprefix('best').removeprefix('/') or 'accuracy'}", f"{best:.4f}")
     clock = time_table(times, metrics.get("memory/peak_gib"))
     places = Table("what", "where", title="Results", title_justify="left")
     places.add_row("run", str(run.folder))

@@ -63,6 +63,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
 def contact_sheet(data: Dataset, samples: int, side: int) -> Image.Image:
     """Training images, evenly spaced over the classes, as the network sees them, with their class."""
     paths, labels = data.catalogue.train.paths, data.catalogue.train.labels
+    if side < 8:
+        raise ValueError(f"inspect.thumbnail={side}: give pixels a side, at least 8")
     count = min(max(1, samples), len(paths))
     chosen = [round(i * (len(paths) - 1) / max(1, count - 1)) for i in range(count)]
     columns = math.ceil(math.sqrt(count * 1.5))

@@ -57,6 +57,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
     """
     if OmegaConf.is_missing(cfg.predict, "input"):
         raise ValueError("predict.input is not set; give predict.input=<image, folder, glob or list>")
+    size = cfg.predict.batch_size
+    if size is not None and (not isinstance(size, int) or size < 1):
+        raise ValueError(f"predict.batch_size={size}: give a whole number of at least 1, or null for what fits")
     if cfg.predict.artifact:
         by_artifact(cfg, folder)
     else:

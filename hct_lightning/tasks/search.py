@@ -49,6 +49,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
         ValueError: without options to search, or for options that can't be; when every trial fails.
     """
     options = plain(cfg.search)
+    for name in ("space", "arguments"):
+        if not isinstance(options[name] or {}, dict):
+            raise ValueError(f"search.{name}={options[name]}: give options by their names, as sweeps/search.yaml does")
     if not options["space"]:
         raise ValueError("search.space is empty: name options with what they may be, or use +sweeps=search")
     for name in ("trials", "seeds"):

@@ -68,13 +68,13 @@ def main(cfg: DictConfig, folder: Path) -> None:
 def check(options: dict) -> None:
     """Raises ValueError for a value that is out of its range."""
     for name in ("max_mb", "max_pixels", "batch_size", "waiting", "timeout"):
-        if not options[name] > 0:
+        if not isinstance(options[name], int | float) or not options[name] > 0:
             raise ValueError(f"serve.{name}={options[name]}: give a number above 0")
-    if not 1024 <= options["port"] <= 65535:
+    if not isinstance(options["port"], int) or not 1024 <= options["port"] <= 65535:
         raise ValueError(f"serve.port={options['port']}: give one from 1024 to 65535")
     if options["host"] not in ("127.0.0.1", "0.0.0.0", "::"):
         raise ValueError(
             f"serve.host={options['host']}: give 127.0.0.1, or 0.0.0.0 or :: for all who reach this machine"
         )
-    if options["map_tiles"] < 0 or options["map_tiles"] > 32:
+    if not isinstance(options["map_tiles"], int) or not 0 <= options["map_tiles"] <= 32:
         raise ValueError(f"serve.map_tiles={options['map_tiles']}: give 0 to 32")

@@ -95,6 +95,8 @@ def _room(device: torch.device, max_memory_gb: float | None, ranks_here: int) ->
     """Bytes that there are for an image."""
     if max_memory_gb is None:
         return int(SHARE * available_bytes(device, ranks_here))
+    if not isinstance(max_memory_gb, int | float):
+        raise ValueError(f"max_memory_gb={max_memory_gb}: give GB as a number, or null for what the machine has")
     room = int(max_memory_gb * 1e9) - (resident_bytes() if device.type == "cpu" else 0)
     if room < LEAST:
         raise ValueError(

@@ -37,9 +37,11 @@ def record_results(
 
 
 def read_metrics(trainer: lightning.Trainer) -> dict[str, float]:
-    """The last values of everything that was logged, and the best validation accuracy, or what else is to be large."""
+    """The last values of everything that was logged, and the best of what chose the checkpoint, where it is to be large:
+    `best` for the accuracy on validation images, `best/auroc` for another, say."""
     metrics = {name: value.item() for name, value in sorted(trainer.callback_metrics.items())}
     keeper: Any = trainer.checkpoint_callback
     if getattr(keeper, "mode", None) == "max" and keeper.best_model_score is not None:
-        metrics["best"] = keeper.best_model_score.item()
+        name = keeper.monitor.removeprefix("val/")
+        metrics["best" if name == "accuracy" else f"best/{name}"] = keeper.best_model_score.item()
     return metrics

@@ -57,9 +57,9 @@ def test_no_more_streams_than_threads(folder):
         load_artifact(folder, threads=2, streams=3)
 
 
-@pytest.mark.parametrize("options", [{"threads": 0}, {"streams": 0}, {"threads": 2, "streams": -1}])
+@pytest.mark.parametrize("options", [{"threads": 0}, {"streams": 0}, {"threads": 2, "streams": -1}, {"threads": "2"}])
 def test_at_least_one_thread_and_one_stream(folder, options):
-    with pytest.raises(ValueError, match=r"(threads|streams)=(0|-1): give at least 1"):
+    with pytest.raises(ValueError, match=r"(threads|streams)=(0|-1|'2'): give a whole number of at least 1"):
         load_artifact(folder, **options)
 
 
@@ -74,6 +74,8 @@ def test_no_images_have_no_answers(folder):
         (images(1, 1, 192, 256), "1 channels; this takes 3"),
         (images(3, 192, 256), "give uint8 n c h w"),
         (torch.rand(1, 3, 192, 256), "torch.float32"),
+        (images(1, 3, 192, 256).numpy(), "images are ndarray; give a tensor, as torch.from_numpy"),
+        (images(1, 3, 192, 256).to("meta"), r"on meta, and an artifact computes on the CPU; give images\.cpu\(\)"),
     ],
 )
 def test_refuses_images_that_it_does_not_take(folder, x, message):

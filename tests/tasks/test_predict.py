@@ -208,6 +208,7 @@ def test_the_table_on_a_terminal(monkeypatch, tmp_path, capsys):
     [
         ((), "predict.input is not set"),
         (("predict.input=x", "ckpt=third.ckpt"), "best, last"),
+        (("predict.input=x", "predict.batch_size=0"), "predict.batch_size=0: give a whole number of at least 1"),
     ],
 )
 def test_predict_refuses(cli, trained, args, message):

@@ -31,6 +31,9 @@ def config(run=None, runs=()):
 def test_several_runs_stand_side_by_side(trained, tmp_path, capsys):
     main(config(runs=[trained, trained.parent / "run"]), tmp_path)
     assert capsys.readouterr().out.strip() == str(tmp_path / "report" / "report.html")
+    one = config()
+    one.report.runs = str(trained)  # without brackets
+    main(one, tmp_path)
     with pytest.raises(ValueError, match=r"none is not the folder of a run"):
         main(config(runs=[trained, tmp_path / "none"]), tmp_path)
 

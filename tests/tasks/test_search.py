@@ -75,6 +75,12 @@ def test_counts_that_are_none_are_named(cli, tmp_path, given):
     assert f"{given}: give a whole number of at least 1" in done.stderr
 
 
+@pytest.mark.parametrize("given", ["search.space=all", "search.arguments=some"])
+def test_what_has_no_names_is_refused(cli, tmp_path, given):
+    done = cli("+sweeps=search", f"search.folder={tmp_path}/search", given, cwd=tmp_path, status=1)
+    assert f"{given}: give options by their names" in done.stderr
+
+
 def test_a_folder_that_leads_elsewhere_is_refused(cli, tmp_path):
     (tmp_path / "search").mkdir()
     (tmp_path / "thesis.txt").write_text("years of work")

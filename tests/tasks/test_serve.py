@@ -231,6 +231,9 @@ def test_what_is_no_artifact_ends_with_a_line(cli, tmp_path):
     ("option", "value", "reason"),
     [
         ("port", 80, "give one from 1024 to 65535"),
+        ("port", "abc", "give one from 1024 to 65535"),
+        ("timeout", "soon", "give a number above 0"),
+        ("map_tiles", "all", "give 0 to 32"),
         ("host", "example.org", "give 127.0.0.1, or"),
         ("waiting", 0, "give a number above 0"),
         ("max_mb", -1, "give a number above 0"),

@@ -46,6 +46,8 @@ def test_images_of_one_size_go_together_whole_or_stream(way):
 
 def test_images_of_their_own_sizes_go_alone(way):
     assert way(None, 3).batch == 1
+    with pytest.raises(ValueError, match=r"max_memory_gb=all: give GB as a number"):
+        way((8192, 8192), "all")
     with pytest.raises(ValueError, match=r"max_memory_gb=1 is too little: the program itself takes 1\.00"):
         way(None, 1)
 

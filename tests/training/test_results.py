@@ -10,9 +10,9 @@ from hct_lightning.runs.folder import Run
 from hct_lightning.training.results import read_metrics, record_results
 
 
-def finished(mode: str = "max", best: float | None = 0.9) -> SimpleNamespace:
+def finished(mode: str = "max", best: float | None = 0.9, monitor: str = "val/accuracy") -> SimpleNamespace:
     """As much of a trainer as is read."""
-    keeper = ModelCheckpoint(monitor="val/accuracy", mode=mode)
+    keeper = ModelCheckpoint(monitor=monitor, mode=mode)
     keeper.best_model_score = None if best is None else torch.tensor(best)
     return SimpleNamespace(callback_metrics={"val/loss": torch.tensor(0.5)}, checkpoint_callback=keeper)
 
@@ -23,6 +23,12 @@ def test_the_best_is_what_is_to_be_large(mode, best, found):
     metrics = read_metrics(finished(mode, best))
     assert metrics["val/loss"] == 0.5
     assert metrics.get("best") == found
+
+
+def test_another_metric_is_not_taken_for_accuracy():
+    metrics = read_metrics(finished(best=0.75, monitor="val/auroc"))
+    assert metrics["best/auroc"] == 0.75
+    assert "best" not in metrics
 
 
 def test_without_a_keeper_there_is_no_best():

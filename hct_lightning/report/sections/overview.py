@@ -21,7 +21,8 @@ def key_figures(run: RunFiles) -> list[tuple[str, str]]:
     """The few numbers that a reader looks for first."""
     found = []
     if run.accuracy is not None:
-        found.append(("Validation accuracy, best", f"{run.accuracy:.1%}"))
+        which = "best" if "best" in run.record["metrics"] else "last epoch"
+        found.append((f"Validation accuracy, {which}", f"{run.accuracy:.1%}"))
     if images_s := run.mean_s("images_s"):
         found.append(("Trained", f"{images_s:.1f} images/s"))
     if run.record.get("seconds"):
