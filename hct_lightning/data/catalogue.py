@@ -1,6 +1,7 @@
 """What a source gives: images and labels, divided into what trains, what validates and what is kept for a test."""
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -12,6 +13,13 @@ from hct_lightning.data.reading.geometry import Size
 from hct_lightning.data.reading.readers import Reader
 
 SIDES = ("train", "valid", "test")
+_OTHER_NAMES = {"training": "train", "val": "valid", "validation": "valid", "testing": "test"}
+
+
+def side_named(name: str) -> str | None:
+    """Which of `SIDES` a table or a folder means by a name, in whatever letters; None for any other name."""
+    name = name.lower()
+    return _OTHER_NAMES.get(name, name if name in SIDES else None)
 
 
 @dataclass(frozen=True)
@@ -152,20 +160,38 @@ def label_by_class(images: dict[str, list[str]], classes: Iterable[str]) -> Spli
 
 
 def split_by_class(
-    images: dict[str, list[str]], fraction: float, seed: int
+    images: dict[str, list[str]], fraction: float, seed: int, name: Callable[[str], str]
 ) -> tuple[dict[str, list[str]], dict[str, list[str]], list[str]]:
-    """Each class apart, at random, so that both sides have the same proportions."""
+    """Each class apart, at random, so that both sides have the same proportions.
+
+    A digest of seed and name draws, not the place in the list: one image more or less moves one other at most.
+
+    Args:
+        images: by class; or groups of them.
+        fraction: of each class, what validates.
+        seed: of the draw.
+        name: says what an image is called wherever the data set lies: its path from the top, say.
+
+    Returns:
+        What trains and what validates, by class and in the given order, and notes.
+
+    Raises:
+        ValueError: for a fraction that is none.
+    """
     if not 0 < fraction < 1:
         raise ValueError(f"data.valid_fraction={fraction}: give a fraction between 0 and 1")
-    rng = np.random.default_rng(seed)
+
+    def drawn(image: str) -> bytes:
+        return hashlib.blake2b(f"{seed}\0{name(image)}".encode(errors="surrogateescape")).digest()
+
     train, valid, notes = {}, {}, []
-    for name, files in sorted(images.items()):
+    for cls, files in sorted(images.items()):
         count = min(len(files) - 1, max(1, round(fraction * len(files))))
-        chosen = set(rng.permutation(len(files))[:count].tolist())
-        train[name] = [path for i, path in enumerate(files) if i not in chosen]
-        valid[name] = [path for i, path in enumerate(files) if i in chosen]
+        chosen = set(sorted(files, key=drawn)[:count])
+        train[cls] = [path for path in files if path not in chosen]
+        valid[cls] = [path for path in files if path in chosen]
         if not chosen:
-            notes.append(f"{name} has one image: it goes to training, none validates")
+            notes.append(f"{cls} has one image: it goes to training, none validates")
     return train, valid, notes
 
 

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from hct_lightning.data.catalogue import Catalogue, Split, resolve_root
+from hct_lightning.data.catalogue import Catalogue, Split, resolve_root, side_named, split_by_class
 from hct_lightning.data.sources.csv import table
 from hct_lightning.data.sources.folder import folder
 from hct_lightning.data.sources.liu4k import liu4k
@@ -69,3 +69,17 @@ def test_a_part_of_images_that_know_no_groups():
     assert [split.part(0.25).labels.count(label) for label in (0, 1)] == [5, 5]
     catalogue = Catalogue("table", ("a", "b"), split, split, test=split).part_of_training(0.25)
     assert [len(side) for side in catalogue.splits.values()] == [10, 40, 40]
+
+
+def test_a_split_is_the_same_in_every_version_of_python_and_on_every_machine():
+    files = [f"{i}.jpg" for i in range(10)] + ["\udcff.jpg"]  # a name of bytes that are no text
+    train, valid, notes = split_by_class({"a": files}, 0.3, 0, str)
+    assert valid == {"a": ["7.jpg", "8.jpg", "\udcff.jpg"]}
+    assert (sorted(train["a"] + valid["a"]), notes) == (sorted(files), [])
+    assert split_by_class({"a": files[::-1]}, 0.3, 0, str)[1] == {"a": valid["a"][::-1]}
+
+
+def test_sides_have_several_names():
+    assert [side_named(name) for name in ("Train", "training", "VAL", "validation", "Testing", "tests", "")] == [
+        "train", "train", "valid", "valid", "test", None, None,
+    ]  # fmt: skip

@@ -19,7 +19,8 @@ def home(tmp_path_factory, photos) -> Path:
         (home / "photos" / photo.parent.name).mkdir(parents=True, exist_ok=True)
         for copy in "abc":
             shutil.copy(photo, home / "photos" / photo.parent.name / f"{copy}-{photo.name}")
-    rows = [f"photos/{p.parent.name}/a-{p.name},{i % 2}" for i, p in enumerate(sorted(photos.rglob("*.jpg")) * 3)]
+    copies = sorted((home / "photos").rglob("*.jpg"))
+    rows = [f"{path.relative_to(home)},{i % 2}" for i, path in enumerate(copies)]
     (home / "list.csv").write_text("\n".join(["path,label", *rows]) + "\n")
     shutil.copy(next(photos.rglob("*.jpg")), home / "photo.jpg")
     for split in ("train", "valid"):

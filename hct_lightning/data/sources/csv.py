@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,13 @@ from hct_lightning.data.catalogue import (
     Catalogue,
     Split,
     resolve_root,
+    side_named,
     some,
     split_by_class,
 )
 
 OWN = ("path", "label", "split")  # columns with a meaning; the others are tags
+ONE_OF_EACH = ("label", "split", "group")  # columns in which all rows of an image agree
 T = TypeVar("T")
 Row = dict[str, str]  # a line of the table, by column
 
@@ -30,28 +33,29 @@ def table(root: str | None, *, valid_fraction: float, split_seed: int) -> Catalo
         split_seed: of that split.
 
     `split` holds train, valid (or val) or test. Images of one `group`, a patient say, never stand on
-    two sides. That column and others are kept with the images, as their tags.
+    two sides; nor does an image that several rows name. That column and others are kept with the images, as their tags.
 
     Raises:
-        ValueError: for missing columns, empty cells, an unknown split, a group on two sides, or
-            a label that training lacks.
+        ValueError: for missing columns, empty cells, an unknown split, a group on two sides, an image whose rows
+            contradict each other, or a label that training lacks.
         FileNotFoundError: for images that aren't there.
     """
     file = resolve_root(root)
     if file.is_dir():
         raise ValueError(f"data.root={root} is a folder; give the CSV file, or use data=folder")
-    rows, notes = read_rows(file), []
+    (rows, names), notes = read_rows(file), []
     if "split" not in rows[0]:
-        sides, notes = _grouped_split(rows, valid_fraction, split_seed)
+        sides, notes = _grouped_split(rows, names, valid_fraction, split_seed)
         rows = [row | {"split": side} for row, side in zip(rows, sides, strict=True)]
     return from_rows(f"table {file}", rows, notes)
 
 
-def read_rows(file: Path) -> list[Row]:
-    """The lines of a table, with absolute paths and the splits' own names.
+def read_rows(file: Path) -> tuple[list[Row], list[str]]:
+    """The lines of a table, with absolute paths and the splits' own names; and what each image is called: see `_name`.
 
     Raises:
-        ValueError: for missing columns, empty cells, cells beside the columns or an unknown split.
+        ValueError: for missing columns, empty cells, cells beside the columns, an unknown split, or an image with
+            two labels, splits or groups.
         FileNotFoundError: for images that aren't there.
     """
     try:
@@ -66,7 +70,8 @@ def read_rows(file: Path) -> list[Row]:
         raise ValueError(
             f"{file} lacks the column {' and '.join(sorted(missing))}; it has {columns}, separated by commas"
         )
-    rows = []
+    rows, names = [], []
+    first: dict[str, tuple[int, Row]] = {}  # line and row in which a file is named first
     while cells := _checked(lambda: next(reader, None), reader, file):
         if any(cells.pop(None, ())):  # spreadsheets leave commas behind
             raise ValueError(
@@ -75,9 +80,17 @@ def read_rows(file: Path) -> list[Row]:
         row = {key: (value or "").strip() for key, value in cells.items() if key}
         if not row["path"] or not row["label"]:
             raise ValueError(f"{file}, line {reader.line_num}: path or label is empty")
+        names.append(_name(row["path"], file.parent))
         row["path"] = str((file.parent / row["path"]).resolve())
         if "split" in columns:
             row["split"] = _side(row["split"], file, reader.line_num)
+        line, before = first.setdefault(row["path"], (reader.line_num, row))
+        for column in ONE_OF_EACH:
+            if row.get(column) != before.get(column):
+                raise ValueError(
+                    f"{file}, line {reader.line_num}: {names[-1]} has {column}={row[column]!r} here and "
+                    f"{before[column]!r} in line {line}; leave one"
+                )
         rows.append(row)
     if not rows:
         raise ValueError(f"{file} has no rows")
@@ -85,7 +98,14 @@ def read_rows(file: Path) -> list[Row]:
         raise FileNotFoundError(
             f"{file} names {len(absent)} files that aren't there: {some(absent)}; relative paths start at {file.parent}"
         )
-    return rows
+    return rows, names
+
+
+def _name(path: str, folder: Path) -> str:
+    """What an image is called wherever the table and its images lie: as the table says, but from its folder on."""
+    whole = Path(os.path.normpath(folder / path))
+    name = whole.relative_to(folder) if whole.is_relative_to(folder) else Path(os.path.normpath(path))
+    return name.as_posix()
 
 
 def _checked(read: Callable[[], T], reader: csv.DictReader, file: Path) -> T:
@@ -127,23 +147,26 @@ def _split(rows: list[Row], classes: tuple[str, ...]) -> Split:
 
 
 def _side(split: str, file: Path, line: int) -> str:
-    sides = {side: side for side in SIDES} | {"val": "valid", "validation": "valid"}
-    if split.lower() not in sides:
+    found = side_named(split)
+    if not found:
         raise ValueError(f"{file}, line {line}: split={split!r}; use train, valid or test")
-    return sides[split.lower()]
+    return found
 
 
-def _grouped_split(rows: list[Row], fraction: float, seed: int) -> tuple[list[str], list[str]]:
+def _grouped_split(rows: list[Row], names: list[str], fraction: float, seed: int) -> tuple[list[str], list[str]]:
     """Splits whole groups, stratified by each group's commonest label."""
-    members = defaultdict(list)
-    for i, row in enumerate(rows):
-        # An image without a group is a group of its own.
-        members[row.get("group") or f"\0{i}"].append(i)
+    members, called = defaultdict(list), {}
+    for i, (row, name) in enumerate(zip(rows, names, strict=True)):
+        # An image without a group is a group of its own, in however many rows and by whatever names.
+        group = row.get("group") or f"\0{row['path']}"
+        name = row.get("group") or f"\0{name}"
+        members[group].append(i)
+        called[group] = min(name, called.get(group, name))
     by_label = defaultdict(list)
     for group, indices in members.items():
         commonest = Counter(sorted(rows[i]["label"] for i in indices)).most_common(1)[0][0]
         by_label[commonest].append(group)
-    _, valid, notes = split_by_class(by_label, fraction, seed)
+    _, valid, notes = split_by_class(by_label, fraction, seed, called.__getitem__)
     validating = {group for groups in valid.values() for group in groups}
     sides = ["train"] * len(rows)
     for group in validating:

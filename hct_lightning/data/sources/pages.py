@@ -64,7 +64,7 @@ def pages(root: str) -> Catalogue:
             f"data.root={root}: the pages are not there; `make pages` brings them from the network, 1 GB "
             "(see docs/pages.md)"
         )
-    rows, every = read_rows(file), len(listed())
+    (rows, _), every = read_rows(file), len(listed())
     notes = [f"{every - len(rows)} of {every} pages are missing"] if len(rows) < every else []
     return from_rows(f"pages {file.parent}", rows, notes)
 

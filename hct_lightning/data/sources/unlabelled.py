@@ -1,8 +1,10 @@
 """Images without labels, in a folder of any form."""
 
+from functools import partial
+
 from hct_lightning.data.catalogue import Catalogue, label_by_class, resolve_root, split_by_class
 from hct_lightning.data.reading.image import SUFFIXES
-from hct_lightning.data.sources.folder import images_below
+from hct_lightning.data.sources.folder import images_below, name_below
 
 NAME = "unlabelled"  # of the one class that they are said to have
 
@@ -24,7 +26,7 @@ def unlabelled(root: str | None, *, valid_fraction: float, split_seed: int) -> C
     found = images_below(top)
     if len(found) < 2:
         raise ValueError(f"{top} holds {len(found)} image(s), of {', '.join(SUFFIXES)}; give a folder with more")
-    train, valid, notes = split_by_class({NAME: found}, valid_fraction, split_seed)
+    train, valid, notes = split_by_class({NAME: found}, valid_fraction, split_seed, partial(name_below, top))
     classes = (NAME,)
     return Catalogue(
         f"images of {top}", classes, label_by_class(train, classes), label_by_class(valid, classes), tuple(notes)

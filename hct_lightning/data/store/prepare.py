@@ -78,7 +78,7 @@ def prepare(
             for i, (path, label) in enumerate(zip(images.paths, images.labels, strict=True)):
                 name = found.classes[label]
                 file = item_file(split, name, path, recipe.format)
-                if labels.setdefault(file.casefold(), name) != name:  # a table may name an image for two classes
+                if labels.setdefault(file.casefold(), name) != name:  # a source may name an image for two classes
                     file = item_file(split, name, path, recipe.format, apart=True)
                 order.append((file, images.tags_of(i)))
                 if file in items:  # a table may name an image twice

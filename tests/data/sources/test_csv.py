@@ -86,6 +86,59 @@ def test_images_without_a_group_are_split_one_by_one(tmp_path):
     assert Counter(table(str(file)).valid.labels) == {0: 2, 1: 2}
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("column", ["", ",group"])
+def test_an_image_in_several_rows_is_never_on_both_sides(tmp_path, seed, column):
+    rows = [f"{path},a" + "," * len(column[:1]) for i in range(9) for path in (f"a{i}.png", f"./a{i}.png", f"b{i}.png")]
+    for i in range(9):
+        (tmp_path / f"b{i}.png").symlink_to(f"a{i}.png")
+    found = table(str(write_csv(tmp_path, "\n".join([f"path,label{column}", *rows]), a=9)), split_seed=seed)
+    assert set(found.train.paths).isdisjoint(found.valid.paths)
+    assert Counter(found.train.paths + found.valid.paths) == {str(tmp_path / f"a{i}.png"): 3 for i in range(9)}
+
+
+def side_of_each(found: Catalogue, root: Path) -> dict[str, str]:
+    return {str(Path(path).relative_to(root)): side for side, split in found.splits.items() for path in split.paths}
+
+
+def test_one_row_more_moves_one_other_image_at_most(tmp_path):
+    rows = [f"{name}{i}.png,{name}" for name in "ab" for i in range(20)]
+    file = write_csv(tmp_path, "\n".join(["path,label", *rows]), a=21, b=20)
+    before = side_of_each(table(str(file)), tmp_path)
+    for at in (0, 7, 40):
+        file.write_text("\n".join(["path,label", *rows[:at], "a20.png,a", *rows[at:]]))
+        after = side_of_each(table(str(file)), tmp_path)
+        assert sum(after[name] != side for name, side in before.items()) <= 1
+
+
+def test_one_group_more_moves_one_other_group_at_most(tmp_path):
+    rows = [f"a{i}.png,cat,p{i // 2}" for i in range(40)]
+    file = write_csv(tmp_path, "\n".join(["path,label,group", *rows]), a=42)
+    before = side_of_each(table(str(file)), tmp_path)
+    file.write_text("\n".join(["path,label,group", "a40.png,cat,q", "a41.png,cat,q", *rows[::-1]]))
+    after = side_of_each(table(str(file)), tmp_path)
+    assert sum(after[name] != side for name, side in before.items()) in (0, 2)
+
+
+def test_a_table_is_split_alike_wherever_it_lies(tmp_path):
+    """With paths that are relative, absolute, beside its folder and through links."""
+    sides = []
+    for place in ("here", "far/away/there"):
+        lists, images, pool = (tmp_path / place / name for name in ("lists", "images", f"pool-{len(place)}"))
+        rows = []
+        for folder in (lists, images, pool):
+            folder.mkdir(parents=True)
+        for i in range(10):
+            for file in (lists / f"a{i}.png", lists / f"b{i}.png", images / f"c{i}.png", pool / f"d{i}.png"):
+                file.touch()
+            (lists / f"d{i}.png").symlink_to(pool / f"d{i}.png")
+            rows += [f"a{i}.png,x", f"{lists}/b{i}.png,x", f"../images/c{i}.png,x", f"d{i}.png,x"]
+        found = table(str(write_csv(lists, "\n".join(["path,label", *rows]))))
+        sides.append({Path(path).name for path in found.valid.paths})
+    assert sides[0] == sides[1]
+    assert len(sides[0]) == 8
+
+
 GOOD = "a0.png,cat,train\na1.png,dog,train\na2.png,cat,valid\n"
 
 
@@ -106,7 +159,19 @@ GOOD = "a0.png,cat,train\na1.png,dog,train\na2.png,cat,valid\n"
         ('path,label\n\n"a0.png","cat\ndog"\n\na1.png,\n', r"line 6: path or label is empty"),
         ("path,label,split\n" + GOOD + "a0.png,cat,dev\n", r"line 5: split='dev'; use train, valid or test"),
         ("path,label,split\na0.png,cat,\n", r"line 2: split=''; use train, valid or test"),
-        ("path,label,split\n" + GOOD + "a1.png,cow,valid\n", r"no training image of cow; add some"),
+        ("path,label,split\n" + GOOD + "a3.png,cow,valid\n", r"no training image of cow; add some"),
+        (
+            "path,label\na0.png,cat\na1.png,dog\n./a0.png,dog\n",
+            r"data\.csv, line 4: a0\.png has label='dog' here and 'cat' in line 2; leave one",
+        ),
+        (
+            "path,label,split\na0.png,cat,train\na1.png,dog,train\na0.png,cat,test\n",
+            r"data\.csv, line 4: a0\.png has split='test' here and 'train' in line 2; leave one",
+        ),
+        (
+            "path,label,group\na0.png,cat,p1\na1.png,dog,\na0.png,cat,p2\n",
+            r"data\.csv, line 4: a0\.png has group='p2' here and 'p1' in line 2; leave one",
+        ),
         (
             "path,label,split,group\na0.png,cat,train,p1\na1.png,dog,train,p2\na2.png,cat,valid,p1\n",
             r"groups on both sides of the split: p1; give each group one split",
@@ -119,7 +184,7 @@ GOOD = "a0.png,cat,train\na1.png,dog,train\na2.png,cat,valid\n"
 )
 def test_a_wrong_csv_is_named(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
-        table(str(write_csv(tmp_path, text, a=3)))
+        table(str(write_csv(tmp_path, text, a=4)))
 
 
 def test_commas_that_a_spreadsheet_left_behind_are_passed_over(tmp_path):

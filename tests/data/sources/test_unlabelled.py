@@ -23,6 +23,14 @@ def test_all_images_below_a_folder_are_found_and_split(tmp_path, plant, names):
     assert unlabelled(str(tmp_path), split_seed=1).valid != found.valid
 
 
+def test_one_image_more_moves_one_other_at_most_wherever_the_folder_lies(tmp_path, plant, names):
+    root = plant(tmp_path / "photos", a=30)
+    before = set(names(unlabelled(str(root)).valid, root))
+    (root / "a" / "0.png").touch()
+    root = root.rename(tmp_path / "moved")
+    assert len((before ^ set(names(unlabelled(str(root)).valid, root))) - {"a/0.png"}) <= 1
+
+
 def test_fewer_than_two_images_or_a_file_are_refused(tmp_path, plant):
     plant(tmp_path, a=1)
     with pytest.raises(ValueError, match=r"holds 1 image\(s\), of \.avif.*; give a folder with more"):
