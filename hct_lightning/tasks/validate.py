@@ -47,9 +47,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     `<checkpoint>.json` has the metrics, `<checkpoint>.csv` the answer for each image; of another split than valid
     they are named after that, too.
     """
-    if cfg.trainer.limit_val_batches == 0:  # as a run may have been trained
-        raise ValueError("trainer.limit_val_batches=0 validates nothing; give trainer.limit_val_batches=null")
-    check_that_all_is_validated(cfg.trainer.limit_val_batches)
+    check_that_all_is_validated(cfg.trainer.limit_val_batches)  # a run may have been trained with less
     run = Run(folder, writes=is_rank_zero())
     checkpoint = run.checkpoint(cfg.ckpt or "best")
     network, spec = load_network(checkpoint, cfg.safety.allow)

@@ -128,6 +128,8 @@ def check_that_all_is_validated(limit: float | None) -> None:
     """Raises ValueError for a `trainer.limit_val_batches` that leaves images out: the split is sorted by class."""
     if limit is None or (isinstance(limit, float) and limit == 1):
         return
+    if limit == 0:
+        raise ValueError("trainer.limit_val_batches=0 validates nothing; give trainer.limit_val_batches=null")
     raise ValueError(
         f"trainer.limit_val_batches={limit} would validate the first classes alone; give "
         "trainer.limit_val_batches=null, and data.limit_valid=<images> for fewer of each class"
