@@ -13,6 +13,7 @@ from hct_lightning.data.reading.decoding import Decoding, padding_note
 from hct_lightning.data.reading.geometry import NATIVE, Size
 from hct_lightning.data.reading.image import UnreadableImageError, probe
 from hct_lightning.data.reading.readers import FileReader, NativeReader, Reader
+from hct_lightning.data.reading.stored import window_for
 from hct_lightning.data.statistics import channel_statistics
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LOOKED_AT = {"train": 32, "valid": 8}  # images whose headers say channels and sizes
+VALUES_LOOKED_AT = 4  # training images whose values say whether they take a window
 MEASURED = 256  # training images whose pixels say mean and deviation
 
 
@@ -35,6 +37,7 @@ class Dataset:
         std: likewise.
         source_sizes: (height, width) of the files that were looked at, sorted.
         notes: what a user should know of how they are read.
+        fitting_window: one to give, where the files hold integers that the default does not fit.
         skips: whether unreadable files are left out instead of ending the run.
         skipped: the reasons of those, by path.
     """
@@ -46,6 +49,7 @@ class Dataset:
     std: tuple[float, ...]
     source_sizes: list[Size]
     notes: tuple[str, ...] = ()
+    fitting_window: tuple[int, int] | None = None
     skips: bool = False
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -134,7 +138,7 @@ def open_dataset(
         side = "training" if not len(found.train) else "validation"
         raise ValueError(f"{found.source} has no {side} images; add some, or split differently")
     skipped: dict[str, str] = {}
-    notes = []
+    notes, window = [], None
     if found.prepared:
         how = _as_prepared(found.prepared.decoding, decoding)
         sizes = [found.prepared.original(path).size for path in found.train.paths + found.valid.paths]
@@ -146,6 +150,9 @@ def open_dataset(
         said = {name: value for name, value in decoding.items() if value is not None}
         how = Decoding(**{**said, "channels": channels})
         sizes = [(height, width) for _, height, width in shapes]
+        if how.window is None and (fitting := window_for(found.train.at_most(VALUES_LOOKED_AT).paths, how.max_pixels)):
+            window, note = fitting
+            notes.append(note)
     if padded := padding_note(how, sizes):
         notes.append(padded)
     reader = reader_of(found, how, max(sizes, key=math.prod))
@@ -160,7 +167,7 @@ def open_dataset(
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != how.channels:
             raise ValueError(f"data.{name} has {len(values)} values for {how.channels} channels")
-    return Dataset(found, how, reader, mean, std, sorted(sizes), tuple(notes), skips, skipped)
+    return Dataset(found, how, reader, mean, std, sorted(sizes), tuple(notes), window, skips, skipped)
 
 
 def reader_of(found: Catalogue, decoding: Decoding, largest: Size) -> Reader:

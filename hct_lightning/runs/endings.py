@@ -158,7 +158,9 @@ def _ending_of_this_rank(error: BaseException) -> Ending:
     if out_of_memory.shows_in(error):
         said = out_of_memory.with_advice(f"out of memory: {str(error).strip().partition(chr(10))[0]}")
         return Ending(ranks.rank(), FAILED, type(error).__name__, said, True, True, time.time(), text)
-    mendable = isinstance(error, (ValueError, OSError, ImportError, InstantiationException))
+    mendable = isinstance(error, (ValueError, OSError, ImportError, InstantiationException)) or _is_misconfiguration(
+        error
+    )
     while isinstance(error, InstantiationException) and error.__cause__:
         error = error.__cause__  # what the constructor itself said
     # Gloo raises a plain RuntimeError, NCCL and the stores a DistError.
@@ -181,6 +183,11 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def is_termination(error: BaseException) -> bool:
     """Whether this is SIGTERM: ours, or Lightning's, known by name to spare the import."""
     return isinstance(error, signals.Terminated) or type(error).__name__ == "SIGTERMException"
+
+
+def _is_misconfiguration(error: BaseException) -> bool:
+    """Whether Lightning refuses an option: fewer batches than one, say. Known by name, too."""
+    return type(error).__name__ == "MisconfigurationException"
 
 
 def _file(folder: Path, name: str) -> Path:

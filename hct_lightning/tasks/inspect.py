@@ -39,9 +39,11 @@ NOT_OF_TRAINING = ("task", "run", "ckpt", "inspect.samples", "inspect.thumbnail"
 
 def main(cfg: DictConfig, folder: Path) -> None:
     """`task=inspect data=<set>`: `inspect/contact_sheet.png` and `inspect.json`, tables, and a command."""
-    data: ImageData = instantiate(cfg.data, on_error="skip", _convert_="all")
-    dataset = data.dataset
+    dataset = opened(cfg)
     describe(dataset.summary())
+    if dataset.fitting_window and "data.window" not in map(key_of, HydraConfig.get().overrides.task):
+        dataset = opened(cfg, window=dataset.fitting_window)  # mean and deviation are to be those with it
+        log.info("looking with data.window=%s", window_as_given(dataset))
     found = survey(
         dataset.catalogue,
         dataset.reader,
@@ -58,6 +60,15 @@ def main(cfg: DictConfig, folder: Path) -> None:
     show(found, beginning)
     log.info("-> %s", out)
     print(beginning["command"])
+
+
+def opened(cfg: DictConfig, **options: Any) -> Dataset:
+    data: ImageData = instantiate(cfg.data, **options, on_error="skip", _convert_="all")
+    return data.dataset
+
+
+def window_as_given(data: Dataset) -> str:
+    return json.dumps(data.decoding.window, separators=(",", ":"))
 
 
 def contact_sheet(data: Dataset, samples: int, side: int) -> Image.Image:
@@ -91,7 +102,7 @@ def suggest(cfg: DictConfig, data: Dataset, found: Survey) -> dict[str, Any]:
     """A command to begin with, the size of a raw store, and hours of training on this CPU.
 
     What was given is kept. Otherwise the resolution keeps the detail of half the images: the median of the shorter
-    sides. A store has its own, with the geometry and the channels.
+    sides. The window is that with which the images were looked at. A store has its own, with the geometry and the channels.
     """
     overrides = [override for override in HydraConfig.get().overrides.task if key_of(override) not in NOT_OF_TRAINING]
     given = {key_of(override) for override in overrides}
@@ -104,6 +115,8 @@ def suggest(cfg: DictConfig, data: Dataset, found: Survey) -> dict[str, Any]:
     fitting: dict[str, Any] = {"batch_size": max(1, min(8, len(data.catalogue.train) // 4))}
     if not prepared:
         fitting |= {"resolution": median, "geometry": data.decoding.geometry, "channels": data.decoding.channels}
+        if data.decoding.window:
+            fitting["window"] = window_as_given(data)
     if "data.statistics" not in given:
         fitting |= {name: f"[{','.join(f'{x:.4f}' for x in getattr(found, name))}]" for name in ("mean", "std")}
     if found.unreadable:

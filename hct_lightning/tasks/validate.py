@@ -36,7 +36,7 @@ from hct_lightning.training.answers import write_answers, write_thumbnails
 from hct_lightning.training.checkpoints import load_network
 from hct_lightning.training.large_images import StreamsInMemory, Way, name_of, way_through
 from hct_lightning.training.module import Answers, ImageClassifier
-from hct_lightning.training.trainer import build_trainer
+from hct_lightning.training.trainer import build_trainer, check_that_all_is_validated
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     `<checkpoint>.json` has the metrics, `<checkpoint>.csv` the answer for each image; of another split than valid
     they are named after that, too.
     """
-    if cfg.trainer.limit_val_batches == 0:  # as a run may have been trained
-        raise ValueError("trainer.limit_val_batches=0 validates nothing; give trainer.limit_val_batches=null")
+    check_that_all_is_validated(cfg.trainer.limit_val_batches)  # a run may have been trained with less
     run = Run(folder, writes=is_rank_zero())
     checkpoint = run.checkpoint(cfg.ckpt or "best")
     network, spec = load_network(checkpoint, cfg.safety.allow)

@@ -11,16 +11,16 @@ def class_weights(option: str | Sequence[float] | None, counts: Sequence[int]) -
         counts: training images of each class.
 
     Raises:
-        ValueError: for another word, another number of weights than classes, negative ones, or none above 0.
+        ValueError: for anything else, another number of weights than classes, negative ones, or none above 0.
     """
     if option is None:
         return None
     if option == "balanced":
         weights = [1 / count if count else 0.0 for count in counts]
-    elif isinstance(option, str):
-        raise ValueError(f"loss.class_weights={option}: give balanced, or a list with a weight for each class")
-    else:
+    elif isinstance(option, Sequence) and all(isinstance(weight, int | float) for weight in option):
         weights = [float(weight) for weight in option]
+    else:
+        raise ValueError(f"loss.class_weights={option}: give balanced, or a list with a weight for each class")
     if len(weights) != len(counts):
         raise ValueError(f"loss.class_weights has {len(weights)} weights for {len(counts)} classes")
     mean = sum(w * n for w, n in zip(weights, counts, strict=True)) / sum(counts)

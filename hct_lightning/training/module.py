@@ -45,6 +45,9 @@ class ImageClassifier(Learner):
     Logs, beside what every learner does, `train/accuracy`, `val/loss`, `val/accuracy`, `val/balanced_accuracy`, `val/f1`
     (macro) and `val/auroc` (macro, one against the rest); all but the losses are fractions. Balanced accuracy and AUROC
     are means over the classes that validation images have.
+
+    Raises:
+        ValueError: for a label smoothing out of 0..1.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class ImageClassifier(Learner):
         **options: Any,
     ) -> None:
         super().__init__(network, **options)
+        if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing <= 1:
+            raise ValueError(f"loss.label_smoothing={label_smoothing}: give a share of 0 to 1")
         self.classes = list(classes)
         self.label_smoothing = label_smoothing
         self.class_weights: Tensor | None

@@ -1,7 +1,9 @@
 """The trainer of a run, from its configuration."""
 
 import logging
+import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,23 +62,7 @@ def build_trainer(
         logging.getLogger(name).handlers.clear()
     for message in _EXPECTED:
         warnings.filterwarnings("ignore", message)
-    if (given := cfg.trainer.accumulate_grad_batches) != 1:
-        raise ValueError(
-            f"trainer.accumulate_grad_batches={given}: a step has data.batch_size images for each device; "
-            "give a larger data.batch_size for more, or micro_batches to divide them"
-        )
-    if cfg.trainer.use_distributed_sampler:
-        raise ValueError(
-            "trainer.use_distributed_sampler=true: the data module divides the images among the ranks itself, and "
-            "counts each once; leave it out"
-        )
-    if cfg.trainer.sync_batchnorm and devices.accelerator == "cpu":
-        raise ValueError(
-            "trainer.sync_batchnorm=true needs GPUs: PyTorch's SyncBatchNorm does not run on the CPU; "
-            "set it to false (each rank then normalises by its own micro-batch)"
-        )
-    if cfg.trainer.limit_train_batches == 0:
-        raise ValueError("trainer.limit_train_batches=0 trains nothing; give 1 or more, or task=validate")
+    _check_options(cfg.trainer, devices, trains=gradient_bytes > 0)
     if cfg.trainer.limit_val_batches == 0 and gradient_bytes:
         _say_that_nothing_is_validated(callbacks)
     # Lightning counts micro-batches here; a user means steps, whatever the memory divides them into.
@@ -105,6 +91,48 @@ def build_trainer(
         default_root_dir=str(folder),
         enable_model_summary=False,
         _convert_="all",
+    )
+
+
+def _check_options(options: DictConfig, devices: Devices, *, trains: bool) -> None:
+    if (given := options.accumulate_grad_batches) != 1:
+        raise ValueError(
+            f"trainer.accumulate_grad_batches={given}: a step has data.batch_size images for each device; "
+            "give a larger data.batch_size for more, or micro_batches to divide them"
+        )
+    if options.use_distributed_sampler:
+        raise ValueError(
+            "trainer.use_distributed_sampler=true: the data module divides the images among the ranks itself, and "
+            "counts each once; leave it out"
+        )
+    if options.sync_batchnorm and devices.accelerator == "cpu":
+        raise ValueError(
+            "trainer.sync_batchnorm=true needs GPUs: PyTorch's SyncBatchNorm does not run on the CPU; "
+            "set it to false (each rank then normalises by its own micro-batch)"
+        )
+    if options.limit_train_batches == 0:
+        raise ValueError("trainer.limit_train_batches=0 trains nothing; give 1 or more, or task=validate")
+    time = options.max_time
+    if not (time is None or isinstance(time, Mapping) or re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(time).strip())):
+        raise ValueError(f'trainer.max_time={time}: give DD:HH:MM:SS, as "00:00:10:00" for ten minutes')
+    if not trains:
+        return
+    for name in ("max_epochs", "max_steps"):
+        if options[name] == 0:
+            raise ValueError(f"trainer.{name}=0 trains nothing; give 1 or more, or task=validate")
+    if options.limit_val_batches != 0 and not options.fast_dev_run:
+        check_that_all_is_validated(options.limit_val_batches)
+
+
+def check_that_all_is_validated(limit: float | None) -> None:
+    """Raises ValueError for a `trainer.limit_val_batches` that leaves images out: the split is sorted by class."""
+    if limit is None or (isinstance(limit, float) and limit == 1):
+        return
+    if limit == 0:
+        raise ValueError("trainer.limit_val_batches=0 validates nothing; give trainer.limit_val_batches=null")
+    raise ValueError(
+        f"trainer.limit_val_batches={limit} would validate the first classes alone; give "
+        "trainer.limit_val_batches=null, and data.limit_valid=<images> for fewer of each class"
     )
 
 

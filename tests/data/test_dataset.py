@@ -68,6 +68,15 @@ def test_a_geometry_that_pads_most_of_an_image_is_noted(pictures):
     assert "data.geometry=paper pads more than half of 6 of the 6 images" in note
 
 
+def test_a_window_is_asked_for_where_the_default_loses_the_image(pictures):
+    for i, path in enumerate(pictures.train.paths + pictures.valid.paths):
+        Image.fromarray(np.full((40, 50), 500 * (i + 1), np.uint16)).save(path)
+    dataset = opened(pictures)
+    assert dataset.summary()["notes"] == ("values are 500..2000 of 0..65535: give data.window=[500,2000]",)
+    assert dataset.fitting_window == (500, 2000)
+    assert not opened(pictures, {"window": [0, 65535]}).notes
+
+
 def test_statistics_are_measured_where_they_are_asked_for(pictures):
     dataset = opened(pictures, statistics="data")
     assert dataset.mean == pytest.approx([30 / 255])  # 0, 20, 40 and 60: the training images alone

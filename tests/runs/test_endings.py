@@ -74,6 +74,21 @@ def test_the_rank_that_fails_says_why_while_another_waits_for_ever(tmp_path, err
     assert "error:" not in "".join(said[:-1])
 
 
+def test_an_option_that_lightning_refuses_is_said_in_its_words(tmp_path):
+    """A real one: so small a share of the batches is none."""
+    fails = """
+import lightning, torch
+from lightning.pytorch.demos.boring_classes import BoringModel
+from torch.utils.data import DataLoader
+trainer = lightning.Trainer(accelerator="cpu", limit_train_batches=0.05, logger=False, enable_checkpointing=False)
+trainer.fit(BoringModel(), DataLoader(torch.zeros(3, 32)))
+"""
+    code, said, record = end(start(tmp_path, fails), tmp_path)
+    assert code == 1
+    assert said[-1].startswith("error: You requested to check 0.05 of the `train_dataloader`")
+    assert record["reason"].startswith("MisconfigurationException: ")
+
+
 def test_a_rank_that_aborts_is_not_the_cause(tmp_path):
     """As NCCL's watchdog aborts ranks, rank 0 too, when another one is gone."""
     fails = "raise ValueError('the cause')"

@@ -50,6 +50,27 @@ def test_images_smaller_than_the_network_takes_are_enlarged(cli, tmp_path):
     assert "data.resolution=128" in done.stdout.strip().splitlines()[-1]
 
 
+def test_a_window_is_suggested_and_looked_with(cli, tmp_path):
+    """12 bits in 16: without a window the network would see black, and its mean would hide it."""
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        (tmp_path / "scans" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        values = rng.integers(500, 4001, (140, 140), dtype=np.uint16)
+        values[0, :2] = 500, 4000
+        Image.fromarray(values).save(tmp_path / "scans" / "ab"[i % 2] / f"{i}.png")
+    done = cli("task=inspect", "data=folder", "data.root=scans", "hydra.run.dir=run", cwd=tmp_path)
+    assert "values are 500..4000 of 0..65535: give data.window=[500,4000]" in done.stdout + done.stderr
+    command = done.stdout.strip().splitlines()[-1]
+    assert "data.window=[500,4000]" in shlex.split(command)
+    found = json.loads((tmp_path / "run" / "inspect" / "inspect.json").read_text())
+    assert found["mean"] == pytest.approx([0.5], abs=0.01)
+    given = ("data.root=scans", "data.window=null")
+    done = cli("task=inspect", "data=folder", *given, "hydra.run.dir=kept", cwd=tmp_path)
+    assert "data.window=null" in done.stdout.strip().splitlines()[-1]
+    found = json.loads((tmp_path / "kept" / "inspect" / "inspect.json").read_text())
+    assert found["mean"] == pytest.approx([2250 / 65535], abs=0.01)
+
+
 def mean_of(paths: list[Path]) -> list[float]:
     """Of the centred squares, channel by channel."""
     squares = [np.asarray(Image.open(path).convert("RGB"))[:, 32:224] / 255 for path in paths]

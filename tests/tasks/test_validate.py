@@ -20,6 +20,8 @@ def test_nothing_is_no_validation(cli, trained, tmp_path):
     assert done.stderr.splitlines()[-1] == (
         "error: trainer.limit_val_batches=0 validates nothing; give trainer.limit_val_batches=null"
     )
+    done = cli("task=validate", f"run={trained}", "trainer.limit_val_batches=2", cwd=tmp_path, status=1)
+    assert "error: trainer.limit_val_batches=2 would validate the first classes alone" in done.stderr
 
 
 def test_validate_repeats_what_training_measured(cli, trained):

@@ -23,6 +23,8 @@ def test_given_ones_keep_their_proportions_with_a_mean_of_one():
         ([1], "1 weights for 2 classes"),
         ([-1, 1], "at least 0, not all 0"),
         ([0, 0], "at least 0, not all 0"),
+        (5, "loss.class_weights=5: give balanced, or a list"),
+        ([1, None], r"loss.class_weights=\[1, None\]: give balanced, or a list"),
         ("equal", "loss.class_weights=equal: give balanced, or a list"),
     ],
 )

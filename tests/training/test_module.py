@@ -55,6 +55,12 @@ def test_micro_batches_of_any_size_make_the_step_of_their_global_batch():
     torch.testing.assert_close(module.network[1].weight, linear.weight - rate * linear.weight.grad)
 
 
+@pytest.mark.parametrize("share", [2, -0.1, None])
+def test_labels_are_smoothed_by_a_share(share):
+    with pytest.raises(ValueError, match=rf"^loss\.label_smoothing={share}: give a share of 0 to 1"):
+        classifier(label_smoothing=share)
+
+
 def test_several_crops_of_an_image_weigh_as_much_as_one():
     def trained(seen: Batch) -> torch.Tensor:
         module = classifier(images_per_backward=1.5)

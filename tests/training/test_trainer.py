@@ -26,6 +26,42 @@ def test_what_means_something_else_here_is_refused_with_what_to_give_instead(opt
         build_trainer(cfg, tmp_path, devices, callbacks=[], micro_batches=2)
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (
+            "trainer.limit_val_batches=1",
+            r"limit_val_batches=1 would validate the first classes alone; .* data.limit_valid",
+        ),
+        ("trainer.limit_val_batches=0.5", r"limit_val_batches=0\.5 would validate the first classes alone"),
+        ("trainer.max_epochs=0", r"^trainer\.max_epochs=0 trains nothing"),
+        ("trainer.max_steps=0", r"^trainer\.max_steps=0 trains nothing"),
+        ("trainer.max_time=10", r'^trainer\.max_time=10: give DD:HH:MM:SS, as "00:00:10:00" for ten minutes$'),
+        ("trainer.max_time=10:00", r"^trainer\.max_time=10:00: give DD:HH:MM:SS"),
+    ],
+)
+def test_what_would_train_or_validate_too_little_is_refused(option, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        built(tmp_path, option)
+
+
+@pytest.mark.parametrize(
+    ("options", "batches"),
+    [
+        (["trainer.limit_val_batches=1.0", "trainer.max_time=00:00:10:00"], 1.0),
+        (["trainer.limit_val_batches=3", "trainer.fast_dev_run=true", "+trainer.max_time.minutes=10"], 1),
+    ],
+)
+def test_all_of_validation_or_one_batch_on_trial(options, batches, tmp_path):
+    assert built(tmp_path, *options).limit_val_batches == batches
+
+
+def built(tmp_path, *options):
+    with initialize_config_module("hct_lightning.conf", version_base="1.3"):
+        cfg = compose("config", overrides=list(options))
+    return build_trainer(cfg, tmp_path, choose_devices("cpu", 1, 1, 1), callbacks=[], gradient_bytes=9)
+
+
 def built_without_validation(tmp_path, *callbacks):
     with initialize_config_module("hct_lightning.conf", version_base="1.3"):
         cfg = compose("config", overrides=["trainer.limit_val_batches=0"])

@@ -235,7 +235,8 @@ def _unreadable(path: Path | str, error: Exception) -> UnreadableImageError:
         reason = str(error)
     else:
         reason = f"damaged, or of an unusual kind ({type(error).__name__}: {error})"
-    return UnreadableImageError(f"{_shown(path)}: {' '.join(reason.split())}; remove or replace the file")
+    advice = "" if " give data." in reason else "; remove or replace the file"
+    return UnreadableImageError(f"{_shown(path)}: {' '.join(reason.split())}{advice}")
 
 
 def _what_it_is(path: Path | str) -> str:

@@ -48,8 +48,15 @@ class Regions:
         self.by_strips = isinstance(values, Strips)
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        """The pixels of a region, h w c uint8."""
-        values = to_uint8(np.ascontiguousarray(self._values[y0:y1, x0:x1]), self._window)
+        """The pixels of a region, h w c uint8.
+
+        Raises:
+            UnreadableImageError: without a window, where values go beyond the default.
+        """
+        try:
+            values = to_uint8(np.ascontiguousarray(self._values[y0:y1, x0:x1]), self._window)
+        except ValueError as error:
+            raise UnreadableImageError(f"{self.name}: {error}") from error
         values = values.reshape(y1 - y0, x1 - x0, -1)
         if values.shape[2] == self.shape[2]:
             return values

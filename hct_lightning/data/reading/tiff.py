@@ -36,6 +36,8 @@ def is_multi_band(path: Path | str) -> bool:
             tags = getattr(image, "tag_v2", {})
             bits, unsigned = max(tags.get(_BITS, (1,))), set(tags.get(_FORMAT, (1,))) == {1}
             inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+            if bits == 8 and tags.get(_FORMAT) == (2,):
+                return True  # signed bytes, of which Pillow would read -1 as 255
             return bits > 8 and (tags.get(_SAMPLES, 1) > 1 or inverted or (bits > 16 and unsigned))
     except (UnidentifiedImageError, SyntaxError, KeyError, ValueError, TypeError):
         return True
@@ -63,17 +65,27 @@ def read(path: Path | str, channels: int, window: Window | None) -> np.ndarray:
             raise ValueError(f"it is {kind}; save it as RGB")
         if len(bands) != channels and (len(bands) not in (1, 3) or channels not in (1, 3)):
             raise ValueError(f"it is {kind} where data.channels={channels}")
-        values = page.asarray()
-        if page.axes.startswith("S"):  # band after band
-            values = np.moveaxis(values, 0, -1)
-        if values.shape[:2] != (page.imagelength, page.imagewidth) or values.ndim > 3:
-            raise ValueError(f"its pixels are laid out as {page.axes}; save each image in a file of its own")
-        values = values.reshape(*values.shape[:2], -1)[..., bands]
+        values = _values(page)
         orientation, inverted = _orientation(page), page.photometric == _WHITE_IS_ZERO
     pixels = to_uint8(np.ascontiguousarray(values), window)
     if inverted:
         pixels = 255 - pixels
     return to_channels(_upright(pixels, orientation), channels, kind)
+
+
+def read_values(path: Path | str) -> np.ndarray:
+    """h w bands of the first image, the numbers that are stored, without transparency."""
+    with _page(path) as page:
+        return _values(page)
+
+
+def _values(page: Any) -> np.ndarray:
+    values = page.asarray()
+    if page.axes.startswith("S"):  # band after band
+        values = np.moveaxis(values, 0, -1)
+    if values.shape[:2] != (page.imagelength, page.imagewidth) or values.ndim > 3:
+        raise ValueError(f"its pixels are laid out as {page.axes}; save each image in a file of its own")
+    return values.reshape(*values.shape[:2], -1)[..., _bands(page)]
 
 
 def check_regions(file: BinaryIO) -> None:

@@ -20,14 +20,31 @@ def check_window(window: Sequence[Any]) -> Window:
     return tuple(pairs) if np.ndim(window[0]) else pairs[0]
 
 
+def range_of(dtype: np.dtype) -> tuple[int, int]:
+    """What becomes 0..255 of integers of this type where no window is given."""
+    return (0, 255) if dtype.itemsize == 1 else (0, 65535)
+
+
+def _default_window(values: np.ndarray) -> Window:
+    """That of integers which may go beyond it. Negative ones alone may be a mark of no data, and become 0."""
+    low, high = int(values.min()), int(values.max())
+    lowest, highest = range_of(values.dtype)
+    if high > highest or (values.dtype == np.int8 and low < lowest):
+        raise ValueError(
+            f"it holds {values.dtype} of {low}..{high}, and {lowest}..{highest} is read: give data.window=[{low},{high}]"
+        )
+    return lowest, highest
+
+
 def to_uint8(values: np.ndarray, window: Window | None) -> np.ndarray:
     """h w or h w c of any numbers -> uint8, `window` becoming 0..255, rounded.
 
-    By default 0..65535 for integers (0..255 for bytes), and for floats the image's own finite range.
+    By default 0..65535 for integers, and for floats the image's own finite range. Bytes stay as they are.
     NaN becomes the lower end.
 
     Raises:
-        ValueError: when the image holds no finite value, or the window is for another number of bands.
+        ValueError: when the image holds no finite value, the window is for another number of bands, or there is none
+            and integers go beyond 65535, or signed bytes below 0.
     """
     if values.dtype == np.uint8:
         return values
@@ -36,6 +53,8 @@ def to_uint8(values: np.ndarray, window: Window | None) -> np.ndarray:
         if finite.size == 0:
             raise ValueError("it holds no finite value")
         window = float(finite.min()), float(finite.max())
+    elif window is None and (values.dtype == np.int8 or values.dtype.itemsize > 2):
+        window = _default_window(values)
     low, high = np.asarray(window or (0, 65535), dtype=np.float32).T
     bands = values.shape[2] if values.ndim == 3 else 1
     if low.ndim and bands != len(low):

@@ -79,6 +79,13 @@ def test_numbers_of_every_type(tmp_path, dtype, tile):
         check(tmp_path / "a.tif", decoding(channels=1, window=window))
 
 
+def test_integers_beyond_the_default_are_named(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[1, 2**20]], np.uint32))
+    image = open_regions(tmp_path / "a.npy", decoding(channels=1))
+    with pytest.raises(UnreadableImageError, match=r"a\.npy: it holds uint32 of 1\.\.1048576, .*data\.window="):
+        image.read(0, 1, 0, 2)
+
+
 @pytest.mark.parametrize("bands", [1, 3, 4])
 @pytest.mark.parametrize("window", [None, (1000, 20000)])
 def test_deep_png(tmp_path, bands, window):
