@@ -106,6 +106,7 @@ SHORTER = {
     "data.resolution=[512,360],[1024,720],[2048,1440]": "data.resolution=[128,128],256",
     "data.resolution=[1024,720]": "data.resolution=256",
     "data.resolution=[512,360]": "data.resolution=128",
+    "trainer.max_epochs=8": "trainer.max_epochs=1",
     "trainer.max_epochs=16": "trainer.max_epochs=1",
     "trainer.max_epochs=16,48": "trainer.max_epochs=1,2",
     "search.trials=60": "search.trials=1",
