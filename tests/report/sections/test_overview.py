@@ -64,6 +64,14 @@ def test_key_figures_and_commands(full_run):
     )
 
 
+def test_another_metric_that_chose_the_checkpoint_is_no_accuracy(make_run):
+    folder = make_run("a")
+    record = json.loads((folder / "run.json").read_text())
+    record["metrics"] = {"val/accuracy": 0.5, "best/auroc": 0.9}
+    (folder / "run.json").write_text(json.dumps(record))
+    assert dict(key_figures(*open_runs([folder])))["Validation accuracy, last epoch"] == "50.0%"
+
+
 def test_how_a_run_went_on(make_run):
     folder = make_run()
     record = json.loads((folder / "run.json").read_text()) | {"since": ["trainer.max_epochs=9", "mine.token=canary"]}
