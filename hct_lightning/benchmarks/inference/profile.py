@@ -24,6 +24,7 @@ from hct_lightning.machine.runtime import resolve_precision
 SIDE = 2048  # of the matrices whose product is timed
 COPIED = 2**28  # bytes, more than caches hold of what two cores use at once
 CALLS = 5
+WARM = 2  # calls before these, in which memory is new
 SHOWN = 15  # operators of an artifact
 _IN_WORDS = {
     "fp32": "products in fp32, GOP/s",
@@ -116,20 +117,32 @@ def _of_torch(model: Model, pixels: Tensor) -> Counter[str]:
 
 
 def _of_openvino(model: Model, pixels: Tensor) -> Counter[str]:
-    """Each node's least time of some calls, by type and kernel."""
+    """Each node's mean time, by type and kernel."""
     import openvino
 
     from hct_lightning.deploy.runtimes.openvino import prepare
 
     request, brought = prepare(Path(model.where) / model.about["file"], model.about, profile=True)()
-    least = {("stem", "pixels brought into form, with the stem where it is ours"): fastest(lambda: brought(pixels))}
+    stem = {("stem", "pixels brought into form, with the stem where it is ours"): fastest(lambda: brought(pixels))}
     given = openvino.Tensor(brought(pixels).numpy(), shared_memory=True)
-    for _ in range(CALLS):
-        request.infer([given])
-        for node in request.profiling_info:
-            key = node.node_name, f"{node.node_type} {node.exec_type}"
-            least[key] = min(least.get(key, float("inf")), node.real_time.total_seconds())
-    return _summed(least)
+
+    def means(calls: int) -> dict[tuple[str, str], float]:
+        for _ in range(calls):
+            request.infer([given])
+        nodes = request.profiling_info
+        return {(n.node_name, f"{n.node_type} {n.exec_type}"): n.real_time.total_seconds() for n in nodes}
+
+    return _summed(stem | without_first(means(WARM), WARM, means(CALLS), WARM + CALLS))
+
+
+def without_first(first: Mapping[Any, float], calls: int, mean: Mapping[Any, float], of: int) -> dict[Any, float]:
+    """Means of the calls after the first ones. OpenVINO's are of all calls that a model has had.
+
+    Args:
+        first: means of the first `calls`.
+        mean: means `of` so many calls, the first among them.
+    """
+    return {key: max(0.0, (seconds * of - first[key] * calls) / (of - calls)) for key, seconds in mean.items()}
 
 
 def _of_onnx(model: Model, pixels: Tensor) -> Counter[str]:

@@ -35,7 +35,7 @@ constexpr const char* kHelp = R"(usage: hct_predict [options] ARTIFACT IMAGE...
 Prints a line of JSON for each image (PNG or JPEG): its class, the probabilities, and the seconds it took.
 
   --streams N  images at a time, each on its share of the threads: for many images; fewer where memory is short
-  --profile    then run the model five times more and print the operators with their seconds
+  --profile    then run the model six times more and print the operators with their seconds
   --repeat N   then run the model N times more and print each time
   --wait       then run the model once for every line on standard input and print its time
   --threads N  of torch and of OpenVINO
@@ -73,6 +73,8 @@ Options parse(int argc, char** argv) {
     else if (arg.starts_with("--")) throw Error(kUsage, "unknown option " + arg + "; see --help");
     else options.paths.push_back(arg);
   }
+  if (options.loading.profile && options.loading.streams > 1)
+    throw Error(kUsage, "--profile is of one image at a time; leave out --streams");
   if (options.paths.size() < 2) throw Error(kUsage, "give an artifact and at least one image; see --help");
   return options;
 }

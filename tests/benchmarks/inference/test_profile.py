@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hct_lightning.benchmarks.inference.profile import operations, operators, peaks, profiled
+from hct_lightning.benchmarks.inference.profile import operations, operators, peaks, profiled, without_first
 from hct_lightning.benchmarks.inference.subjects import find
 from hct_lightning.models import HCT, FromPixels
 
@@ -32,6 +32,12 @@ def test_operators_of_torchscript_are_those_of_the_network():
     assert times == sorted(times, reverse=True)
     assert any("convolution" in row["operator"] for row in rows)
     assert 0 < sum(times) < 10
+
+
+def test_first_calls_are_taken_from_means_over_all_calls():
+    """Seven calls of 9, 5, 2, 2, 2, 2 and 2 seconds, and of one another."""
+    mean = without_first({"a": 7.0, "b": 1.0}, 2, {"a": 24 / 7, "b": 1.0}, 7)
+    assert mean == pytest.approx({"a": 2.0, "b": 1.0})
 
 
 def test_a_row_says_how_near_it_comes_to_the_limit(tmp_path):

@@ -240,8 +240,8 @@ class Augmentation:
         if self.brightness or self.contrast or self.colour:
             factors = colour.tolist() if self.colour else None
             table = tone_table(changed, brightness=brightness, contrast=contrast, colour=factors)
-            changed = ways.look_up(changed, table)
-        if changed.data_ptr() != place.data_ptr() or changed.stride() != place.stride():
+            ways.look_up(changed, table, place)
+        elif changed.data_ptr() != place.data_ptr() or changed.stride() != place.stride():
             place.copy_(changed)
         if damages[0] < self.blur:
             ways.blur(place, 1 + int(3 * strengths[0]))

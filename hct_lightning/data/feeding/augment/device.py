@@ -51,17 +51,18 @@ def resample(image: Tensor, centre: tuple[float, float], matrix: Matrix, size: S
     return out
 
 
-def look_up(image: Tensor, table: Tensor) -> Tensor:
-    """The image with each value replaced by that of a table.
+def look_up(image: Tensor, table: Tensor, place: Tensor) -> None:
+    """Replaces each value by that of a table.
 
     Args:
         image: h w c uint8.
         table: 1 256 uint8, or c 256 for a table a channel.
+        place: h w c uint8, for the result; may be the image.
     """
     places = image.int()
     if len(table) > 1:
         places += 256 * torch.arange(len(table), device=image.device, dtype=torch.int32)
-    return table.flatten().index_select(0, places.flatten()).view(image.shape)
+    place.copy_(table.flatten().index_select(0, places.flatten()).view(image.shape))
 
 
 def blur(image: Tensor, passes: int) -> None:

@@ -39,7 +39,10 @@ def test_whole_pixels_are_kept_exactly():
 def test_values_are_looked_up(channels):
     image, table = noise(12, 10, 3), noise(channels, 256, 1)[..., 0]
     want = torch.stack([table[n % channels][image[..., n].long()] for n in range(3)], dim=-1)
-    assert torch.equal(look_up(image, table), want)
+    look_up(image, table, found := torch.empty_like(image))
+    assert torch.equal(found, want)
+    look_up(image, table, image)  # in place
+    assert torch.equal(image, want)
 
 
 @pytest.mark.parametrize("passes", [1, 2, 3])

@@ -14,7 +14,8 @@ def noise(channels: int) -> torch.Tensor:
 
 
 def change_tones(image: torch.Tensor, **how) -> torch.Tensor:
-    return look_up(image, tone_table(image, **how))
+    look_up(image, tone_table(image, **how), changed := torch.empty_like(image))
+    return changed
 
 
 @pytest.mark.parametrize("factor", [0.6, 1.0, 1.3])
