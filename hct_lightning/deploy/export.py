@@ -31,7 +31,17 @@ EXAMPLE = (512, 512)  # px, of a network whose images keep their sizes
 
 
 def choose_exporters(export: Mapping[str, Any]) -> dict[str, Any]:
-    """Those among the options of the group `export`, by the names of their artifacts."""
+    """Those among the options of the group `export`, by the names of their artifacts.
+
+    Raises:
+        ValueError: for another option that is none, so that a run says so before it trains.
+    """
+    for name in ("dynamic", "log"):
+        if not isinstance(export[name], bool):
+            raise ValueError(f"export.{name}={export[name]}: give true or false")
+    for name, least in (("calibration", 1), ("evaluation", 0)):
+        if isinstance(export[name], bool) or not isinstance(export[name], int) or export[name] < least:
+            raise ValueError(f"export.{name}={export[name]}: give a number of images, {least} or more")
     return {name: option for name, option in export.items() if callable(option)}
 
 

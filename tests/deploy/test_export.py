@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hct_lightning.deploy import export_artifact, load_artifact
+from hct_lightning.deploy.export import choose_exporters
 from hct_lightning.deploy.runtimes import torchscript
 
 
@@ -17,6 +18,29 @@ def test_description_says_what_a_server_needs(folder):
     assert description["classes"] == ["a", "b", "c", "d"]
     assert description["input"]["min"] == description["input"]["max"] == [192, 256]
     assert description["size_bytes"] == (folder / description["file"]).stat().st_size
+
+
+def test_exporters_are_told_from_options():
+    options = {"dynamic": False, "calibration": 64, "evaluation": 0, "log": True, "license": None}
+    assert choose_exporters(options | {"torchscript": torchscript.export}) == {"torchscript": torchscript.export}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fix"),
+    [
+        ("dynamic", 7, "true or false"),
+        ("log", None, "true or false"),
+        ("calibration", 0, "a number of images, 1 or more"),
+        ("calibration", None, "a number of images, 1 or more"),
+        ("evaluation", "abc", "a number of images, 0 or more"),
+        ("evaluation", True, "a number of images, 0 or more"),
+        ("evaluation", 0.5, "a number of images, 0 or more"),
+    ],
+)
+def test_a_wrong_option_is_named_before_training(name, value, fix):
+    options = {"dynamic": False, "calibration": 64, "evaluation": 200, "log": True, name: value}
+    with pytest.raises(ValueError, match=rf"^export\.{name}={value}: give {fix}$"):
+        choose_exporters(options)
 
 
 def test_a_failed_export_leaves_the_earlier_artifact(network, folder, tmp_path, about):
