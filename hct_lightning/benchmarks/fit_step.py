@@ -25,7 +25,7 @@ def step_of_fit(
         The step, and facts about it.
     """
     with initialize_config_module("hct_lightning.conf", version_base="1.3"):
-        cfg = compose("config", ["optim=adamw"])  # as the network written plainly
+        cfg = compose("config", ["optim=adamw", "drop_path_rate=0"])  # as the network written plainly
     runtime.configure(cfg.runtime)
     torch.manual_seed(0)
     device = best_device()

@@ -91,12 +91,17 @@ def _began_as(folder: Path) -> str:
 
 
 def _with_its_recipe(folder: Path, begun: list[str]) -> list[str]:
-    """The overrides, and `recipe=plain` where a run began when there was no other."""
+    """The overrides, and those that say what a run was by default that began when there was no `recipe`."""
     file = folder / BEGUN.with_name("hydra.yaml")
     choices = read_yaml(file, "hydra", "runtime", "choices") if file.exists() else None
     if not isinstance(choices, dict) or "recipe" in choices:
         return begun
-    return ["recipe=plain", *(RENAMED_CALLBACKS.get(override, override) for override in begun)]
+    was = ["recipe=plain"]
+    if "+experiment=demo" in begun:
+        was.append("optim=adamw")
+    if choices.get("callbacks") == "early_stopping":
+        was += ["~callbacks.average", "~callbacks.batch_norm"]
+    return [*was, *(RENAMED_CALLBACKS.get(override, override) for override in begun)]
 
 
 def _since(folder: Path) -> list[str]:

@@ -14,8 +14,10 @@ from hydra.errors import HydraException
 # The first part of a key. Not here: hydra, safety, slurm, and the options of other verbs than fit.
 _GROUPS = {
     "callbacks",
+    "compile",
     "data",
     "debug",
+    "drop_path_rate",
     "experiment",
     "export",
     "fit",

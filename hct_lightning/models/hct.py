@@ -157,6 +157,8 @@ class HCT(nn.Module):
             raise ValueError(f"blocks={tuple(blocks)}: give five counts of at least 1")
         if first_stride not in (1, 2):
             raise ValueError(f"first_stride={first_stride}: choose 1 or 2")
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate={drop_path_rate}: give 0 to less than 1")
         self.local_stages = min(conv_stages, MOST_LOCAL_STAGES)
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = WIDTHS[-1]

@@ -12,6 +12,7 @@
 | time_ms      | ms   | mean, of one image with the fastest artifact                               |
 """
 
+import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -33,12 +34,17 @@ def over_seeds(points: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[s
         points: as `read_points` gives them.
         folder: of the sweep.
     """
-    groups: dict[tuple, list[Mapping[str, Any]]] = {}
+    groups: dict[str, dict[Any, Mapping[str, Any]]] = {}  # by the other options as text, for a value may be a list
     for point in points:
         if "seed" in point["options"] and point["status"] == "completed":
-            others = tuple((name, value) for name, value in point["options"].items() if name != "seed")
-            groups.setdefault(others, []).append(point)
-    return [_row(dict(options), group, folder) for options, group in groups.items()]
+            # The same options with the same seed are the same training, and count once.
+            groups.setdefault(json.dumps(_others(point)), {}).setdefault(point["options"]["seed"], point)
+    each = [list(group.values()) for group in groups.values()]
+    return [_row(_others(group[0]), group, folder) for group in each]
+
+
+def _others(point: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in point["options"].items() if name != "seed"}
 
 
 def score_of(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from hct_lightning.cli.recompose import absolute_paths, key_of, recompose
@@ -57,6 +58,20 @@ def test_a_run_from_before_there_were_recipes_keeps_its_own(earlier, was, now):
         args = recompose([f"run={earlier}"])
         assert f"callbacks={was}" in args
         assert "recipe=plain" not in args
+
+
+def test_a_run_from_before_there_were_recipes_keeps_its_optimiser_and_weights(earlier):
+    recorded, choices = (earlier / ".hydra" / name for name in ("overrides.yaml", "hydra.yaml"))
+    recorded.write_text("- +experiment=demo\n- callbacks=early_stopping\n")
+    choices.write_text("hydra: {runtime: {choices: {data: scenes, callbacks: early_stopping}}}")
+    args = recompose([f"run={earlier}"])
+    with initialize_config_module("hct_lightning.conf", version_base="1.3"):
+        cfg = compose("config", [arg for arg in args if not arg.startswith(("hydra.", "run="))])
+    assert cfg.optim.optimizer._target_ == "torch.optim.AdamW"
+    assert "early_stopping" in cfg.callbacks
+    assert not {"average", "batch_norm"} & set(cfg.callbacks)
+    assert cfg.model.drop_path_rate == 0
+    assert "optim=adamw" not in recompose([f"run={earlier}", "optim=sgd"])
 
 
 def test_of_an_option_that_was_given_twice_the_last_counts(earlier):

@@ -18,6 +18,8 @@ from hct_lightning.cli.recorded import is_believed
         "data.resolution=256,512",
         "+experiment=mine",
         "seed=range(0,1000000000000)",
+        "drop_path_rate=0,0.1",
+        "compile=true",
         "optim.lr=1e-3",
         "model=timm",
         "model.model_name=resnet18",

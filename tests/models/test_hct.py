@@ -231,6 +231,8 @@ def test_one_module_for_each_place_so_that_quantizers_can_match_them():
         ({"blocks": (2, 2, 2)}, "five counts"),
         ({"blocks": (2, 2, 0, 2, 2)}, "five counts"),
         ({"first_stride": 3}, "first_stride=3"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate=1.0"),
+        ({"drop_path_rate": -0.1}, "drop_path_rate=-0.1"),
         ({"kernel": "cosine"}, "'cosine'"),
     ],
 )

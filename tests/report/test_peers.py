@@ -31,6 +31,16 @@ def test_the_seeds_of_a_network_are_one_row(rows):
     assert (hct["peak_gib"], hct["gmac"], hct["time_ms"]) == (0.9, 3.0, None)
 
 
+def test_options_may_be_lists_and_a_training_counts_once(tmp_path):
+    """A search proposes the same options again, with its own seed."""
+    sizes = [512, 360], [1024, 720]
+    points = [point(str(n), 0.1 * n, **{"data.resolution": sizes[n % 2], "seed": n // 4}) for n in range(8)]
+    rows = over_seeds(points, tmp_path)
+    assert [(row["options"], row["seeds"]) for row in rows] == [({"data.resolution": size}, 2) for size in sizes]
+    assert [row["accuracy"] for row in rows] == pytest.approx([0.2, 0.3])
+    assert draw(rows, tmp_path / "seeds.png")
+
+
 def test_intervals_of_three_seeds_and_of_many():
     assert half_interval([0.1, 0.2, 0.3]) == pytest.approx(4.303 * 0.1 / 3**0.5)
     assert half_interval([0.0, 1.0] * 50) == pytest.approx(0.0, abs=0.15)
