@@ -11,13 +11,14 @@ import torch
 
 from hct_lightning.training.checkpoints import load_checkpoint
 
-# BatchNorm sees the batch of its rank; frozen, and without dropout, ranks and parts must not matter.
+# BatchNorm sees the batch of its rank; frozen, and without dropout and stochastic depth, ranks and parts must not matter.
 FROZEN = (
     "data.scene_size=128",
     "data.resolution=128",
     "data.train=80",
     "data.valid=10",
     "model.drop_rate=0",
+    "drop_path_rate=0",
     "trainer.precision=32-true",
     "trainer.max_epochs=1",
     "callbacks=freeze_batch_norm",

@@ -18,6 +18,7 @@ SMALL = (
     "trainer.devices=2",
     "trainer.max_epochs=1",
     "model.drop_rate=0",
+    "drop_path_rate=0",
     "optim=sgd",
     "optim.lr=1e-4",
     "schedule=constant",
