@@ -16,7 +16,6 @@ from hct_lightning.data.feeding.augment.geometry import Matrix, seen
 from hct_lightning.data.reading.geometry import Size
 
 MOST_CHANNELS = 128  # of OpenCV
-ROWS = 32  # that noise goes by: what it adds to them, and they, stay in the cache
 # Earlier ones resample with weights of 5 bits; another package may have put one in the place of ours.
 FINE = int(cv2.__version__.split(".")[0]) >= 5
 
@@ -71,18 +70,15 @@ def add_noise(image: Tensor, deviation: float, seed: int) -> None:
     """As `device.add_noise`."""
     table, places = draw_noise(image, deviation, seed)
     # What it adds and what it takes away, as bytes: sums and differences of bytes are limited to 0..255 and fast.
-    tables = [half.clamp(0, 255).byte().numpy() for half in (table, -table)]
-    for top in range(0, len(places), ROWS):
-        part = places[top : top + ROWS].flatten(1).numpy()
-        more, less = (cv2.LUT(part, half) for half in tables)
-        for row in range(top, len(image), len(places)):  # in every band
-            rows = image[row : row + len(part)]
-            whole = rows.contiguous()
-            values = whole.flatten(1).numpy()
-            for change, by in ((cv2.add, more), (cv2.subtract, less)):
-                change(values, by[: len(values)], dst=values)
-            if whole is not rows:
-                rows.copy_(whole)
+    tables = (half.clamp(0, 255).byte().numpy() for half in (table, -table))
+    more, less = (cv2.LUT(places.flatten(1).numpy(), half) for half in tables)
+    for band in image.split(len(places)):
+        whole = band.contiguous()
+        values = whole.flatten(1).numpy()
+        for change, by in ((cv2.add, more), (cv2.subtract, less)):
+            change(values, by[: len(values)], dst=values)
+        if whole is not band:
+            band.copy_(whole)
 
 
 def _pixels(image: Tensor) -> np.ndarray:
