@@ -174,6 +174,7 @@ def test_wrong_usage_ends_with_2(program, tmp_path):
         ("--repeat", "0", "a", "b"): "--repeat takes a positive number",
         ("a", "b", "--threads"): "--threads takes a positive number",
         ("--speed", "a", "b"): "unknown option --speed",
+        ("--profile", "--streams", "2", "a", "b"): "--profile is of one image at a time",
     }.items():
         done = run(program, *args)
         assert (done.returncode, done.stdout) == (2, "")
