@@ -2,14 +2,14 @@
 //
 // A general library pads three channels to four, and writes the convolution's map to memory, 64 MB at 4000 px, before it
 // pools it. Here a row of the kernel, seven pixels of three channels, is 21 bytes that lie side by side, padded to 24, and
-// the map exists in tiles that stay in the cache. Sixteen output channels are the sixteen lanes of a vector.
+// the image, what products are made of and the convolution's map stay in the cache, tile by tile. Sixteen output channels
+// are the sixteen lanes of a vector.
 //
 // A stem in memory, little endian: the magic word, channels (4 bytes), scale and shift of each output channel (float),
 // zero points of the channels (bytes, up to a multiple of four), weights [kernel's row][four bytes][output][byte].
 #include "stem.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <system_error>
@@ -18,12 +18,13 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in that header, of GCC 12
+#pragma GCC diagnostic ignored "-Wuninitialized"  // in that header, of GCC 12
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #define WITH_VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 #if defined(__linux__) && __has_include(<amxint8intrin.h>)
 #include <sys/syscall.h>
 #include <unistd.h>
-#define WITH_AMX __attribute__((target("amx-tile,amx-int8")))
+#define WITH_AMX __attribute__((target("amx-tile,amx-int8,avx512f,avx512bw,avx512vl,avx512vbmi")))
 // GCC does not know that tiles are loaded from memory: what was written before has to be there.
 #define WRITTEN(place) __asm__ volatile("" ::"r"(place) : "memory")
 #endif
@@ -74,89 +75,127 @@ Sums begin_with(const Stem& stem) {
   return start;
 }
 
+// Rows of the image are taken two by two: pair p is rows 2 p - 3 and 2 p - 2, and outputs of row r see pairs r to r + 3.
+constexpr int kPairs = 4;  // that an output sees; of the last one it sees the first row only
+constexpr int kRing = 8;   // that are kept
+
 struct Portable {
-  static constexpr int kBlock = 1;   // outputs that are computed at once
-  static constexpr int kTile = 192;  // outputs of a row of a tile, a multiple
+  static constexpr int kTile = 64;  // outputs of a row that are computed together
 
+  // What the outputs of a tile see of the image.
   template <int C>
-  struct Registers {};  // what has to be set up before
+  class Window {
+   public:
+    explicit Window(const Stem& stem) { std::copy_n(stem.weights, sizeof(weights_), weights_); }
 
-  // `count` outputs of a row; rows: of the image, at the first output's window.
-  template <int C>
-  static void convolve(const uint8_t* const* rows, int count, const int8_t* weights, const Sums& start, Sums* out) {
-    for (int x = 0; x < count; ++x) {
-      Sums sums = start;
-      for (int y = 0; y < kKernel; ++y)
-        for (int b = 0; b < 8 * C; ++b)
-          for (int o = 0; o < kOut; ++o)
-            sums.of[o] += weights[y * 8 * C * kOut + (b / 4 * kOut + o) * 4 + b % 4] * rows[y][x * 2 * C + b];
-      out[x] = sums;
+    // Rows of a pair, from the first pixel that the tile sees on. They stay where they are.
+    void take(int pair, const uint8_t* a, const uint8_t* b) {
+      rows_[2 * pair % (2 * kRing)] = a;
+      rows_[2 * pair % (2 * kRing) + 1] = b;
     }
-  }
+
+    // The tile's outputs of row r, each counted from zero.
+    void convolve(int r, Sums* out) const {
+      for (int x = 0; x < kTile; ++x) {
+        Sums sums{};
+        for (int y = 0; y < kKernel; ++y)
+          for (int b = 0; b < 8 * C; ++b)
+            for (int o = 0; o < kOut; ++o)
+              sums.of[o] += weights_[y * 8 * C * kOut + (b / 4 * kOut + o) * 4 + b % 4] * row(r, y)[x * 2 * C + b];
+        out[x] = sums;
+      }
+    }
+
+   protected:
+    const uint8_t* row(int r, int y) const { return rows_[(2 * r + y) % (2 * kRing)]; }
+
+    alignas(64) int8_t weights_[kKernel * 8 * C * kOut];
+
+   private:
+    const uint8_t* rows_[2 * kRing];
+  };
 
   // Maxima of three outputs side by side.
-  static void pool(const Sums* in, int count, Sums* out) {
-    for (int x = 0; x < count; ++x)
-      for (int o = 0; o < kOut; ++o)
-        out[x].of[o] = std::max({in[2 * x].of[o], in[2 * x + 1].of[o], in[2 * x + 2].of[o]});
+  static Sums widest(const Sums* in) {
+    Sums most;
+    for (int o = 0; o < kOut; ++o) most.of[o] = std::max({in[0].of[o], in[1].of[o], in[2].of[o]});
+    return most;
   }
 
-  // Maxima of three rows, scaled, shifted and rounded.
-  static void finish(const Sums* a, const Sums* b, const Sums* c, int count, const Stem& stem, uint8_t* out) {
-    for (int x = 0; x < count; ++x)
+  static void pool(const Sums* in, int count, Sums* out) {
+    for (int x = 0; x < count; ++x) out[x] = widest(in + 2 * x);
+  }
+
+  // A row of the map: maxima of `above`, which is pooled, and of two rows of outputs, scaled, shifted and rounded. The
+  // second of these is pooled into `above`, for the next row.
+  static void finish(Sums* above, const Sums* a, const Sums* b, int count, const Stem& stem, const Sums& start,
+                     uint8_t* out) {
+    for (int x = 0; x < count; ++x) {
+      const Sums first = widest(a + 2 * x), second = widest(b + 2 * x);
       for (int o = 0; o < kOut; ++o) {
-        const float sum = static_cast<float>(std::max({a[x].of[o], b[x].of[o], c[x].of[o]}));
-        const float value = std::fma(sum, stem.scale[o], stem.shift[o]);
+        const int most = std::max({above[x].of[o], first.of[o], second.of[o]});
+        const float value = std::fma(static_cast<float>(most + start.of[o]), stem.scale[o], stem.shift[o]);
         out[x * kOut + o] = value > 0 ? static_cast<uint8_t>(std::nearbyint(std::min(value, 255.0f))) : 0;
       }
+      above[x] = second;
+    }
   }
 };
 
 #if defined(__x86_64__)
-struct Vnni : Portable {
-  static constexpr int kBlock = 12;
-  static constexpr int kTile = 16 * kBlock;
+struct Vnni {
+  static constexpr int kBlock = 12;  // outputs whose sums are in registers
+  static constexpr int kTile = 6 * kBlock;
 
-  // Output x and x + 2 see pixels that are four further, 4 C bytes: so what is loaded for one serves the other too.
   template <int C>
-  WITH_VNNI static void convolve(const uint8_t* const* rows, int count, const int8_t* weights, const Sums& start,
-                                 Sums* out) {
-    const __m512i begin = _mm512_load_si512(&start);
-    for (int x = 0; x < count; x += kBlock) {
-      __m512i sums[kBlock];
-      for (__m512i& sum : sums) sum = begin;
-      for (int y = 0; y < kKernel; ++y) {
-        const uint8_t* row = rows[y] + static_cast<size_t>(x) * 2 * C;
-        __m512i weight[2 * C];
+  class Window : public Portable::Window<C> {
+   public:
+    using Portable::Window<C>::Window;
+
+    // Output x and x + 2 see pixels that are four further, 4 C bytes: so what is loaded for one serves the other too.
+    WITH_VNNI void convolve(int r, Sums* out) const {
+      for (int x = 0; x < kTile; x += kBlock) {
+        __m512i sums[kBlock];
+        for (__m512i& sum : sums) sum = _mm512_setzero_si512();
+        for (int y = 0; y < kKernel; ++y) {
+          const uint8_t* row = this->row(r, y) + static_cast<size_t>(x) * 2 * C;
+          __m512i weight[2 * C];
 #pragma GCC unroll 8
-        for (int g = 0; g < 2 * C; ++g) weight[g] = _mm512_load_si512(weights + (y * 2 * C + g) * 4 * kOut);
+          for (int g = 0; g < 2 * C; ++g) weight[g] = _mm512_load_si512(this->weights_ + (y * 2 * C + g) * 4 * kOut);
 #pragma GCC unroll 8
-        for (int k = 0; k < C; ++k)
+          for (int k = 0; k < C; ++k)
 #pragma GCC unroll 64
-          for (int x2 = 0; x2 < kBlock + 2; ++x2) {
-            int32_t four;
-            std::memcpy(&four, row + x2 * 2 * C + k * 4, 4);
-            const __m512i pixels = _mm512_set1_epi32(four);
-            if (x2 < kBlock) sums[x2] = _mm512_dpbusd_epi32(sums[x2], pixels, weight[k]);
-            if (x2 >= 2) sums[x2 - 2] = _mm512_dpbusd_epi32(sums[x2 - 2], pixels, weight[k + C]);
-          }
+            for (int x2 = 0; x2 < kBlock + 2; ++x2) {
+              int32_t four;
+              std::memcpy(&four, row + x2 * 2 * C + k * 4, 4);
+              const __m512i pixels = _mm512_set1_epi32(four);
+              if (x2 < kBlock) sums[x2] = _mm512_dpbusd_epi32(sums[x2], pixels, weight[k]);
+              if (x2 >= 2) sums[x2 - 2] = _mm512_dpbusd_epi32(sums[x2 - 2], pixels, weight[k + C]);
+            }
+        }
+        for (int i = 0; i < kBlock; ++i) _mm512_store_si512(out + x + i, sums[i]);
       }
-      for (int i = 0; i < kBlock; ++i) _mm512_store_si512(out + x + i, sums[i]);
     }
+  };
+
+  WITH_VNNI static __m512i widest(const Sums* in) {
+    const __m512i two = _mm512_max_epi32(_mm512_load_si512(in), _mm512_load_si512(in + 1));
+    return _mm512_max_epi32(two, _mm512_load_si512(in + 2));
   }
 
   WITH_VNNI static void pool(const Sums* in, int count, Sums* out) {
-    for (int x = 0; x < count; ++x) {
-      const __m512i two = _mm512_max_epi32(_mm512_load_si512(in + 2 * x), _mm512_load_si512(in + 2 * x + 1));
-      _mm512_store_si512(out + x, _mm512_max_epi32(two, _mm512_load_si512(in + 2 * x + 2)));
-    }
+    for (int x = 0; x < count; ++x) _mm512_store_si512(out + x, widest(in + 2 * x));
   }
 
-  WITH_VNNI static void finish(const Sums* a, const Sums* b, const Sums* c, int count, const Stem& stem, uint8_t* out) {
+  WITH_VNNI static void finish(Sums* above, const Sums* a, const Sums* b, int count, const Stem& stem,
+                               const Sums& start, uint8_t* out) {
     const __m512 scale = _mm512_loadu_ps(stem.scale), shift = _mm512_loadu_ps(stem.shift);
+    const __m512i begin = _mm512_load_si512(&start);
     for (int x = 0; x < count; ++x) {
-      const __m512i two = _mm512_max_epi32(_mm512_load_si512(a + x), _mm512_load_si512(b + x));
-      const __m512i most = _mm512_max_epi32(two, _mm512_load_si512(c + x));
+      const __m512i first = _mm512_max_epi32(_mm512_load_si512(above + x), widest(a + 2 * x));
+      const __m512i second = widest(b + 2 * x);
+      _mm512_store_si512(above + x, second);
+      const __m512i most = _mm512_add_epi32(_mm512_max_epi32(first, second), begin);
       __m512 value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(most), scale, shift);
       value = _mm512_min_ps(_mm512_max_ps(value, _mm512_setzero_ps()), _mm512_set1_ps(255));
       _mm_storeu_si128(reinterpret_cast<__m128i*>(out + x * kOut), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(value)));
@@ -166,119 +205,153 @@ struct Vnni : Portable {
 #endif
 
 #if defined(WITH_AMX)
-// Products of matrices in registers: 16 outputs of a row by their 8 pixels, which lie 2 pixels further each, times
-// these by 16 channels. Four such products are under way at once.
+// Products of matrices in registers: what 16 outputs of a row see of a pair of rows, times the weights of 16 channels.
 struct Amx : Vnni {
-  static constexpr int kRows = 16;
-  static constexpr int kBlock = 4 * kRows;
-  static constexpr int kTile = 2 * kBlock;
+  static constexpr int kTile = 64;
 
-  // What tile registers hold, for this thread while it convolves. What others had set there they find again.
+  // Of a pair an output sees 16 C bytes: they lie side by side once 2 C bytes of each row take turns. Registers fill
+  // slowly from bytes that cross lines of the cache. So a line holds all that `kOutputs` outputs see, each `kStep` bytes
+  // after the one before, and what outputs of two lines see is there twice.
   template <int C>
-  class Registers {
+  class Window {
    public:
-    WITH_AMX Registers() {
+    WITH_AMX explicit Window(const Stem& stem) {
+      constexpr int kRow = 8 * C * kOut;
+      for (int i = 0; i < kPairs * kSeen * kOut; ++i) {
+        const int pair = i / (kSeen * kOut), byte = i / (4 * kOut) % (kSeen / 4) * 4 + i % 4, output = i / 4 % kOut;
+        const int row = 2 * pair + byte % kStep / (2 * C), b = byte / kStep * 2 * C + byte % (2 * C);
+        weights_[i] = row < kKernel ? stem.weights[row * kRow + (b / 4 * kOut + output) * 4 + b % 4] : 0;
+      }
+      for (int i = 0; i < 64; ++i) {
+        const int at = i % kLine, b = i / kLine * kOutputs * 2 * C + at / kStep * 2 * C + at % (2 * C);
+        order_[i] = static_cast<uint8_t>(at % kStep < 2 * C ? b : 32 + b);
+      }
       alignas(64) struct {
         uint8_t palette = 1, start = 0, reserved[14] = {};
-        uint16_t bytes[16] = {64, 64, 64, 64, 8 * C, 64};
-        uint8_t rows[16] = {kRows, kRows, kRows, kRows, kRows, 2 * C};
+        uint16_t bytes[16] = {64, 64, 64, 64, kSeen, 64, kSeen, 64};
+        uint8_t rows[16] = {kRows, kRows, kRows, kRows, kRows, kSeen / 4, kRows, kSeen / 4};
       } config;
       WRITTEN(&config);
       _tile_storeconfig(before_);
       _tile_loadconfig(&config);
     }
-    WITH_AMX ~Registers() { _tile_loadconfig(before_); }
+    WITH_AMX ~Window() { _tile_loadconfig(before_); }
+    Window(const Window&) = delete;
+    Window& operator=(const Window&) = delete;
+
+    WITH_AMX void take(int pair, const uint8_t* a, const uint8_t* b) {
+      const __m512i order = _mm512_load_si512(order_);
+      uint8_t* to = pair_at(pair);
+      constexpr int kFurther = 64 / kLine * kOutputs * 2 * C;
+      for (int i = 0; i < kPair; i += 64, a += kFurther, b += kFurther) {
+        const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a));
+        const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b));
+        const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+        _mm512_store_si512(to + i, _mm512_permutexvar_epi8(order, both));
+      }
+    }
+
+    // Four products are under way at once. Each is of every `kOutputs`th output.
+    WITH_AMX void convolve(int r, Sums* out) {
+      const auto seen = [&](int p, int t) { return pair_at(r + p) + t / kOutputs * kRows * kLine + t % kOutputs * kStep; };
+      const auto to = [&](int t) { return out + t / kOutputs * kRows * kOutputs + t % kOutputs; };
+      WRITTEN(pairs_);
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+      for (int p = 0; p < kPairs; p += 2) {
+        _tile_loadd(5, weights_ + p * kSeen * kOut, 64);
+        _tile_loadd(4, seen(p, 0), kLine);
+        _tile_dpbusd(0, 4, 5);
+        _tile_loadd(4, seen(p, 1), kLine);
+        _tile_dpbusd(1, 4, 5);
+        _tile_loadd(4, seen(p, 2), kLine);
+        _tile_dpbusd(2, 4, 5);
+        _tile_loadd(4, seen(p, 3), kLine);
+        _tile_dpbusd(3, 4, 5);
+        _tile_loadd(7, weights_ + (p + 1) * kSeen * kOut, 64);
+        _tile_loadd(6, seen(p + 1, 0), kLine);
+        _tile_dpbusd(0, 6, 7);
+        _tile_loadd(6, seen(p + 1, 1), kLine);
+        _tile_dpbusd(1, 6, 7);
+        _tile_loadd(6, seen(p + 1, 2), kLine);
+        _tile_dpbusd(2, 6, 7);
+        _tile_loadd(6, seen(p + 1, 3), kLine);
+        _tile_dpbusd(3, 6, 7);
+      }
+      _tile_stored(0, to(0), kOutputs * 64);
+      _tile_stored(1, to(1), kOutputs * 64);
+      _tile_stored(2, to(2), kOutputs * 64);
+      _tile_stored(3, to(3), kOutputs * 64);
+    }
 
    private:
-    alignas(64) uint8_t before_[64];
-  };
+    static constexpr int kRows = 16;                        // of a register
+    static constexpr int kStep = 4 * C;                     // bytes of a pair from one output to the next
+    static constexpr int kSeen = 4 * kStep;                 // that an output sees
+    static constexpr int kLine = C == 1 ? 32 : 64;          // bytes that lie in one line of the cache
+    static constexpr int kOutputs = C == 1 ? 4 : 2;         // that find in it what they see
+    static constexpr int kPair = kTile / kOutputs * kLine;  // bytes of a pair, as the tile sees it
+    static_assert((kOutputs - 1) * kStep + kSeen <= kLine && kTile == 4 * kRows);
 
-  template <int C>
-  WITH_AMX static void convolve(const uint8_t* const* rows, int count, const int8_t* weights, const Sums& start,
-                                Sums* out) {
-    constexpr int kStep = 2 * C, kNext = kRows * kStep;
-    WRITTEN(rows);
-    for (int x = 0; x < count; x += kBlock) {
-      _tile_loadd(0, &start, 0);
-      _tile_loadd(1, &start, 0);
-      _tile_loadd(2, &start, 0);
-      _tile_loadd(3, &start, 0);
-      for (int y = 0; y < kKernel; ++y) {
-        const uint8_t* row = rows[y] + static_cast<size_t>(x) * kStep;
-        _tile_loadd(5, weights + y * 8 * C * kOut, 64);
-        _tile_loadd(4, row, kStep);
-        _tile_dpbusd(0, 4, 5);
-        _tile_loadd(4, row + kNext, kStep);
-        _tile_dpbusd(1, 4, 5);
-        _tile_loadd(4, row + 2 * kNext, kStep);
-        _tile_dpbusd(2, 4, 5);
-        _tile_loadd(4, row + 3 * kNext, kStep);
-        _tile_dpbusd(3, 4, 5);
-      }
-      _tile_stored(0, out + x, 64);
-      _tile_stored(1, out + x + kRows, 64);
-      _tile_stored(2, out + x + 2 * kRows, 64);
-      _tile_stored(3, out + x + 3 * kRows, 64);
-    }
-  }
+    uint8_t* pair_at(int pair) { return pairs_ + pair % kRing * kPair; }
+
+    alignas(64) uint8_t pairs_[kRing * kPair];
+    alignas(64) int8_t weights_[kPairs * kSeen * kOut];
+    alignas(64) uint8_t order_[64];
+    alignas(64) uint8_t before_[64];  // what others have set up for these registers, which they find again
+  };
 };
 #endif
 
-// Rows `first` to `last` of the map. Each is taken as a whole, for memory is fast where it is read in long lines; but of
-// very wide images in parts, so that what is kept of rows stays in the cache. Each row of the map is the greatest of three
-// rows of outputs, pooled along the row; the last of them is the first of the next.
+// Rows `first` to `last` of the map, tile by tile, in bands of rows that stay in the cache and whose pages it knows. Each
+// row of the map is the greatest of three rows of outputs, pooled along the row; the last of them is the first of the next.
 template <class Way, int C>
 void strip(const Stem& stem, const uint8_t* pixels, int height, int width, uint8_t* map, int first, int last) {
-  constexpr int kTile = Way::kTile, kBlock = Way::kBlock;
-  constexpr int kPooled = (kTile - 1) / 2;                          // outputs of a tile after pooling
-  constexpr int kPart = 1536 / kPooled * kPooled;                   // of a row of a part
-  constexpr int kRow = (4 * kPart + 2 * kBlock + kKernel + 1) * C;  // bytes of a row of the image that a part sees
-  constexpr int kRing = 9;                                          // rows of the image that two rows of outputs see
-  std::vector<uint8_t> ring(kRing * kRow);
-  std::vector<Sums> conv(kTile), between(kPooled), outer(2 * kPart);
-  alignas(64) int8_t weights[kKernel * 8 * C * kOut];
-  std::copy_n(stem.weights, sizeof(weights), weights);
+  constexpr int kBand = 8, kTile = Way::kTile;
+  constexpr int kPooled = (kTile - 1) / 2;  // of the map, of a tile
+  constexpr int kSeen = 2 * kTile + 16;     // pixels of a row that are read for a tile
   const Sums start = begin_with(stem);
-  const typename Way::template Registers<C> registers;
+  typename Way::template Window<C> window(stem);
+  Sums outputs[2][kTile];
+  uint8_t edge[2 * kRing][kSeen * C];
   const int columns = hct_stem_side(width);
-  for (int left = 0; left < columns; left += kPart) {
-    const int count = std::min(kPart, columns - left);
-    // A row of the image from the part's first pixel on; what is beyond the image is the zero point.
-    const auto copy = [&](int y) {
-      uint8_t* row = &ring[(y + kRing) % kRing * kRow];
-      const int begin = 4 * left - kPadding, end = begin + 4 * count + kKernel + 1;
-      const bool outside = y < 0 || y >= height;
-      const int from = outside ? end : std::max(0, begin), to = outside ? end : std::min(width, end);
-      for (int x = begin; x < from; ++x) std::copy_n(stem.zero, C, row + (x - begin) * C);
-      for (int x = to; x < end; ++x) std::copy_n(stem.zero, C, row + (x - begin) * C);
-      const uint8_t* line = pixels + static_cast<ptrdiff_t>(y) * width * C;
-      if (from < to) std::memcpy(row + (from - begin) * C, line + from * C, static_cast<size_t>(to - from) * C);
-      const uint8_t* soon = line + static_cast<ptrdiff_t>(4) * width * C;
-      if (from < to && y + 4 < height)
-        for (int x = from * C; x < to * C; x += 64) __builtin_prefetch(soon + x, 0, 2);
-    };
-    // Outputs of row r, from the part's x-th on, pooled along the row.
-    const auto convolve = [&](int r, int x, int some, Sums* to) {
-      std::array<const uint8_t*, kKernel> rows;
-      for (int k = 0; k < kKernel; ++k) rows[k] = &ring[(2 * r - kPadding + k + kRing) % kRing * kRow + 4 * x * C];
-      Way::template convolve<C>(rows.data(), (2 * some + kBlock) / kBlock * kBlock, weights, start, conv.data());
-      Way::pool(conv.data(), some, to);
-    };
-    int next = 4 * first - kPadding;  // the first row of the image that is not in the ring
-    for (; next < 4 * first - kPadding + kKernel; ++next) copy(next);
-    Sums *above = &outer[0], *below = &outer[kPart];
-    for (int x = 0; x < count; x += kPooled) convolve(2 * first, x, std::min(kPooled, count - x), above + x);
-    for (int y = first; y < last; ++y, std::swap(above, below)) {
-      for (; next < 4 * y + 4 - kPadding + kKernel; ++next) copy(next);
-      for (int x = 0; x < count; x += kPooled) {
-        const int some = std::min(kPooled, count - x);
-        convolve(2 * y + 1, x, some, between.data());
-        convolve(2 * y + 2, x, some, below + x);
-        Way::finish(above + x, between.data(), below + x, some, stem,
-                    map + (static_cast<size_t>(y) * columns + left + x) * kOut);
+  std::vector<Sums> above(columns);
+  for (int band = first; band < last; band += kBand)
+    for (int x = 0; x < columns; x += kPooled) {
+      const int count = std::min(kPooled, columns - x), begin = 4 * x - kPadding, end = begin + kSeen;
+      // Row y of the image, as far as the tile sees it; what is beyond the image is the zero point.
+      const auto row = [&](int y) -> const uint8_t* {
+        const uint8_t* line = pixels + static_cast<ptrdiff_t>(y) * width * C;
+        const bool outside = y < 0 || y >= height;
+        if (!outside && begin >= 0 && end <= width) return line + begin * C;
+        uint8_t* copy = edge[(y + kPadding) % (2 * kRing)];
+        const int from = outside ? end : std::max(0, begin), to = outside ? end : std::min(width, end);
+        for (int i = begin; i < from; ++i) std::copy_n(stem.zero, C, copy + (i - begin) * C);
+        if (from < to) std::memcpy(copy + (from - begin) * C, line + from * C, static_cast<size_t>(to - from) * C);
+        for (int i = std::max(from, to); i < end; ++i) std::copy_n(stem.zero, C, copy + (i - begin) * C);
+        return copy;
+      };
+      const auto take = [&](int pair) { window.take(pair, row(2 * pair - kPadding), row(2 * pair - kPadding + 1)); };
+      for (int pair = 2 * band; pair < 2 * band + kPairs; ++pair) take(pair);
+      if (band == first) {
+        window.convolve(2 * band, outputs[0]);
+        Way::pool(outputs[0], count, &above[x]);
+      }
+      for (int y = band; y < std::min(last, band + kBand); ++y) {
+        for (int soon = 4 * y + 8; soon < std::min(height, 4 * y + 12); ++soon) {
+          const uint8_t* line = pixels + (static_cast<ptrdiff_t>(soon) * width + 4 * x) * C;
+          for (int i = 0; i < kSeen * C; i += 64) __builtin_prefetch(line + i);
+        }
+        take(2 * y + kPairs);
+        window.convolve(2 * y + 1, outputs[0]);
+        take(2 * y + kPairs + 1);
+        window.convolve(2 * y + 2, outputs[1]);
+        Way::finish(&above[x], outputs[0], outputs[1], count, stem, start,
+                    map + (static_cast<size_t>(y) * columns + x) * kOut);
       }
     }
-  }
 }
 
 template <class Way>
@@ -308,7 +381,9 @@ int hct_stem_way() {
       return kPortable;
 #if defined(WITH_AMX)
     constexpr int kAsk = 0x1023, kTiles = 18;  // Linux gives the registers to those who ask (arch/x86/xstate)
-    if (__builtin_cpu_supports("amx-int8") && !syscall(SYS_arch_prctl, kAsk, kTiles)) return kAmx;
+    if (__builtin_cpu_supports("amx-int8") && __builtin_cpu_supports("avx512vbmi") &&
+        !syscall(SYS_arch_prctl, kAsk, kTiles))
+      return kAmx;
 #endif
     return kVnni;
 #endif
