@@ -12,6 +12,7 @@ from hct_lightning.models.hct import AttentionConvBlock
 from hct_lightning.models.performer import PerformerAttention
 
 FEATURES = 192  # of the heads that share products, at most: what heads give each other is computed in vain
+PART = 256  # tokens at least, whose products are summed at once
 SMALL = 2**-10  # so that the range of int8 is that of the other values
 
 
@@ -46,10 +47,20 @@ class SharedHeads(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         each = (self.same.shape[0], -1)
         q, k = self.q(x).relu() + 1e-3, self.k(x).relu() + 1e-3  # b n (h m)
-        sums = k.transpose(1, 2) @ self.v(x)  # b (h m) (h (d + 1))
+        sums = _sum_products(k, self.v(x))  # b (h m) (h (d + 1))
         sums = (sums.unflatten(2, each).unflatten(1, each) * self.same).flatten(3).flatten(1, 2)
         out = (q @ sums).unflatten(2, each)  # b n h (d + 1)
         return (out * (SMALL / out[..., -1:])).flatten(2)
+
+
+def _sum_products(k: Tensor, v: Tensor) -> Tensor:
+    """k^T v: b n m, b n c -> b m c. Of parts of the tokens first, where their number is known: OpenVINO takes half the time."""
+    n = k.shape[1]
+    if not isinstance(n, int):
+        return k.transpose(1, 2) @ v
+    length = next(i for i in range(min(n, PART), n + 1) if n % i == 0)
+    k, v = (part.reshape(-1, length, part.shape[2]) for part in (k, v))
+    return (k.transpose(1, 2) @ v).unflatten(0, (-1, n // length)).sum(dim=1)
 
 
 class SharedAttention(nn.Module):

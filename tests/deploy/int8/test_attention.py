@@ -43,6 +43,15 @@ def test_heads_take_nothing_from_each_other(heads):
         assert torch.equal(SharedHeads(attention, 0, heads)(x), first)
 
 
+@pytest.mark.parametrize("tokens", [256, 509, 625, 1024])  # of two images, in one part (the first two) and in several
+def test_products_summed_in_parts_are_those_of_all_tokens(tokens):
+    torch.manual_seed(0)
+    attention = PerformerAttention(32, heads=4).eval()
+    x = torch.randn(2, tokens, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(SharedAttention(attention, 4)(x), attention(x), rtol=1e-4, atol=1e-5)
+
+
 def test_the_softmax_kernel_stays():
     network = FromPixels(HCT(kernel="softmax"), [0.5] * 3, [0.25] * 3).eval()
     share_products(network)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hct_lightning.data.feeding.augment import damage, device, host
-from hct_lightning.data.feeding.augment.geometry import Matrix, linear, window
+from hct_lightning.data.feeding.augment.geometry import Matrix, flipped, linear, window
 from hct_lightning.data.feeding.augment.mixing import mix
 from hct_lightning.data.feeding.augment.tones import tone_table
 from hct_lightning.data.feeding.loader import Batch
@@ -212,6 +212,7 @@ class Augmentation:
         """h w c -> h w c, to `place`, which may be the image. All is drawn whatever is used, so that options don't
         shift one another."""
         flip, vertical_flip, turn = rng.random(3)
+        flips = bool(vertical_flip < self.vertical_flip), bool(flip < self.flip)
         turns = int(rng.integers(1, 4))
         furthest = self.jitter or 1  # numpy draws nothing where there is nothing to choose
         shift = rng.integers(-furthest, furthest + 1, 2) * (self.jitter > 0)
@@ -226,15 +227,13 @@ class Augmentation:
         ways = ways_for(image)
         if (self.scale or self.aspect or self.rotation) and resampled < self.resample:
             centre, matrix = self._view((image.shape[0], image.shape[1]), size, where, shift, (zoom, aspect, angle))
-            changed = ways.resample(image, centre, matrix, size)
+            changed = ways.resample(image, centre, flipped(matrix, flips), size)
         else:
             room = np.array(image.shape[:2]) - size
             top, left = (np.round(where * room).astype(int) + shift).tolist()
             changed = window(image, (top, left), size)  # a view where it can be
-        if flip < self.flip:
-            changed = changed.flip(1)
-        if vertical_flip < self.vertical_flip:
-            changed = changed.flip(0)
+            if any(flips):
+                changed = changed.flip([dim for dim in (0, 1) if flips[dim]])
         if turn < self.quarter_turns:
             changed = changed.rot90(turns if image.shape[0] == image.shape[1] else 2, (1, 0))
         if self.brightness or self.contrast or self.colour:

@@ -55,6 +55,13 @@ def linear(zoom: tuple[float, float], degrees: float) -> Matrix:
     return (cos / zoom[0], -sin / zoom[0]), (sin / zoom[1], cos / zoom[1])
 
 
+def flipped(matrix: Matrix, flips: tuple[bool, bool]) -> Matrix:
+    """The matrix of a result that is flipped from top to bottom, from left to right, or both."""
+    down, right = (-1 if flip else 1 for flip in flips)
+    (a, b), (c, d) = matrix
+    return (a * down, b * right), (c * down, d * right)
+
+
 def seen(
     shape: Size, centre: tuple[float, float], matrix: Matrix, down: tuple[float, float], across: float
 ) -> tuple[range, range, bool]:
