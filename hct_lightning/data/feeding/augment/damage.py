@@ -3,12 +3,13 @@
 The last two work in the image's place. Legend: h height, w width, c channels; images are h w c uint8.
 """
 
+import functools
 import math
 
 import torch
 from torch import Tensor
 
-BANDS = 8  # of rows that have the same noise, for drawing it takes long; JPEG goes by them too, to save memory
+BANDS = 16  # of rows that have the same noise: drawing it takes long. JPEG goes by them too, to save memory
 
 
 def draw_noise(image: Tensor, deviation: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -28,8 +29,13 @@ def draw_noise(image: Tensor, deviation: float, seed: int) -> tuple[Tensor, Tens
     generator = torch.Generator(image.device).manual_seed(seed)
     draws = torch.empty(-(-math.prod(shape) // 8), dtype=torch.int64, device=image.device)
     places = draws.random_(-(2**63), None, generator=generator).view(torch.uint8)[: math.prod(shape)].view(shape)
-    quantiles = torch.special.ndtri((torch.arange(256) + 0.5) / 256)
-    return (quantiles * deviation).round().to(torch.int16).to(image.device, non_blocking=True), places
+    table = (_quantiles() * deviation).round().to(torch.int16)
+    return table.to(image.device, non_blocking=True), places
+
+
+@functools.cache
+def _quantiles() -> Tensor:
+    return torch.special.ndtri((torch.arange(256) + 0.5) / 256)
 
 
 def compress(image: Tensor, quality: int) -> None:
