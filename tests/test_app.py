@@ -41,6 +41,13 @@ def test_help_shows_usage_and_groups(cli, tmp_path):
         assert part in out
 
 
+def test_a_benchmark_needs_its_task(cli, tmp_path):
+    """Else a training would begin that nobody has asked for."""
+    err = cli("benchmark=step", cwd=tmp_path, status=1).stderr
+    assert "benchmark=... is measured by task=benchmark, and this is task=fit; give task=benchmark" in err
+    assert "Traceback" not in err
+
+
 def test_console_script_completes(environment, tmp_path):
     hct = Path(sys.executable).parent / "hct"
     done = subprocess.run(
