@@ -49,7 +49,9 @@ def _check_and_call(cfg: DictConfig, folder: Path) -> None:
     from hct_lightning.machine import runtime
 
     if "_target_" in cfg.benchmark and cfg.task != "benchmark":
-        raise ValueError(f"benchmark=... is measured by task=benchmark, and this is task={cfg.task}; give task=benchmark")
+        raise ValueError(
+            f"benchmark=... is measured by task=benchmark, and this is task={cfg.task}; give task=benchmark"
+        )
     safety.check_targets(plain(cfg), cfg.safety.allow)
     runtime.configure(cfg.runtime)
     importlib.import_module(f"hct_lightning.tasks.{cfg.task}").main(cfg, folder)

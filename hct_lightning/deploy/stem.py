@@ -1,6 +1,6 @@
 """HCT's stem in int8 by a program of our own, `cpp/stem.cpp`: from pixels to the rounded map behind the max-pool.
 
-The program is compiled when it is first needed, in a second, and kept in the user's cache. Without a compiler, and on
+The program is compiled when it is first needed, in two seconds, and kept in the user's cache. Without a compiler, and on
 CPUs where it is not faster, the runtime's own operators do the same.
 """
 

@@ -1,5 +1,7 @@
 """The program for HCT's int8 stem, against PyTorch's own operators."""
 
+import ctypes
+import mmap
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +39,11 @@ def expected(pixels: torch.Tensor, weight, scale, shift, zero_points) -> torch.T
 
 @pytest.mark.parametrize("way", range(len(stem.WAYS)), ids=stem.WAYS)
 @pytest.mark.parametrize("channels", stem.CHANNELS)
-@pytest.mark.parametrize("size", [(128, 128), (131, 129), (130, 1357), (129, 6301)])
+# Tiles of 64 outputs see up to pixel 264, those of 72 up to 296: there an image ends with them, before and after them.
+@pytest.mark.parametrize(
+    "size",
+    [(128, 128), (131, 129), (130, 1357), (129, 6301), *((129, end + by) for end in (265, 297) for by in (-1, 0, 1))],
+)
 def test_the_map_is_that_of_the_network(library, size, channels, way):
     if way > library.hct_stem_way():
         pytest.skip(f"a CPU without {stem.WAYS[way]}")
@@ -50,13 +56,37 @@ def test_the_map_is_that_of_the_network(library, size, channels, way):
     assert ((exact > 0) & (exact < 255)).double().mean() > 0.1, "most are not at an end"
 
 
-def test_all_ways_and_any_number_of_threads_give_the_same_bytes(library):
-    pixels = torch.randint(0, 256, (357, 403, 3), dtype=torch.uint8)
-    packed = stem.pack(*parts(3))
+@pytest.mark.parametrize("channels", stem.CHANNELS)
+def test_all_ways_and_any_number_of_threads_give_the_same_bytes(library, channels):
+    pixels = torch.randint(0, 256, (357, 403, channels), dtype=torch.uint8)
+    packed = stem.pack(*parts(channels))
     first = stem.run_by(library, packed, 1, way=0)(pixels)
     for way in range(library.hct_stem_way() + 1):
         for threads in (1, 2, 200):
             assert torch.equal(stem.run_by(library, packed, threads, way=way)(pixels), first), (way, threads)
+
+
+@pytest.mark.parametrize("way", range(len(stem.WAYS)), ids=stem.WAYS)
+@pytest.mark.parametrize("channels", stem.CHANNELS)
+def test_nothing_is_read_behind_the_image(library, channels, way):
+    """Images end where memory does: the page behind them can't be read."""
+    if way > library.hct_stem_way():
+        pytest.skip(f"a CPU without {stem.WAYS[way]}")
+    libc = ctypes.CDLL(None)
+    page = mmap.PAGESIZE
+    memory = mmap.mmap(-1, 80 * page)
+    whole = np.frombuffer(memory, np.uint8)
+    end = whole[-page:].ctypes.data
+    assert libc.mprotect(ctypes.c_void_p(end), page, 0) == 0
+    run = stem.run_by(library, stem.pack(*parts(channels)), 2, way=way)
+    try:
+        for height, width in ((129, 265), (130, 264), (133, 297), (128, 403)):
+            given = whole[:-page][-height * width * channels :].reshape(height, width, channels)
+            given[:] = np.random.default_rng(width).integers(0, 256, given.shape, np.uint8)
+            found = run(torch.from_numpy(given)).clone()
+            assert torch.equal(found, run(torch.from_numpy(given.copy())))
+    finally:
+        libc.mprotect(ctypes.c_void_p(end), page, mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 def test_images_may_become_larger(library):

@@ -2,8 +2,8 @@
 //
 // A general library pads three channels to four, and writes the convolution's map to memory, 64 MB at 4000 px, before it
 // pools it. Here a row of the kernel, seven pixels of three channels, is 21 bytes that lie side by side, padded to 24, and
-// the image, what products are made of and the convolution's map stay in the cache, tile by tile. Sixteen output channels
-// are the sixteen lanes of a vector.
+// the rows that a tile of outputs sees, and the outputs, stay in the cache until they are pooled. Sixteen output channels are
+// the sixteen lanes of a vector.
 //
 // A stem in memory, little endian: the magic word, channels (4 bytes), scale and shift of each output channel (float),
 // zero points of the channels (bytes, up to a multiple of four), weights [kernel's row][four bytes][output][byte].
@@ -17,11 +17,13 @@
 #include <vector>
 
 #if defined(__x86_64__)
-#include <immintrin.h>
+#pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"  // in that header, of GCC 12
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
 #define WITH_VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
-#if defined(__linux__) && __has_include(<amxint8intrin.h>)
+#if defined(__linux__) && !defined(__clang__) && __has_include(<amxint8intrin.h>)
 #include <sys/syscall.h>
 #include <unistd.h>
 #define WITH_AMX __attribute__((target("amx-tile,amx-int8,avx512f,avx512bw,avx512vl,avx512vbmi")))
@@ -76,8 +78,10 @@ Sums begin_with(const Stem& stem) {
 }
 
 // Rows of the image are taken two by two: pair p is rows 2 p - 3 and 2 p - 2, and outputs of row r see pairs r to r + 3.
-constexpr int kPairs = 4;  // that an output sees; of the last one it sees the first row only
-constexpr int kRing = 8;   // that are kept
+constexpr int kPairs = 4;  // that an output sees; of the last one it sees the first row only. As many are kept
+
+// Pixels of a row that may be read for a tile of so many outputs.
+constexpr int seen_by(int tile) { return 2 * tile + 16; }
 
 struct Portable {
   static constexpr int kTile = 64;  // outputs of a row that are computed together
@@ -90,8 +94,8 @@ struct Portable {
 
     // Rows of a pair, from the first pixel that the tile sees on. They stay where they are.
     void take(int pair, const uint8_t* a, const uint8_t* b) {
-      rows_[2 * pair % (2 * kRing)] = a;
-      rows_[2 * pair % (2 * kRing) + 1] = b;
+      rows_[2 * (pair % kPairs)] = a;
+      rows_[2 * (pair % kPairs) + 1] = b;
     }
 
     // The tile's outputs of row r, each counted from zero.
@@ -107,12 +111,12 @@ struct Portable {
     }
 
    protected:
-    const uint8_t* row(int r, int y) const { return rows_[(2 * r + y) % (2 * kRing)]; }
+    const uint8_t* row(int r, int y) const { return rows_[(2 * r + y) % (2 * kPairs)]; }
 
     alignas(64) int8_t weights_[kKernel * 8 * C * kOut];
 
    private:
-    const uint8_t* rows_[2 * kRing];
+    const uint8_t* rows_[2 * kPairs];
   };
 
   // Maxima of three outputs side by side.
@@ -151,6 +155,8 @@ struct Vnni {
   class Window : public Portable::Window<C> {
    public:
     using Portable::Window<C>::Window;
+
+    static_assert(2 * (kTile + 1) + 4 <= seen_by(kTile));
 
     // Output x and x + 2 see pixels that are four further, 4 C bytes: so what is loaded for one serves the other too.
     WITH_VNNI void convolve(int r, Sums* out) const {
@@ -210,8 +216,8 @@ struct Amx : Vnni {
   static constexpr int kTile = 64;
 
   // Of a pair an output sees 16 C bytes: they lie side by side once 2 C bytes of each row take turns. Registers fill
-  // slowly from bytes that cross lines of the cache. So a line holds all that `kOutputs` outputs see, each `kStep` bytes
-  // after the one before, and what outputs of two lines see is there twice.
+  // slowly from bytes that lie in two lines of the cache. So a piece of 32 or 64 bytes holds all that `kOutputs` outputs
+  // see, each `kStep` bytes after the one before, and what outputs of two pieces see is there twice.
   template <int C>
   class Window {
    public:
@@ -242,7 +248,6 @@ struct Amx : Vnni {
     WITH_AMX void take(int pair, const uint8_t* a, const uint8_t* b) {
       const __m512i order = _mm512_load_si512(order_);
       uint8_t* to = pair_at(pair);
-      constexpr int kFurther = 64 / kLine * kOutputs * 2 * C;
       for (int i = 0; i < kPair; i += 64, a += kFurther, b += kFurther) {
         const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a));
         const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b));
@@ -251,7 +256,7 @@ struct Amx : Vnni {
       }
     }
 
-    // Four products are under way at once. Each is of every `kOutputs`th output.
+    // Four products are under way at once, each of 16 outputs: of every `kOutputs`th one, for these lie alike in their pieces.
     WITH_AMX void convolve(int r, Sums* out) {
       const auto seen = [&](int p, int t) { return pair_at(r + p) + t / kOutputs * kRows * kLine + t % kOutputs * kStep; };
       const auto to = [&](int t) { return out + t / kOutputs * kRows * kOutputs + t % kOutputs; };
@@ -290,32 +295,35 @@ struct Amx : Vnni {
     static constexpr int kRows = 16;                        // of a register
     static constexpr int kStep = 4 * C;                     // bytes of a pair from one output to the next
     static constexpr int kSeen = 4 * kStep;                 // that an output sees
-    static constexpr int kLine = C == 1 ? 32 : 64;          // bytes that lie in one line of the cache
+    static constexpr int kLine = C == 1 ? 32 : 64;          // bytes of a piece
     static constexpr int kOutputs = C == 1 ? 4 : 2;         // that find in it what they see
     static constexpr int kPair = kTile / kOutputs * kLine;  // bytes of a pair, as the tile sees it
+    static constexpr int kFurther = 64 / kLine * kOutputs * 2 * C;  // bytes of a row from 64 bytes of a pair to the next
     static_assert((kOutputs - 1) * kStep + kSeen <= kLine && kTile == 4 * kRows);
+    static_assert((kPair / 64 - 1) * kFurther + 32 <= seen_by(kTile) * C);
 
-    uint8_t* pair_at(int pair) { return pairs_ + pair % kRing * kPair; }
+    uint8_t* pair_at(int pair) { return pairs_ + pair % kPairs * kPair; }
 
-    alignas(64) uint8_t pairs_[kRing * kPair];
+    alignas(64) uint8_t pairs_[kPairs * kPair];
     alignas(64) int8_t weights_[kPairs * kSeen * kOut];
     alignas(64) uint8_t order_[64];
-    alignas(64) uint8_t before_[64];  // what others have set up for these registers, which they find again
+    alignas(64) uint8_t before_[64];  // how others had set up these registers, and find them set up again
   };
 };
 #endif
 
-// Rows `first` to `last` of the map, tile by tile, in bands of rows that stay in the cache and whose pages it knows. Each
-// row of the map is the greatest of three rows of outputs, pooled along the row; the last of them is the first of the next.
+// Rows `first` to `last` of the map, tile by tile, in bands of so few rows that the translations of their addresses stay in
+// the cache for these. Each row of the map is the greatest of three rows of outputs, pooled along the row; the last of them
+// is the first of the next.
 template <class Way, int C>
 void strip(const Stem& stem, const uint8_t* pixels, int height, int width, uint8_t* map, int first, int last) {
   constexpr int kBand = 8, kTile = Way::kTile;
   constexpr int kPooled = (kTile - 1) / 2;  // of the map, of a tile
-  constexpr int kSeen = 2 * kTile + 16;     // pixels of a row that are read for a tile
+  constexpr int kSeen = seen_by(kTile);     // pixels of a row
   const Sums start = begin_with(stem);
   typename Way::template Window<C> window(stem);
   Sums outputs[2][kTile];
-  uint8_t edge[2 * kRing][kSeen * C];
+  uint8_t edge[2 * kPairs][kSeen * C];
   const int columns = hct_stem_side(width);
   std::vector<Sums> above(columns);
   for (int band = first; band < last; band += kBand)
@@ -323,10 +331,10 @@ void strip(const Stem& stem, const uint8_t* pixels, int height, int width, uint8
       const int count = std::min(kPooled, columns - x), begin = 4 * x - kPadding, end = begin + kSeen;
       // Row y of the image, as far as the tile sees it; what is beyond the image is the zero point.
       const auto row = [&](int y) -> const uint8_t* {
-        const uint8_t* line = pixels + static_cast<ptrdiff_t>(y) * width * C;
         const bool outside = y < 0 || y >= height;
-        if (!outside && begin >= 0 && end <= width) return line + begin * C;
-        uint8_t* copy = edge[(y + kPadding) % (2 * kRing)];
+        const uint8_t* line = outside ? nullptr : pixels + static_cast<size_t>(y) * width * C;
+        if (line && begin >= 0 && end <= width) return line + begin * C;
+        uint8_t* copy = edge[(y + kPadding) % (2 * kPairs)];
         const int from = outside ? end : std::max(0, begin), to = outside ? end : std::min(width, end);
         for (int i = begin; i < from; ++i) std::copy_n(stem.zero, C, copy + (i - begin) * C);
         if (from < to) std::memcpy(copy + (from - begin) * C, line + from * C, static_cast<size_t>(to - from) * C);
@@ -334,15 +342,17 @@ void strip(const Stem& stem, const uint8_t* pixels, int height, int width, uint8
         return copy;
       };
       const auto take = [&](int pair) { window.take(pair, row(2 * pair - kPadding), row(2 * pair - kPadding + 1)); };
-      for (int pair = 2 * band; pair < 2 * band + kPairs; ++pair) take(pair);
       if (band == first) {
+        for (int pair = 2 * band; pair < 2 * band + kPairs; ++pair) take(pair);
         window.convolve(2 * band, outputs[0]);
         Way::pool(outputs[0], count, &above[x]);
+      } else {
+        for (int pair = 2 * band + 1; pair < 2 * band + kPairs; ++pair) take(pair);
       }
       for (int y = band; y < std::min(last, band + kBand); ++y) {
         for (int soon = 4 * y + 8; soon < std::min(height, 4 * y + 12); ++soon) {
-          const uint8_t* line = pixels + (static_cast<ptrdiff_t>(soon) * width + 4 * x) * C;
-          for (int i = 0; i < kSeen * C; i += 64) __builtin_prefetch(line + i);
+          const uint8_t* line = pixels + (static_cast<size_t>(soon) * width + 4 * x) * C;
+          for (int i = 0; i < std::min(kSeen, width - 4 * x) * C; i += 64) __builtin_prefetch(line + i);
         }
         take(2 * y + kPairs);
         window.convolve(2 * y + 1, outputs[0]);

@@ -54,11 +54,14 @@ class SharedHeads(nn.Module):
 
 
 def _sum_products(k: Tensor, v: Tensor) -> Tensor:
-    """k^T v: b n m, b n c -> b m c. Of parts of the tokens first, where their number is known: OpenVINO takes half the time."""
+    """k^T v: b n m, b n c -> b m c. Of parts of the tokens first, where their number is known and has a fit divisor:
+    OpenVINO takes half the time."""
     n = k.shape[1]
     if not isinstance(n, int):
         return k.transpose(1, 2) @ v
     length = next(i for i in range(min(n, PART), n + 1) if n % i == 0)
+    if length == n:
+        return k.transpose(1, 2) @ v
     k, v = (part.reshape(-1, length, part.shape[2]) for part in (k, v))
     return (k.transpose(1, 2) @ v).unflatten(0, (-1, n // length)).sum(dim=1)
 

@@ -20,6 +20,7 @@ from hct_lightning.deploy.int8.layers import layers
 from hct_lightning.deploy.int8.sensitivity import float_layers
 from hct_lightning.deploy.program import MULTIPLE, program
 from hct_lightning.deploy.runtimes import openvino
+from hct_lightning.models.hct import HCT
 from hct_lightning.models.pixels import FromPixels
 
 with extra("deploy"):
@@ -70,6 +71,10 @@ def export(
         is_layer = operation.get_type_name() in ("Convolution", "MatMul")
         if not (is_layer and module_of.get(name.split("/")[0]) in chosen):
             ignored.append(name)
+    # Without zero points where that is no loss: in HCT only what the attention's last layer takes has a sign, and there
+    # a zero point costs time. Activations of other networks may be negative a little, as GELU's are.
+    of_hct = isinstance(network, FromPixels) and isinstance(network.network, HCT)
+    preset = nncf.QuantizationPreset.PERFORMANCE if of_hct else nncf.QuantizationPreset.MIXED
     count = len(calibration) if isinstance(calibration, Sized) else sum(1 for _ in calibration)
     nncf.set_log_level(logging.WARNING)  # else a line for every operation that is left alone
     with contextlib.redirect_stdout(sys.stderr):  # progress
@@ -77,8 +82,7 @@ def export(
             model,
             nncf.Dataset(calibration, lambda image: image.contiguous().numpy()),
             subset_size=count,
-            # Symmetric ranges: only what the attention's last layer takes has a sign, and a zero point there costs time.
-            preset=nncf.QuantizationPreset.PERFORMANCE,
+            preset=preset,
             ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
             # The default, the mean of the images' extremes, cuts off what many images have: it costs 2 to 17 dB.
             advanced_parameters=nncf.AdvancedQuantizationParameters(

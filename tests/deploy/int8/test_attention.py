@@ -43,13 +43,28 @@ def test_heads_take_nothing_from_each_other(heads):
         assert torch.equal(SharedHeads(attention, 0, heads)(x), first)
 
 
-@pytest.mark.parametrize("tokens", [256, 509, 625, 1024])  # of two images, in one part (the first two) and in several
-def test_products_summed_in_parts_are_those_of_all_tokens(tokens):
+@pytest.mark.parametrize(("tokens", "parts"), [(37, 1), (509, 1), (625, 1), (882, 3), (1024, 4)])
+def test_products_are_summed_in_parts_where_the_tokens_divide(tokens, parts):
     torch.manual_seed(0)
     attention = PerformerAttention(32, heads=4).eval()
-    x = torch.randn(2, tokens, 32)
+    shared, x = SharedAttention(attention, 4), torch.randn(2, tokens, 32)
     with torch.inference_mode():
-        torch.testing.assert_close(SharedAttention(attention, 4)(x), attention(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(shared(x), attention(x), rtol=1e-4, atol=1e-5)
+    nodes = torch.export.export(shared, (x,)).run_decompositions().graph.nodes
+    summed = next(node for node in nodes if node.target is torch.ops.aten.bmm.default)
+    assert summed.meta["val"].shape[0] == 2 * parts
+
+
+def test_any_number_of_tokens_can_be_exported():
+    torch.manual_seed(0)
+    attention = PerformerAttention(32, heads=4).eval()
+    shared = SharedAttention(attention, 4)
+    shapes = ({1: torch.export.Dim("tokens", min=2)},)
+    program = torch.export.export(shared, (torch.randn(2, 300, 32),), dynamic_shapes=shapes).module()
+    with torch.inference_mode():
+        for tokens in (37, 512, 625):
+            x = torch.randn(2, tokens, 32)
+            torch.testing.assert_close(program(x), attention(x), rtol=1e-4, atol=1e-5)
 
 
 def test_the_softmax_kernel_stays():

@@ -63,6 +63,26 @@ def test_images_are_streamed_and_the_model_is_the_same(small, streamed, tmp_path
 
 
 @pytest.mark.slow
+def test_what_the_last_layer_of_attention_takes_has_no_zero_point(network, images, tmp_path):
+    import openvino
+
+    from hct_lightning.deploy.int8 import openvino as exporter
+
+    made = exporter.export(network, images[0], tmp_path, dynamic=False, calibration=images, percent=100)
+    model = openvino.Core().read_model(tmp_path / made.file)
+    rounded = [node for node in model.get_ordered_ops() if node.get_type_name() == "FakeQuantize"]
+    users = {node: {user.get_node().get_type_name() for user in node.output(0).get_target_inputs()} for node in rounded}
+    ranges = [
+        tuple(node.input_value(i).get_node().get_data().item() for i in (1, 2))
+        for node in rounded
+        if users[node] & {"MatMul", "Reshape"}
+    ]
+    signed = [(low, high) for low, high in ranges if low < 0]
+    assert signed, "attention's values have a sign"
+    assert all(low == pytest.approx(-high * 128 / 127, rel=1e-3) for low, high in signed)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(131, 161), (128, 130)])
 def test_the_border_of_the_int8_stem_is_that_of_the_network(network, size, tmp_path):
     """Computed on pixels, with zero points, and pooled in int8: no worse at the border than within."""

@@ -3,13 +3,13 @@
 The last two work in the image's place. Legend: h height, w width, c channels; images are h w c uint8.
 """
 
-import functools
 import math
 
 import torch
 from torch import Tensor
 
-BANDS = 16  # of rows that have the same noise: drawing it takes long. JPEG goes by them too, to save memory
+BANDS = 16  # of rows that have the same noise, in turn as it is and with the other sign: drawing it takes long
+STRIPS = 8  # that JPEG goes by, to save memory
 
 
 def draw_noise(image: Tensor, deviation: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -29,13 +29,11 @@ def draw_noise(image: Tensor, deviation: float, seed: int) -> tuple[Tensor, Tens
     generator = torch.Generator(image.device).manual_seed(seed)
     draws = torch.empty(-(-math.prod(shape) // 8), dtype=torch.int64, device=image.device)
     places = draws.random_(-(2**63), None, generator=generator).view(torch.uint8)[: math.prod(shape)].view(shape)
-    table = (_quantiles() * deviation).round().to(torch.int16)
+    table = (_QUANTILES * deviation).round().to(torch.int16)
     return table.to(image.device, non_blocking=True), places
 
 
-@functools.cache
-def _quantiles() -> Tensor:
-    return torch.special.ndtri((torch.arange(256) + 0.5) / 256)
+_QUANTILES = torch.special.ndtri((torch.arange(256) + 0.5) / 256)
 
 
 def compress(image: Tensor, quality: int) -> None:
@@ -50,7 +48,7 @@ def compress(image: Tensor, quality: int) -> None:
     scale = 5000 / quality if quality < 50 else 200 - 2 * quality
     steps = ((steps * scale + 50) / 100).floor().clamp(1, 255)
     for channel in image[:height, :width].unbind(2):
-        for band in channel.split(max(8, height // BANDS // 8 * 8)):
+        for band in channel.split(max(8, height // STRIPS // 8 * 8)):
             blocks = band.reshape(-1, 8, width // 8, 8).transpose(1, 2).float().sub_(128)
             found = cosines @ blocks @ cosines.T
             found = found.div_(steps).round_().mul_(steps)

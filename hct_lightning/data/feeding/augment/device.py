@@ -95,5 +95,5 @@ def add_noise(image: Tensor, deviation: float, seed: int) -> None:
     """
     table, places = draw_noise(image, deviation, seed)
     noise = table.index_select(0, places.flatten().int()).view(places.shape)
-    for band in image.split(len(noise)):
-        band.copy_((noise[: len(band)] + band).clamp_(0, 255))
+    for number, band in enumerate(image.split(len(noise))):
+        band.copy_(torch.add(band, noise[: len(band)], alpha=-1 if number % 2 else 1).clamp_(0, 255))

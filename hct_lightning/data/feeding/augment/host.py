@@ -72,10 +72,11 @@ def add_noise(image: Tensor, deviation: float, seed: int) -> None:
     # What it adds and what it takes away, as bytes: sums and differences of bytes are limited to 0..255 and fast.
     tables = (half.clamp(0, 255).byte().numpy() for half in (table, -table))
     more, less = (cv2.LUT(places.flatten(1).numpy(), half) for half in tables)
-    for band in image.split(len(places)):
+    for number, band in enumerate(image.split(len(places))):
         whole = band.contiguous()
         values = whole.flatten(1).numpy()
-        for change, by in ((cv2.add, more), (cv2.subtract, less)):
+        added, taken = (less, more) if number % 2 else (more, less)
+        for change, by in ((cv2.add, added), (cv2.subtract, taken)):
             change(values, by[: len(values)], dst=values)
         if whole is not band:
             band.copy_(whole)

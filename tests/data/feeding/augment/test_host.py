@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from hct_lightning.data.feeding.augment import device, host
-from hct_lightning.data.feeding.augment.geometry import linear
+from hct_lightning.data.feeding.augment.geometry import flipped, linear
 
 CHANNELS = [1, 2, 3, 4, 7]
 
@@ -68,6 +68,17 @@ def test_longer_than_other_versions_of_opencv_take(shape):
     centre, matrix = (shape[0] - 35.7, shape[1] - 33.3), linear((1.1, 0.9), 2)
     ours, theirs = (ways.resample(image, centre, matrix, (50, 300)) for ways in (host, device))
     assert differing(ours, theirs) < 0.01
+
+
+@pytest.mark.parametrize("size", [(61, 40), (48, 53)])
+@pytest.mark.parametrize("centre", [(75.3, 68.75), (4.5, 100.0)])  # the second one sees mirrored rows
+@pytest.mark.parametrize("flips", [(False, True), (True, False), (True, True)])
+@pytest.mark.parametrize("ways", [host, device])
+def test_a_flipped_matrix_flips_what_is_resampled(photo, ways, flips, centre, size):
+    image, matrix = photo[..., :3].contiguous(), linear((1.3, 0.8), 4.0)
+    found = ways.resample(image, centre, flipped(matrix, flips), size)
+    want = ways.resample(image, centre, matrix, size).flip([dim for dim in (0, 1) if flips[dim]])
+    assert differing(found, want) < 0.01
 
 
 @pytest.mark.parametrize("view", VIEWS)
