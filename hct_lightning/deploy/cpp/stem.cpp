@@ -229,7 +229,7 @@ struct Amx : Vnni {
         weights_[i] = row < kKernel ? stem.weights[row * kRow + (b / 4 * kOut + output) * 4 + b % 4] : 0;
       }
       for (int i = 0; i < 64; ++i) {
-        const int at = i % kLine, b = i / kLine * kOutputs * 2 * C + at / kStep * 2 * C + at % (2 * C);
+        const int at = i % kPiece, b = i / kPiece * kOutputs * 2 * C + at / kStep * 2 * C + at % (2 * C);
         order_[i] = static_cast<uint8_t>(at % kStep < 2 * C ? b : 32 + b);
       }
       alignas(64) struct {
@@ -258,7 +258,7 @@ struct Amx : Vnni {
 
     // Four products are under way at once, each of 16 outputs: of every `kOutputs`th one, for these lie alike in their pieces.
     WITH_AMX void convolve(int r, Sums* out) {
-      const auto seen = [&](int p, int t) { return pair_at(r + p) + t / kOutputs * kRows * kLine + t % kOutputs * kStep; };
+      const auto seen = [&](int p, int t) { return pair_at(r + p) + t / kOutputs * kRows * kPiece + t % kOutputs * kStep; };
       const auto to = [&](int t) { return out + t / kOutputs * kRows * kOutputs + t % kOutputs; };
       WRITTEN(pairs_);
       _tile_zero(0);
@@ -267,22 +267,22 @@ struct Amx : Vnni {
       _tile_zero(3);
       for (int p = 0; p < kPairs; p += 2) {
         _tile_loadd(5, weights_ + p * kSeen * kOut, 64);
-        _tile_loadd(4, seen(p, 0), kLine);
+        _tile_loadd(4, seen(p, 0), kPiece);
         _tile_dpbusd(0, 4, 5);
-        _tile_loadd(4, seen(p, 1), kLine);
+        _tile_loadd(4, seen(p, 1), kPiece);
         _tile_dpbusd(1, 4, 5);
-        _tile_loadd(4, seen(p, 2), kLine);
+        _tile_loadd(4, seen(p, 2), kPiece);
         _tile_dpbusd(2, 4, 5);
-        _tile_loadd(4, seen(p, 3), kLine);
+        _tile_loadd(4, seen(p, 3), kPiece);
         _tile_dpbusd(3, 4, 5);
         _tile_loadd(7, weights_ + (p + 1) * kSeen * kOut, 64);
-        _tile_loadd(6, seen(p + 1, 0), kLine);
+        _tile_loadd(6, seen(p + 1, 0), kPiece);
         _tile_dpbusd(0, 6, 7);
-        _tile_loadd(6, seen(p + 1, 1), kLine);
+        _tile_loadd(6, seen(p + 1, 1), kPiece);
         _tile_dpbusd(1, 6, 7);
-        _tile_loadd(6, seen(p + 1, 2), kLine);
+        _tile_loadd(6, seen(p + 1, 2), kPiece);
         _tile_dpbusd(2, 6, 7);
-        _tile_loadd(6, seen(p + 1, 3), kLine);
+        _tile_loadd(6, seen(p + 1, 3), kPiece);
         _tile_dpbusd(3, 6, 7);
       }
       _tile_stored(0, to(0), kOutputs * 64);
@@ -295,11 +295,11 @@ struct Amx : Vnni {
     static constexpr int kRows = 16;                        // of a register
     static constexpr int kStep = 4 * C;                     // bytes of a pair from one output to the next
     static constexpr int kSeen = 4 * kStep;                 // that an output sees
-    static constexpr int kLine = C == 1 ? 32 : 64;          // bytes of a piece
+    static constexpr int kPiece = C == 1 ? 32 : 64;         // bytes of a piece
     static constexpr int kOutputs = C == 1 ? 4 : 2;         // that find in it what they see
-    static constexpr int kPair = kTile / kOutputs * kLine;  // bytes of a pair, as the tile sees it
-    static constexpr int kFurther = 64 / kLine * kOutputs * 2 * C;  // bytes of a row from 64 bytes of a pair to the next
-    static_assert((kOutputs - 1) * kStep + kSeen <= kLine && kTile == 4 * kRows);
+    static constexpr int kPair = kTile / kOutputs * kPiece;  // bytes of a pair, as the tile sees it
+    static constexpr int kFurther = 64 / kPiece * kOutputs * 2 * C;  // bytes of a row from 64 bytes of a pair to the next
+    static_assert((kOutputs - 1) * kStep + kSeen <= kPiece && kTile == 4 * kRows);
     static_assert((kPair / 64 - 1) * kFurther + 32 <= seen_by(kTile) * C);
 
     uint8_t* pair_at(int pair) { return pairs_ + pair % kPairs * kPair; }
