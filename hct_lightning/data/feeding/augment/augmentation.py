@@ -147,7 +147,7 @@ class Augmentation:
             (resampling, 7),
             (self.brightness or self.contrast or self.colour, 6),
             (self.blur, 3),
-            (self.noise, 2),
+            (self.noise, 7),  # of small images; large ones have less noise of their own
             (self.jpeg, 2),
         ):
             changing = max(changing, copies if used else 0)

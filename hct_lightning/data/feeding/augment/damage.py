@@ -8,12 +8,14 @@ import math
 import torch
 from torch import Tensor
 
-BANDS = 16  # of rows that have the same noise, in turn as it is and with the other sign: drawing it takes long
+DRAWN = 2**18  # values of noise for a large image: drawing takes long
 STRIPS = 8  # that JPEG goes by, to save memory
 
 
 def draw_noise(image: Tensor, deviation: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Normal noise, cut off at 2.9 deviations, for each of `BANDS` bands of an image's rows: a table, and its places.
+    """Normal noise, cut off at 2.9 deviations, for the first rows of an image: a table, and its places.
+
+    The next rows have the same noise with the other sign, and so on, in bands of `DRAWN` values at least.
 
     A byte that is drawn stands for one of 256 quantiles, which takes a fifth of the time of drawing floats.
 
@@ -25,7 +27,8 @@ def draw_noise(image: Tensor, deviation: float, seed: int) -> tuple[Tensor, Tens
     Returns:
         256 int16 and rows w c uint8, both on the image's device.
     """
-    shape = max(1, -(-image.shape[0] // BANDS)), *image.shape[1:]
+    bands = max(1, image.numel() // DRAWN)
+    shape = max(1, -(-image.shape[0] // bands)), *image.shape[1:]
     generator = torch.Generator(image.device).manual_seed(seed)
     draws = torch.empty(-(-math.prod(shape) // 8), dtype=torch.int64, device=image.device)
     places = draws.random_(-(2**63), None, generator=generator).view(torch.uint8)[: math.prod(shape)].view(shape)

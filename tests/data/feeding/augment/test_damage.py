@@ -19,7 +19,7 @@ def image(photos) -> Tensor:
 def test_noise_is_normal_and_comes_from_its_seed():
     grey = torch.full((803, 600, 3), 128, dtype=torch.uint8)
     table, places = draw_noise(grey, 1000, 1)
-    assert places.shape == (51, 600, 3)
+    assert places.shape == (161, 600, 3)
     noise = table[places.int()].double().flatten() / 1000
     for moment, of_normal in ((1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0)):
         assert noise.pow(moment).mean().item() == pytest.approx(of_normal, abs=0.15)
