@@ -83,12 +83,10 @@ void strip(const Stem& stem, const uint8_t* pixels, int height, int width, uint8
         return copy;
       };
       const auto take = [&](int pair) { window.take(pair, row(2 * pair - kPadding), row(2 * pair - kPadding + 1)); };
+      for (int pair = 2 * band + (band == first ? 0 : 1); pair < 2 * band + kPairs; ++pair) take(pair);
       if (band == first) {
-        for (int pair = 2 * band; pair < 2 * band + kPairs; ++pair) take(pair);
         window.convolve(2 * band, outputs[0]);
         Way::pool(outputs[0], count, &above[x]);
-      } else {
-        for (int pair = 2 * band + 1; pair < 2 * band + kPairs; ++pair) take(pair);
       }
       for (int y = band; y < std::min(last, band + kBand); ++y) {
         for (int soon = 4 * y + 8; soon < std::min(height, 4 * y + 12); ++soon) {
