@@ -63,7 +63,10 @@ def look_up(image: Tensor, table: Tensor, place: Tensor) -> None:
 def blur(image: Tensor, passes: int) -> None:
     """As `device.blur`; values differ by one where they lie half-way between two."""
     weights = np.array([math.comb(2 * passes, n) for n in range(2 * passes + 1)]) / 4**passes
-    image.copy_(_tensor(cv2.sepFilter2D(_pixels(image), -1, weights, weights), image.shape[2]))
+    pixels = _pixels(image)
+    blurred = cv2.sepFilter2D(pixels, -1, weights, weights, dst=pixels if image.is_contiguous() else None)
+    if blurred is not pixels:
+        image.copy_(_tensor(blurred, image.shape[2]))
 
 
 def add_noise(image: Tensor, deviation: float, seed: int) -> None:
@@ -72,14 +75,16 @@ def add_noise(image: Tensor, deviation: float, seed: int) -> None:
     # What it adds and what it takes away, as bytes: sums and differences of bytes are limited to 0..255 and fast.
     tables = (half.clamp(0, 255).byte().numpy() for half in (table, -table))
     more, less = (cv2.LUT(places.flatten(1).numpy(), half) for half in tables)
-    for number, band in enumerate(image.split(len(places))):
-        whole = band.contiguous()
-        values = whole.flatten(1).numpy()
+    whole = image.contiguous()
+    values = whole.flatten(1).numpy()
+    # Bands are NumPy's: operations of PyTorch let other threads in, and with hundreds of them threads wait in turn.
+    for number, top in enumerate(range(0, len(values), len(places))):
+        band = values[top : top + len(places)]
         added, taken = (less, more) if number % 2 else (more, less)
         for change, by in ((cv2.add, added), (cv2.subtract, taken)):
-            change(values, by[: len(values)], dst=values)
-        if whole is not band:
-            band.copy_(whole)
+            change(band, by[: len(band)], dst=band)
+    if whole is not image:
+        image.copy_(whole)
 
 
 def _pixels(image: Tensor) -> np.ndarray:

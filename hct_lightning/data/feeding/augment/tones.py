@@ -23,11 +23,13 @@ def tone_table(
     Returns:
         1 256 uint8, on the image's device; c 256 with `colour`.
     """
-    factors = torch.tensor(colour or [1.0])[:, None] * brightness
-    table = (factors * torch.arange(256.0)).clamp(0, 255).to(image.device, non_blocking=True)
+    scale: Tensor | float = brightness
+    if colour is not None:
+        scale = (torch.tensor(colour) * brightness).to(image.device, non_blocking=True)
+    steps = torch.arange(256.0, device=image.device)
+    table = (steps * scale if isinstance(scale, float) else torch.outer(scale, steps)).clamp_(0, 255)
     if contrast != 1:
         # The device computes it, and the host does not wait.
-        sample = image[::SAMPLED, ::SAMPLED]
-        mean = (sample.float() * factors.to(image.device, non_blocking=True).flatten()).clamp_(0, 255).mean()
-        table = (table - mean) * contrast + mean
-    return table.clamp(0, 255).round().to(torch.uint8)
+        mean = (image[::SAMPLED, ::SAMPLED].float() * scale).clamp_(0, 255).mean()
+        table = (table - mean).mul_(contrast).add_(mean).clamp_(0, 255)
+    return table.round_().to(torch.uint8).view(-1, 256)
