@@ -28,6 +28,7 @@ RENAMED_CALLBACKS = {"callbacks=default": "callbacks=plain", "callbacks=averaged
 TRAINING = ("fit", "pretrain")  # verbs that make a run
 # Options that are paths, and mean what they meant in the folder where the run began.
 PATHS = ("data.root", "fit.against")
+NEEDED = ("data", "model", "optim", "schedule", "trainer", "task")  # groups that no run is without
 
 
 def quoted(path: Path | str) -> str:
@@ -115,6 +116,22 @@ def _as_list(arg: str) -> str:
     return f"{key}=[{value.strip(',')}]" if key == "trainer.devices" and re.fullmatch(r"\d+(,\d*)+", value) else arg
 
 
+def _of_no_group(arg: str) -> str:
+    """`logger=null` as `logger=[]`, because on a command line Hydra takes no null for a group.
+
+    Raises:
+        ValueError: for a group that a run needs.
+    """
+    key, _, value = arg.partition("=")
+    group = files("hct_lightning.conf") / key
+    if value not in ("null", "[]") or not re.fullmatch(r"\w+", key) or not group.is_dir():
+        return arg
+    if key in NEEDED:
+        names = sorted(file.name.removesuffix(".yaml") for file in group.iterdir() if file.name[0] != "_")
+        raise ValueError(f"{arg}: a run needs one of {', '.join(names)}")
+    return f"{key}=[]"
+
+
 def _whole(arg: str) -> str:
     """`data.root=photos,scans` with whole paths, which mean the same in any folder; anything else as it is."""
     if not is_override(arg) or key_of(arg) not in PATHS:
@@ -140,8 +157,9 @@ def recompose(argv: list[str]) -> list[str]:
     its `.hydra` is left as it is.
 
     Raises:
-        ValueError: when the folder is not a run.
+        ValueError: when the folder is not a run, or a group that a run needs is left out.
     """
+    argv = [_of_no_group(arg) for arg in argv]
     if not MULTIRUN & set(argv):
         argv = [_as_list(arg) for arg in argv]
     given = {key_of(arg): arg for arg in argv if is_override(arg)}

@@ -186,6 +186,22 @@ def test_gpus_by_number_need_no_quotes_within_quotes(said, means):
     assert recompose(["-m", "trainer.devices=1,2"])[1] == "trainer.devices=1,2"  # a sweep
 
 
+def test_a_group_can_be_null(earlier):
+    recorded = earlier / ".hydra" / "overrides.yaml"
+    recorded.write_text(recorded.read_text() + "- logger=wandb\n- logger.wandb.mode=offline\n")
+    args = recompose([f"run={earlier}", "logger=null", "ckpt=null"])
+    assert {"logger=[]", "ckpt=null"} <= set(args)
+    assert not {"logger=wandb", "logger.wandb.mode=offline"} & set(args)
+    with initialize_config_module("hct_lightning.conf", version_base="1.3"):
+        assert compose("config", overrides=recompose(["logger=null"])) == compose("config")
+
+
+@pytest.mark.parametrize("nothing", ["schedule=null", "schedule=[]"])
+def test_a_group_that_a_run_needs_is_not_left_out(nothing):
+    with pytest.raises(ValueError, match=r"a run needs one of .*cosine, "):
+        recompose([nothing])
+
+
 @pytest.mark.parametrize("name", ['a"b', "a\\", "a${oc.env:HOME}", "a\\${x}"])
 def test_a_folder_whose_name_would_mean_something_else_is_refused(tmp_path, name):
     (tmp_path / name / ".hydra").mkdir(parents=True)
