@@ -28,7 +28,7 @@ RENAMED_CALLBACKS = {"callbacks=default": "callbacks=plain", "callbacks=averaged
 TRAINING = ("fit", "pretrain")  # verbs that make a run
 # Options that are paths, and mean what they meant in the folder where the run began.
 PATHS = ("data.root", "fit.against")
-NEEDED = ("data", "model", "optim", "schedule", "trainer", "task")  # groups that no run is without
+NEEDED = ("data", "model", "optim", "schedule", "trainer", "callbacks", "task")  # groups that no run is without
 
 
 def quoted(path: Path | str) -> str:
@@ -95,7 +95,8 @@ def _with_its_recipe(folder: Path, begun: list[str]) -> list[str]:
     """The overrides, and those that say what a run was by default that began when there was no `recipe`."""
     file = folder / BEGUN.with_name("hydra.yaml")
     choices = read_yaml(file, "hydra", "runtime", "choices") if file.exists() else None
-    if not isinstance(choices, dict) or "recipe" in choices:
+    # Hydra lists no choice of a group that was given as [].
+    if not isinstance(choices, dict) or "recipe" in choices or any(key_of(o) == "recipe" for o in begun):
         return begun
     was = ["recipe=plain"]
     if "+experiment=demo" in begun:
@@ -116,20 +117,21 @@ def _as_list(arg: str) -> str:
     return f"{key}=[{value.strip(',')}]" if key == "trainer.devices" and re.fullmatch(r"\d+(,\d*)+", value) else arg
 
 
-def _of_no_group(arg: str) -> str:
-    """`logger=null` as `logger=[]`, because on a command line Hydra takes no null for a group.
+def _null_group(arg: str) -> str:
+    """`logger=null` as `logger=[]`, because on a command line Hydra takes no null for a group; in sweeps, too.
 
     Raises:
         ValueError: for a group that a run needs.
     """
     key, _, value = arg.partition("=")
-    group = files("hct_lightning.conf") / key
-    if value not in ("null", "[]") or not re.fullmatch(r"\w+", key) or not group.is_dir():
+    group = files("hct_lightning.conf") / key.lstrip("+")
+    choices = [choice.strip() for choice in value.split(",")]
+    if not re.fullmatch(r"\+?\w+", key) or not group.is_dir() or not {"null", "[]"} & set(choices):
         return arg
-    if key in NEEDED:
+    if group.name in NEEDED:
         names = sorted(file.name.removesuffix(".yaml") for file in group.iterdir() if file.name[0] != "_")
-        raise ValueError(f"{arg}: a run needs one of {', '.join(names)}")
-    return f"{key}=[]"
+        raise ValueError(f"{arg}: a run needs one of {', '.join(names)}, or one of your own")
+    return f"{key}={','.join('[]' if choice == 'null' else choice for choice in choices)}"
 
 
 def _whole(arg: str) -> str:
@@ -159,7 +161,7 @@ def recompose(argv: list[str]) -> list[str]:
     Raises:
         ValueError: when the folder is not a run, or a group that a run needs is left out.
     """
-    argv = [_of_no_group(arg) for arg in argv]
+    argv = [_null_group(arg) for arg in argv]
     if not MULTIRUN & set(argv):
         argv = [_as_list(arg) for arg in argv]
     given = {key_of(arg): arg for arg in argv if is_override(arg)}

@@ -189,14 +189,27 @@ def test_gpus_by_number_need_no_quotes_within_quotes(said, means):
 def test_a_group_can_be_null(earlier):
     recorded = earlier / ".hydra" / "overrides.yaml"
     recorded.write_text(recorded.read_text() + "- logger=wandb\n- logger.wandb.mode=offline\n")
-    args = recompose([f"run={earlier}", "logger=null", "ckpt=null"])
-    assert {"logger=[]", "ckpt=null"} <= set(args)
+    args = recompose([f"run={earlier}", "logger=null", "ckpt=null", "hydra/launcher=null"])
+    assert {"logger=[]", "ckpt=null", "hydra/launcher=null"} <= set(args)
     assert not {"logger=wandb", "logger.wandb.mode=offline"} & set(args)
+    swept = recompose(["-m", "logger=null,wandb", "recipe=plain,null", "+experiment=null", "data.window=null,[0,null]"])
+    assert swept[1:5] == ["logger=[],wandb", "recipe=plain,[]", "+experiment=[]", "data.window=null,[0,null]"]
     with initialize_config_module("hct_lightning.conf", version_base="1.3"):
         assert compose("config", overrides=recompose(["logger=null"])) == compose("config")
 
 
-@pytest.mark.parametrize("nothing", ["schedule=null", "schedule=[]"])
+def test_a_run_without_a_recipe_goes_on_without(earlier):
+    """It is not one from before there were recipes, though Hydra lists no choice of a group that is []."""
+    (earlier / ".hydra" / "hydra.yaml").write_text("hydra: {runtime: {choices: {callbacks: early_stopping}}}")
+    recorded = earlier / ".hydra" / "overrides.yaml"
+    assert "recipe=plain" in recompose([f"run={earlier}"])
+    recorded.write_text(recorded.read_text() + "- recipe=[]\n")
+    args = recompose([f"run={earlier}"])
+    assert "recipe=[]" in args
+    assert not {"recipe=plain", "~callbacks.average"} & set(args)
+
+
+@pytest.mark.parametrize("nothing", ["schedule=null", "schedule=[]", "schedule=goyal,null"])
 def test_a_group_that_a_run_needs_is_not_left_out(nothing):
     with pytest.raises(ValueError, match=r"a run needs one of .*cosine, "):
         recompose([nothing])

@@ -4,11 +4,13 @@ import copy
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hct_lightning.models.hct import HCT, ConvBlock
 from hct_lightning.models.pixels import FromPixels
+
+FAR_APART = 8  # times that a weight of a BatchNorm is larger than another
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
@@ -67,3 +69,32 @@ def fold_first_activation(network: nn.Module) -> None:
         stem.conv = fuse_conv_bn_eval(stem.conv, block.bn1)
         stem.pool = nn.Sequential(block.act1, stem.pool)
         block.bn1, block.act1 = nn.Identity(), nn.Identity()
+
+
+@torch.no_grad()
+def fold_sums(network: nn.Module) -> None:
+    """Moves the BatchNorm behind a convolution stage into what the stage adds up, in place.
+
+    It alone sees the stage's last sum, so all that is added up can have its scale and its shift beforehand; then its
+    ReLU follows the sum at once. Where its weights are far apart it stays: a channel would have few of the 256 values
+    that are for all. The last of the `local_stages` keeps its sum as it is, for that is a map that others take
+    (`name_first_stages`). Other networks are left as they are.
+    """
+    if not (isinstance(network, FromPixels) and isinstance(network.network, HCT)):
+        return
+    stages = [list(cast(nn.Sequential, stage)) for stage in network.network.stages]
+    for i in range(network.network.local_stages - 1):
+        blocks, norm = cast("list[ConvBlock]", stages[i]), cast(ConvBlock, stages[i + 1][0]).bn1
+        if not isinstance(norm, nn.BatchNorm2d) or norm.weight.abs().min() < norm.weight.abs().max() / FAR_APART:
+            continue
+        scale = norm.weight / (cast(Tensor, norm.running_var) + norm.eps).sqrt()
+        shift = norm.bias - cast(Tensor, norm.running_mean) * scale
+        shortcut = cast(nn.Conv2d, blocks[0].shortcut)
+        shortcut.bias = nn.Parameter(shift)
+        for layer in (shortcut, *(block.conv2 for block in blocks)):
+            layer.weight.mul_(scale.view(-1, 1, 1, 1))
+        for block in blocks[1:]:  # whose own BatchNorm takes the sum so far, scaled and shifted
+            bn = cast(nn.BatchNorm2d, block.bn1)
+            cast(Tensor, bn.running_mean).mul_(scale).add_(shift)
+            bn.weight.div_(scale)
+        stages[i + 1][0].bn1 = nn.Identity()

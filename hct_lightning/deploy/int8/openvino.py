@@ -4,7 +4,7 @@ import contextlib
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sized
+from collections.abc import Collection, Iterable, Set, Sized
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,12 +15,17 @@ from hct_lightning.deploy import stem
 from hct_lightning.deploy.artifact import Exported
 from hct_lightning.deploy.extra import extra
 from hct_lightning.deploy.int8.attention import share_products
-from hct_lightning.deploy.int8.folding import fold_batch_norm, fold_first_activation, fold_normalisation
+from hct_lightning.deploy.int8.folding import (
+    fold_batch_norm,
+    fold_first_activation,
+    fold_normalisation,
+    fold_sums,
+)
 from hct_lightning.deploy.int8.layers import layers
 from hct_lightning.deploy.int8.sensitivity import float_layers
 from hct_lightning.deploy.program import MULTIPLE, program
 from hct_lightning.deploy.runtimes import openvino
-from hct_lightning.models.hct import HCT
+from hct_lightning.models.hct import HCT, ConvBlock
 from hct_lightning.models.pixels import FromPixels
 
 with extra("deploy"):
@@ -40,8 +45,8 @@ def export(
 ) -> Exported:
     """Convolutions and linears in int8, ranges of activations seen in `calibration`.
 
-    Sums, BatchNorms and the products of the attention are not quantized: that would cost accuracy and
-    save little time.
+    So are the sums of convolution blocks whose layers are, with those of the blocks before them in the stage. The
+    attention's products, other sums and BatchNorms are not quantized: that would cost accuracy and save little time.
 
     Args:
         network: takes uint8 images.
@@ -53,6 +58,7 @@ def export(
     """
     network = fold_batch_norm(network)
     fold_first_activation(network)
+    fold_sums(network)
     share_products(network)
     zero_points = -cast(FromPixels, network).offset if fold_normalisation(network) else None
     exported = program(network, example, dynamic=dynamic).run_decompositions()
@@ -65,11 +71,14 @@ def export(
     }
     model = openvino.convert(exported, example, dynamic=dynamic)
     openvino.name_first_stages(model, exported, network)
-    ignored = []
+    blocks = blocks_of(network, chosen)
+    ignored, sums = [], []
     for operation in model.get_ordered_ops():
-        name = operation.get_friendly_name()
-        is_layer = operation.get_type_name() in ("Convolution", "MatMul")
-        if not (is_layer and module_of.get(name.split("/")[0]) in chosen):
+        name, kind = operation.get_friendly_name(), operation.get_type_name()
+        module = module_of.get(name.split("/")[0])
+        if kind == "Add" and module in blocks:
+            sums.append(name)
+        elif kind not in ("Convolution", "MatMul") or module not in chosen:
             ignored.append(name)
     # Without zero points where that is no loss: in HCT only what the attention's last layer takes has a sign, and there
     # a zero point costs time. Activations of other networks may be negative a little, as GELU's are.
@@ -89,6 +98,7 @@ def export(
                 activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM
             ),
         )
+    add_in_int8(model, sums)
     if zero_points is not None:
         take_pixels(model, zero_points)
     if pool_in_int8(model):
@@ -102,6 +112,44 @@ def export(
         int8=count_int8(folder / openvino.FILE),
         layers=len(layers(network)),
     )
+
+
+def blocks_of(network: nn.Module, chosen: Set[str]) -> set[str]:
+    """The names of the convolution blocks whose layers are all chosen, and those of the blocks before in their stage."""
+    found, whole = set(), False
+    for name, block in network.named_modules():
+        if isinstance(block, ConvBlock):
+            first = block.shortcut is not None
+            whole = (first or whole) and chosen >= {f"{name}.{layer}" for layer in layers(block)}
+            if whole:
+                found.add(name)
+    return found
+
+
+def add_in_int8(model: Model, sums: Collection[str]) -> None:
+    """Lets OpenVINO compute sums of convolution blocks in their convolutions, and keep those that are added to as bytes.
+
+    NNCF has rounded both addends. One that a convolution gives rounded is enough for OpenVINO: where that is the
+    shortcut's, the branch keeps all its bits. A sum that the next block adds to is rounded for that alone; now the next
+    block's BatchNorm takes it rounded, too.
+
+    Args:
+        model: quantized.
+        sums: names of the additions, shortcut + branch; with one, all before it in the stage.
+    """
+    for operation in model.get_ordered_ops():
+        if operation.get_friendly_name() not in sums:
+            continue
+        shortcut, branch = (operation.input_value(i).get_node() for i in (0, 1))
+        if {shortcut.get_type_name(), branch.get_type_name()} != {"FakeQuantize"}:
+            continue
+        added = shortcut.input_value(0)
+        if added.get_node().get_friendly_name() not in sums:
+            operation.input(1).replace_source_output(branch.input_value(0))
+            continue
+        for user in added.get_target_inputs():
+            if user.get_node().get_friendly_name() != shortcut.get_friendly_name():
+                user.replace_source_output(shortcut.output(0))
 
 
 def take_pixels(model: Model, zero_points: Tensor) -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from hct_lightning.deploy.int8.folding import fold_batch_norm, fold_first_activation, fold_normalisation
-from hct_lightning.models import FromPixels
+from hct_lightning.deploy.int8.folding import fold_batch_norm, fold_first_activation, fold_normalisation, fold_sums
+from hct_lightning.models import HCT, FromPixels
 
 
 def test_folding_keeps_the_answers(network, images):
@@ -56,3 +56,43 @@ def test_only_hcts_stem_is_folded(network, small):
     far = FromPixels(network.network, [-0.5, 0.5, 0.5], [0.25] * 3)
     assert not fold_normalisation(far)
     assert far.scale[0] < 1, "and left as it is"
+
+
+@pytest.mark.parametrize("conv_stages", [2, 3, 5])
+@pytest.mark.parametrize("blocks", [(2, 2, 2, 2, 2), (1, 3, 1, 1, 1)])
+def test_sums_that_are_scaled_beforehand_keep_the_answers(conv_stages, blocks):
+    network = FromPixels(HCT(conv_stages=conv_stages, blocks=blocks), [0.5] * 3, [0.25] * 3).train()
+    pixels = torch.randint(0, 256, (2, 3, 160, 192), dtype=torch.uint8)
+    for norm in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.weight, 0.4, 2)
+        nn.init.normal_(norm.bias)
+    network(pixels)
+    wanted = fold_batch_norm(network)
+    folded = fold_batch_norm(network)
+    fold_sums(folded)
+    local = wanted.network.local_stages
+    assert [isinstance(stage[0].bn1, nn.Identity) for stage in folded.network.stages[1:]] == [
+        i < local - 1 for i in range(4)
+    ]
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(pixels), wanted(pixels), rtol=1e-4, atol=1e-4)
+        maps = []
+        for it in (wanted, folded):
+            x = it.network.stem(it.normalise(pixels, torch.float32))
+            for stage in it.network.stages[:local]:
+                x = stage(x)
+            maps.append(x)
+    torch.testing.assert_close(*maps, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("weight", "moved"), [(-0.5, True), (0.1, False), (0.0, False)])
+def test_a_batch_norm_whose_weights_are_far_apart_stays(network, small, weight, moved):
+    wanted, pixels = fold_batch_norm(network), torch.randint(0, 256, (1, 3, 128, 128), dtype=torch.uint8)
+    wanted.network.stages[1][0].bn1.weight.data[3] = weight
+    folded = fold_batch_norm(wanted)
+    fold_sums(folded)
+    assert isinstance(folded.network.stages[1][0].bn1, nn.Identity) == moved
+    assert (folded.network.stages[0][0].shortcut.bias is not None) == moved
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(pixels), wanted(pixels), rtol=1e-4, atol=1e-4)
+    fold_sums(small)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hct_lightning.deploy import stem
-from hct_lightning.deploy.int8.layers import sqnr_db
+from hct_lightning.deploy.int8.layers import layers, sqnr_db
 from hct_lightning.models import HCT, FromPixels
 
 # What an artifact's description says that its loader asks for.
@@ -150,3 +150,42 @@ def test_a_stem_that_its_model_does_not_know_is_refused(small, images, tmp_path)
     (tmp_path / stem.FILE).write_bytes(b"of another one")
     with pytest.raises(ValueError, match=r"names no stem, of which stem\.bin lies beside it"):
         load(tmp_path / made.file, WITH_STEM, 1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("conv_stages", [3, 5])
+@pytest.mark.parametrize("blocks", [(2, 2, 2, 2, 2), (1, 3, 1, 1, 1)])
+def test_the_first_stages_have_nothing_but_bytes(conv_stages, blocks, tmp_path):
+    """All is added up in the convolutions."""
+    from hct_lightning.deploy.int8 import openvino
+    from hct_lightning.deploy.runtimes.openvino import compile_model, load
+
+    network = FromPixels(HCT(conv_stages=conv_stages, blocks=blocks), [0.5] * 3, [0.25] * 3).train()
+    images = [torch.randint(0, 256, (1, 3, 160, 192), dtype=torch.uint8) for _ in range(4)]
+    network(torch.cat(images))
+    network.eval()
+    made = openvino.export(network, images[0], tmp_path, dynamic=False, calibration=images, percent=100)
+    with torch.inference_mode():
+        assert sqnr_db(network(images[1]), load(tmp_path / made.file, WITHOUT, 1, 1)(images[1])) > 15
+    convolutions, precisions = 0, set()
+    for operation in compile_model(tmp_path / made.file, "int8").get_runtime_model().get_ordered_ops():
+        about = operation.get_rt_info()
+        kind = about["layerType"].astype(str)
+        shape = operation.get_output_partial_shape(0) if operation.get_output_size() else []
+        if kind not in ("Const", "Reorder") and [int(str(side)) for side in shape][1:] in ([16, 20, 24], [32, 10, 12]):
+            convolutions += kind == "Convolution"
+            precisions.add(about["outputPrecisions"].astype(str))
+    assert convolutions == 2 * sum(blocks[:2]) + 2
+    assert precisions <= {"u8", "i8"}
+
+
+def test_sums_are_those_of_blocks_in_int8_from_the_first_of_a_stage_on():
+    from hct_lightning.deploy.int8.openvino import blocks_of
+
+    network = HCT(blocks=(2, 3, 2, 1, 1))
+    every = set(layers(network))
+    names = [f"stages.{stage}.{block}" for stage, count in enumerate((2, 3, 2)) for block in range(count)]
+    assert blocks_of(network, every) == set(names)
+    assert blocks_of(network, every - {"stages.1.1.conv2", "stages.2.0.shortcut"}) == set(names[:3])
+    assert blocks_of(network, every - {"stages.3.0.conv"}) == set(names)
+    assert not blocks_of(network, set())

@@ -77,7 +77,7 @@ def add_noise(image: Tensor, deviation: float, seed: int) -> None:
     more, less = (cv2.LUT(places.flatten(1).numpy(), half) for half in tables)
     whole = image.contiguous()
     values = whole.flatten(1).numpy()
-    # Bands are NumPy's: operations of PyTorch let other threads in, and with hundreds of them threads wait in turn.
+    # Bands are NumPy's: PyTorch lets other threads in at each operation, and with hundreds of them threads wait in turn.
     for number, top in enumerate(range(0, len(values), len(places))):
         band = values[top : top + len(places)]
         added, taken = (less, more) if number % 2 else (more, less)

@@ -27,7 +27,7 @@ def tone_table(
     if colour is not None:
         scale = (torch.tensor(colour) * brightness).to(image.device, non_blocking=True)
     steps = torch.arange(256.0, device=image.device)
-    table = (steps * scale if isinstance(scale, float) else torch.outer(scale, steps)).clamp_(0, 255)
+    table = (torch.outer(scale, steps) if isinstance(scale, Tensor) else steps * scale).clamp_(0, 255)
     if contrast != 1:
         # The device computes it, and the host does not wait.
         mean = (image[::SAMPLED, ::SAMPLED].float() * scale).clamp_(0, 255).mean()
