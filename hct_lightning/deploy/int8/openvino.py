@@ -130,8 +130,9 @@ def add_in_int8(model: Model, sums: Collection[str]) -> None:
     """Lets OpenVINO compute sums of convolution blocks in their convolutions, and keep those that are added to as bytes.
 
     NNCF has rounded both addends. One that a convolution gives rounded is enough for OpenVINO: where that is the
-    shortcut's, the branch keeps all its bits. A sum that the next block adds to is rounded for that alone; now the next
-    block's BatchNorm takes it rounded, too.
+    shortcut's, the branch keeps all its bits. So it does where the sum itself is not rounded: then OpenVINO is to add
+    in an operator of its own, for a convolution would give it in fp32. A sum that the next block adds to is rounded for
+    that alone; now the next block's BatchNorm takes it rounded, too.
 
     Args:
         model: quantized.
@@ -144,12 +145,19 @@ def add_in_int8(model: Model, sums: Collection[str]) -> None:
         if {shortcut.get_type_name(), branch.get_type_name()} != {"FakeQuantize"}:
             continue
         added = shortcut.input_value(0)
-        if added.get_node().get_friendly_name() not in sums:
+        to_sum = added.get_node().get_friendly_name() in sums
+        if not (to_sum and _is_rounded(operation)):
             operation.input(1).replace_source_output(branch.input_value(0))
-            continue
-        for user in added.get_target_inputs():
+        for user in added.get_target_inputs() if to_sum else ():
             if user.get_node().get_friendly_name() != shortcut.get_friendly_name():
                 user.replace_source_output(shortcut.output(0))
+
+
+def _is_rounded(node: Node) -> bool:
+    """Whether it is rounded at once, or behind a ReLU."""
+    users = [user.get_node() for user in node.output(0).get_target_inputs()]
+    kinds = {user.get_type_name() for user in users}
+    return "FakeQuantize" in kinds or (kinds == {"Relu"} and _is_rounded(users[0]))
 
 
 def take_pixels(model: Model, zero_points: Tensor) -> None:

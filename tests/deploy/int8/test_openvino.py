@@ -157,8 +157,10 @@ def test_a_stem_that_its_model_does_not_know_is_refused(small, images, tmp_path)
 @pytest.mark.parametrize("blocks", [(2, 2, 2, 2, 2), (1, 3, 1, 1, 1)])
 def test_the_first_stages_have_nothing_but_bytes(conv_stages, blocks, tmp_path):
     """All is added up in the convolutions."""
+    from openvino import Core
+
     from hct_lightning.deploy.int8 import openvino
-    from hct_lightning.deploy.runtimes.openvino import compile_model, load
+    from hct_lightning.deploy.runtimes.openvino import FIRST_STAGES, compile_model, load
 
     network = FromPixels(HCT(conv_stages=conv_stages, blocks=blocks), [0.5] * 3, [0.25] * 3).train()
     images = [torch.randint(0, 256, (1, 3, 160, 192), dtype=torch.uint8) for _ in range(4)]
@@ -177,6 +179,10 @@ def test_the_first_stages_have_nothing_but_bytes(conv_stages, blocks, tmp_path):
             precisions.add(about["outputPrecisions"].astype(str))
     assert convolutions == 2 * sum(blocks[:2]) + 2
     assert precisions <= {"u8", "i8"}
+    outputs = [output for op in Core().read_model(tmp_path / made.file).get_ordered_ops() for output in op.outputs()]
+    [sum_of_stages] = [output.get_node() for output in outputs if FIRST_STAGES in output.get_names()]
+    branch = sum_of_stages.input_value(1).get_node()
+    assert branch.get_type_name() == "Convolution", "not rounded, as the sum is not: else OpenVINO gives it in fp32"
 
 
 def test_sums_are_those_of_blocks_in_int8_from_the_first_of_a_stage_on():
