@@ -98,6 +98,7 @@ def export(
                 activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM
             ),
         )
+    del cast(Any, model).rt_info["nncf"]  # what it was told: 15 kB of names
     add_in_int8(model, sums)
     if zero_points is not None:
         take_pixels(model, zero_points)
