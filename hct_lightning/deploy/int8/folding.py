@@ -85,7 +85,10 @@ def fold_sums(network: nn.Module) -> None:
     stages = [list(cast(nn.Sequential, stage)) for stage in network.network.stages]
     for i in range(network.network.local_stages - 1):
         blocks, norm = cast("list[ConvBlock]", stages[i]), cast(ConvBlock, stages[i + 1][0]).bn1
-        if not isinstance(norm, nn.BatchNorm2d) or norm.weight.abs().min() < norm.weight.abs().max() / FAR_APART:
+        if not isinstance(norm, nn.BatchNorm2d):
+            continue
+        sizes = norm.weight.abs()
+        if sizes.min() <= sizes.max() / FAR_APART:  # all of them zero, too: nothing could be divided by them
             continue
         scale = norm.weight / (cast(Tensor, norm.running_var) + norm.eps).sqrt()
         shift = norm.bias - cast(Tensor, norm.running_mean) * scale

@@ -85,10 +85,10 @@ def test_sums_that_are_scaled_beforehand_keep_the_answers(conv_stages, blocks):
     torch.testing.assert_close(*maps, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("weight", "moved"), [(-0.5, True), (0.1, False), (0.0, False)])
-def test_a_batch_norm_whose_weights_are_far_apart_stays(network, small, weight, moved):
+@pytest.mark.parametrize(("channel", "weight", "moved"), [(3, -0.5, True), (3, 0.1, False), (..., 0.0, False)])
+def test_a_batch_norm_whose_weights_are_far_apart_stays(network, small, channel, weight, moved):
     wanted, pixels = fold_batch_norm(network), torch.randint(0, 256, (1, 3, 128, 128), dtype=torch.uint8)
-    wanted.network.stages[1][0].bn1.weight.data[3] = weight
+    wanted.network.stages[1][0].bn1.weight.data[channel] = weight
     folded = fold_batch_norm(wanted)
     fold_sums(folded)
     assert isinstance(folded.network.stages[1][0].bn1, nn.Identity) == moved

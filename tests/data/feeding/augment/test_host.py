@@ -111,7 +111,7 @@ def test_blurred_alike_in_place(photo, channels, passes, view):
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize(("deviation", "drawn"), [(0.0, damage.DRAWN), (7.3, damage.DRAWN), (200.0, 2**13)])
 def test_noise_alike_in_place(photo, channels, deviation, drawn, view, monkeypatch):
-    monkeypatch.setattr(damage, "DRAWN", drawn)  # so few that most images have several bands
+    monkeypatch.setattr(damage, "DRAWN", drawn)  # with 2**13 most of these images have several bands
     ours, theirs = view(photo[..., :channels]).clone(), view(photo[..., :channels]).clone()
     host.add_noise(ours, deviation, 5)
     device.add_noise(theirs, deviation, 5)
