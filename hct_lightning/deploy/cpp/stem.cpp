@@ -10,12 +10,14 @@
 #include "stem.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <system_error>
 #include <thread>
 #include <vector>
 
 #include "stem_ways.h"
+#include "threads.h"
 
 #if defined(WITH_AMX)
 #include <sys/syscall.h>
@@ -105,18 +107,24 @@ void strip(const Stem& stem, const uint8_t* pixels, int height, int width, uint8
 
 template <class Way>
 void run(const Stem& stem, const uint8_t* pixels, int height, int width, uint8_t* map, int threads) {
+  constexpr int kParts = 8, kLeast = 32;  // parts for each thread; rows of one, which begins with a row of outputs more
   const auto part = stem.channels == 1 ? strip<Way, 1> : strip<Way, 3>;
-  const int rows = hct_stem_side(height);
-  const auto from = [&](int t) { return static_cast<int>(static_cast<int64_t>(rows) * t / threads); };
+  const int rows = hct_stem_side(height), each = threads == 1 ? rows : std::max(kLeast, rows / (kParts * threads) + 1);
+  // Who is done takes the next part: a thread may begin late, and its CPU have other work as well.
+  std::atomic<int> next{0};
+  const auto work = [&] {
+    for (int row; (row = next.fetch_add(each)) < rows;)
+      part(stem, pixels, height, width, map, row, std::min(rows, row + each));
+  };
   std::vector<std::thread> others;
-  int started = 1;
   try {
-    for (; started < threads; ++started)
-      others.emplace_back([&, t = started] { part(stem, pixels, height, width, map, from(t), from(t + 1)); });
+    for (int t = 1; t < threads; ++t) {
+      others.emplace_back(work);
+      work_elsewhere(others.back());
+    }
   } catch (const std::system_error&) {  // as many as the system allows
   }
-  part(stem, pixels, height, width, map, 0, from(1));
-  if (started < threads) part(stem, pixels, height, width, map, from(started), rows);
+  work();
   for (std::thread& other : others) other.join();
 }
 
