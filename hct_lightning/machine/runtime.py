@@ -46,6 +46,17 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def keep_apart(number: int, threads: int) -> None:
+    """Leaves to the calling thread, one of several that work for a moment, its share of the CPUs.
+
+    On virtual machines two of them may otherwise share a CPU for milliseconds: see cpp/threads.h. Does nothing where
+    the system can't be told.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        cpus = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cpus[number::threads] or cpus)
+
+
 def cpus_of_a_rank(ranks_here: int = 1) -> int:
     """CPUs for each of so many ranks on this machine; under srun those of its task."""
     task = os.environ.get("SLURM_CPUS_PER_TASK") if "SLURM_STEP_ID" in os.environ else None

@@ -8,12 +8,15 @@ import resource
 import signal
 import statistics
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
 
 GRACE_S = 20  # for a side to end by itself
+REST_S = 0.05  # for its threads to come to rest
 
 
 class Measured(NamedTuple):
@@ -44,8 +47,8 @@ def interleave(
 ) -> dict[str, Measured]:
     """Starts every side, then lets one call of each follow the other.
 
-    Only one side works at a time, and each round has all of them, so that a machine that gets
-    slower does so for everyone.
+    Only one side works at a time: the next one begins when the threads of the last one rest. Each round has all of
+    them, so that a machine that gets slower does so for everyone.
 
     Args:
         sides: commands of processes that call `side.serve`, by name.
@@ -80,6 +83,7 @@ def interleave(
             for name, process in list(running.items()):
                 process.stdin.write("go\n")
                 answer = _answer(name, process, may_fail=most_bytes is not None)
+                _rest(process.pid)
                 if "failed" in answer:
                     log.warning("%s: %s, left out", name, answer["failed"])
                     results[name] = Measured([], 0.0, 0.0, results[name].facts, [], answer["failed"])
@@ -98,6 +102,23 @@ def interleave(
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE_S)
     return results
+
+
+def _rest(process: int) -> None:
+    """Waits until no thread of it works, or for `REST_S`.
+
+    Threads of OpenMP, which PyTorch has, spin for up to 20 ms before they sleep, and would take a CPU from the next side.
+    """
+    tasks = Path(f"/proc/{process}/task")  # on Linux
+    end = time.monotonic() + REST_S
+    while time.monotonic() < end:
+        try:
+            states = [stat.read_text().rpartition(")")[2].split()[0] for stat in tasks.glob("*/stat")]
+        except OSError:  # a thread has just ended
+            continue
+        if states and "R" not in states:
+            return
+        time.sleep(0.001)
 
 
 def _answer(name: str, process: subprocess.Popen, *, may_fail: bool = False) -> dict[str, Any]:

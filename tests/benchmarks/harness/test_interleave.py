@@ -99,3 +99,24 @@ def test_sides_that_do_not_fit_the_memory_together_are_measured_one_after_the_ot
 def test_a_side_that_dies_is_named():
     with pytest.raises(RuntimeError, match="the side broken ended with status 3"):
         interleave({"broken": [sys.executable, "-c", "exit(3)"]}, warmup=0, rounds=1)
+
+
+SPINNING = """
+import threading, time
+from hct_lightning.benchmarks.harness.side import serve
+def work():
+    end = time.monotonic() + 0.03
+    def spin():
+        while time.monotonic() < end: pass
+    threading.Thread(target=spin).start()
+    return end
+serve(work)
+"""
+WHEN = "import time\nfrom hct_lightning.benchmarks.harness.side import serve\nserve(time.monotonic)"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it waits for a fixed time")
+def test_the_next_side_begins_when_the_threads_of_the_last_one_rest():
+    sides = {"spinning": [sys.executable, "-c", SPINNING], "next": [sys.executable, "-c", WHEN]}
+    measured = interleave(sides, warmup=0, rounds=5)
+    assert all(a <= b for a, b in zip(measured["spinning"].results, measured["next"].results, strict=True))
