@@ -6,6 +6,7 @@ CPUs where it is not faster, the runtime's own operators do the same.
 
 import ctypes
 import functools
+import math
 from collections.abc import Callable
 from importlib.resources import files
 
@@ -18,6 +19,7 @@ from hct_lightning.machine.compiled import compiled_library
 FILE = "stem.bin"  # of an artifact; cpp/stem.cpp tells its form
 CHANNELS = (1, 3)  # of images that it takes
 OUT = 16  # channels of the map
+LINE = 64  # bytes of the cache
 WAYS = ("portable", "vnni", "amx")  # of the program, in its order
 
 
@@ -73,8 +75,10 @@ def run_by(library: ctypes.CDLL, stem: bytes, threads: int, *, way: int | None =
             raise ValueError(f"the stem takes uint8 h w {channels}, not {pixels.dtype} {tuple(pixels.shape)}")
         shape = library.hct_stem_side(height), library.hct_stem_side(width), OUT
         if found.shape != shape:
-            # NumPy asks Linux for huge pages, whose addresses are found faster.
-            found = torch.from_numpy(np.empty(shape, np.uint8))
+            # NumPy asks Linux for huge pages where it is large: their addresses are found faster.
+            memory = np.empty(math.prod(shape) + LINE, np.uint8)
+            begin = -memory.ctypes.data % LINE
+            found = torch.from_numpy(memory[begin : begin + math.prod(shape)]).view(shape)
         library.hct_stem(stem, pixels.data_ptr(), height, width, found.data_ptr(), threads, way)
         return found
 

@@ -9,7 +9,6 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
@@ -24,12 +23,10 @@ def compiled_library(folder: Traversable, main: str, headers: Sequence[str], wit
     Args:
         folder: of the sources.
         main: the file that is compiled, `stem.cpp`.
-        headers: that it includes, of its folder; it may also include those of `machine/cpp`.
+        headers: that it includes, of ours.
         without: what is worse without it, for the log: `images are read slower than they could`.
     """
-    everyones = files("hct_lightning.machine") / "cpp"
-    sources = [*(folder / name for name in (main, *headers)), *sorted(everyones.iterdir(), key=lambda file: file.name)]
-    content = b"".join(source.read_bytes() for source in sources)
+    content = b"".join((folder / name).read_bytes() for name in (main, *headers))
     command = [*shlex.split(os.environ.get("CXX", "c++")), *_OPTIONS]
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hct_lightning"
     try:
@@ -43,8 +40,7 @@ def compiled_library(folder: Traversable, main: str, headers: Sequence[str], wit
         if not kept.is_file():
             with tempfile.TemporaryDirectory(dir=home) as making:  # several processes may do so at once
                 made = Path(making) / kept.name
-                where = (f"-I{everyones}", str(folder / main), "-o", str(made))
-                subprocess.run([*command, *where], check=True, capture_output=True)
+                subprocess.run([*command, str(folder / main), "-o", made], check=True, capture_output=True)
                 made.replace(kept)
         return ctypes.CDLL(str(kept))
     except (OSError, subprocess.CalledProcessError) as error:

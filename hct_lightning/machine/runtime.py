@@ -3,6 +3,7 @@
 The app sets them, and no import does: a program that uses our classes keeps its own settings.
 """
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -47,14 +48,15 @@ def cpu_count() -> int:
 
 
 def keep_apart(number: int, threads: int) -> None:
-    """Leaves to the calling thread, one of several that work for a moment, its share of the CPUs.
+    """Leaves to the calling thread, one of several that end soon, its share of the CPUs.
 
-    On virtual machines two of them may otherwise share a CPU for milliseconds: see cpp/threads.h. Does nothing where
-    the system can't be told.
+    In a virtual machine two of them may otherwise stand in line on one CPU for milliseconds, see deploy/cpp/stem.cpp.
+    Does nothing where the system can't be told or refuses.
     """
     if hasattr(os, "sched_setaffinity"):
-        cpus = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, cpus[number::threads] or cpus)
+        with contextlib.suppress(OSError):
+            cpus = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, cpus[number::threads] or cpus)
 
 
 def cpus_of_a_rank(ranks_here: int = 1) -> int:

@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,17 @@ def test_images_may_become_larger(library):
         maps.append(run(torch.full((*size, 3), 9, dtype=torch.uint8)))
         maps[-1].numpy()  # as OpenVINO takes it
     assert [tuple(found.shape[:2]) for found in maps] == [(31, 31), (63, 49), (31, 31)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads work anywhere")
+def test_the_caller_keeps_its_cpus(library):
+    """Also where threads have nothing to do, and end before others have begun."""
+    before = os.sched_getaffinity(0)
+    run = stem.run_by(library, stem.pack(*parts(1)), 31)
+    pixels = torch.zeros((128, 128, 1), dtype=torch.uint8)
+    for _ in range(300):
+        run(pixels)
+    assert os.sched_getaffinity(0) == before
 
 
 def test_fewer_threads_than_asked_for_will_do(library):

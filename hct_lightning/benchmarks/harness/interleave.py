@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 log = logging.getLogger(__name__)
 
 GRACE_S = 20  # for a side to end by itself
-REST_S = 0.05  # for its threads to come to rest
+REST_S = 0.1  # at most, for its threads to come to rest
+READINGS = 3  # in a row that show them at rest, for not all are read at one time
 
 
 class Measured(NamedTuple):
@@ -78,6 +79,7 @@ def interleave(
                 resource.prlimit(process.pid, resource.RLIMIT_DATA, (most_bytes, most_bytes))
             running[name] = process
             results[name] = Measured([], 0.0, 0.0, _answer(name, process), [])
+            _rest(process.pid)
             log.info("ready: %s", name)
         for turn in range(warmup + rounds):
             for name, process in list(running.items()):
@@ -105,19 +107,18 @@ def interleave(
 
 
 def _rest(process: int) -> None:
-    """Waits until no thread of it works, or for `REST_S`.
+    """Waits until no thread of it works, or for `REST_S`, as it does where there is no `/proc`.
 
     Threads of OpenMP, which PyTorch has, spin for up to 20 ms before they sleep, and would take a CPU from the next side.
     """
-    tasks = Path(f"/proc/{process}/task")  # on Linux
-    end = time.monotonic() + REST_S
-    while time.monotonic() < end:
+    end, seen = time.monotonic() + REST_S, 0
+    while seen < READINGS and time.monotonic() < end:
         try:
-            states = [stat.read_text().rpartition(")")[2].split()[0] for stat in tasks.glob("*/stat")]
+            stats = [file.read_bytes() for file in Path(f"/proc/{process}/task").glob("*/stat")]
         except OSError:  # a thread has just ended
             continue
-        if states and "R" not in states:
-            return
+        working = not stats or any(stat.rpartition(b")")[2].split()[0] == b"R" for stat in stats)
+        seen = 0 if working else seen + 1
         time.sleep(0.001)
 
 

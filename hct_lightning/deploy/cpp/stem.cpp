@@ -12,13 +12,18 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <functional>
+#include <memory>
 #include <system_error>
 #include <thread>
 #include <vector>
 
 #include "stem_ways.h"
-#include "threads.h"
 
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
 #if defined(WITH_AMX)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -105,11 +110,34 @@ void strip(const Stem& stem, const uint8_t* pixels, int height, int width, uint8
     }
 }
 
+// A thread that works on other CPUs than the one that the caller is on now. In a virtual machine Linux counts an idle CPU
+// as taken away by the host (vcpu_is_preempted), and puts a new thread on its creator's CPU, where it waits, often 4 ms.
+// Where there is no other CPU, where that is refused, and with more than 1024 CPUs it works anywhere.
+std::thread begin_elsewhere(const std::function<void()>& work) {
+  const auto sent = std::make_shared<std::atomic<bool>>(false);
+  std::thread thread([work, sent] {
+    while (!*sent) std::this_thread::yield();  // of one that has ended, the number stands for the caller
+    work();
+  });
+#if defined(__linux__)
+  cpu_set_t cpus;
+  const int here = sched_getcpu();
+  if (here >= 0 && !sched_getaffinity(0, sizeof cpus, &cpus)) {
+    CPU_CLR(here, &cpus);
+    if (CPU_COUNT(&cpus)) pthread_setaffinity_np(thread.native_handle(), sizeof cpus, &cpus);
+  }
+#endif
+  *sent = true;
+  return thread;
+}
+
 template <class Way>
 void run(const Stem& stem, const uint8_t* pixels, int height, int width, uint8_t* map, int threads) {
-  constexpr int kParts = 8, kLeast = 32;  // parts for each thread; rows of one, which begins with a row of outputs more
+  constexpr int kParts = 8;   // for each thread
+  constexpr int kLeast = 32;  // rows of a part, for each computes one row of outputs twice; fewer, where all would not have one
   const auto part = stem.channels == 1 ? strip<Way, 1> : strip<Way, 3>;
-  const int rows = hct_stem_side(height), each = threads == 1 ? rows : std::max(kLeast, rows / (kParts * threads) + 1);
+  const int rows = hct_stem_side(height), share = (rows - 1) / threads + 1;
+  const int each = threads == 1 ? rows : std::max(std::min(kLeast, share), rows / (kParts * threads) + 1);
   // Who is done takes the next part: a thread may begin late, and its CPU have other work as well.
   std::atomic<int> next{0};
   const auto work = [&] {
@@ -117,11 +145,10 @@ void run(const Stem& stem, const uint8_t* pixels, int height, int width, uint8_t
       part(stem, pixels, height, width, map, row, std::min(rows, row + each));
   };
   std::vector<std::thread> others;
+  others.reserve(threads - 1);
   try {
-    for (int t = 1; t < threads; ++t) {
-      others.emplace_back(work);
-      work_elsewhere(others.back());
-    }
+    while (static_cast<int>(others.size()) + 1 < std::min(threads, (rows - 1) / each + 1))
+      others.push_back(begin_elsewhere(work));
   } catch (const std::system_error&) {  // as many as the system allows
   }
   work();

@@ -115,7 +115,7 @@ serve(work)
 WHEN = "import time\nfrom hct_lightning.benchmarks.harness.side import serve\nserve(time.monotonic)"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it waits for a fixed time")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it waits as long whatever they do")
 def test_the_next_side_begins_when_the_threads_of_the_last_one_rest():
     sides = {"spinning": [sys.executable, "-c", SPINNING], "next": [sys.executable, "-c", WHEN]}
     measured = interleave(sides, warmup=0, rounds=5)

@@ -31,7 +31,6 @@
 #include "frame.h"
 #include "pixels.h"
 #include "reader.h"
-#include "threads.h"
 
 namespace jpeg {
 namespace {
@@ -194,13 +193,11 @@ class Decoder {
     {
       std::lock_guard<std::mutex> lock(all_there);
       try {
-        for (size_t i = 1; i < parts_.size(); ++i) {
+        for (size_t i = 1; i < parts_.size(); ++i)
           others.emplace_back([&, i] {
             { std::lock_guard<std::mutex> wait(all_there); }
             if (together) work(i);
           });
-          work_elsewhere(others.back());
-        }
       } catch (const std::system_error&) {  // the system gives no more threads
         together = false;
       }
