@@ -116,7 +116,7 @@ void strip(const Stem& stem, const uint8_t* pixels, int height, int width, uint8
 std::thread begin_elsewhere(const std::function<void()>& work) {
   const auto sent = std::make_shared<std::atomic<bool>>(false);
   std::thread thread([work, sent] {
-    while (!*sent) std::this_thread::yield();  // of one that has ended, the number stands for the caller
+    while (!*sent) std::this_thread::yield();  // one that has ended has the number 0, and that means the caller
     work();
   });
 #if defined(__linux__)
@@ -134,7 +134,7 @@ std::thread begin_elsewhere(const std::function<void()>& work) {
 template <class Way>
 void run(const Stem& stem, const uint8_t* pixels, int height, int width, uint8_t* map, int threads) {
   constexpr int kParts = 8;   // for each thread
-  constexpr int kLeast = 32;  // rows of a part, for each computes one row of outputs twice; fewer, where all would not have one
+  constexpr int kLeast = 32;  // rows of a part, for each computes a row of outputs twice; fewer, so that all threads have one
   const auto part = stem.channels == 1 ? strip<Way, 1> : strip<Way, 3>;
   const int rows = hct_stem_side(height), share = (rows - 1) / threads + 1;
   const int each = threads == 1 ? rows : std::max(std::min(kLeast, share), rows / (kParts * threads) + 1);
