@@ -3,7 +3,6 @@
 The app sets them, and no import does: a program that uses our classes keeps its own settings.
 """
 
-import contextlib
 import ctypes
 import logging
 import os
@@ -45,18 +44,6 @@ def _mallopt(parameter: int, value: int) -> bool:
 def cpu_count() -> int:
     """CPUs that this process may use: fewer than the machine has under Slurm or taskset."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def keep_apart(number: int, threads: int) -> None:
-    """Leaves to the calling thread, one of several that end soon, its share of the CPUs.
-
-    In a virtual machine two of them may otherwise stand in line on one CPU for milliseconds, see deploy/cpp/stem.cpp.
-    Does nothing where the system can't be told or refuses.
-    """
-    if hasattr(os, "sched_setaffinity"):
-        with contextlib.suppress(OSError):
-            cpus = sorted(os.sched_getaffinity(0))
-            os.sched_setaffinity(0, cpus[number::threads] or cpus)
 
 
 def cpus_of_a_rank(ranks_here: int = 1) -> int:

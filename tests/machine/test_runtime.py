@@ -35,21 +35,6 @@ def test_cpus_are_those_the_process_may_use(monkeypatch):
     assert runtime.cpus_of_a_rank() == 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads stay where they are")
-def test_threads_kept_apart_share_no_cpu():
-    mine = os.sched_getaffinity(0)
-
-    def kept(number: int) -> set[int]:
-        runtime.keep_apart(number, 2)
-        return os.sched_getaffinity(0)
-
-    threads = [ThreadPoolExecutor(1) for _ in range(2)]
-    first, second = (pool.submit(kept, number).result() for number, pool in enumerate(threads))
-    assert first | second == mine
-    assert not first & second or len(mine) == 1
-    assert os.sched_getaffinity(0) == mine, "the caller keeps its own"
-
-
 def test_precision_is_bf16_only_where_the_hardware_computes_in_it():
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     assert runtime.resolve_precision("auto", "cpu") == ("bf16-mixed" if native else "32-true")

@@ -8,6 +8,7 @@ for the first), so with mixing the micro-batch an image stands in matters, and o
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -22,7 +23,6 @@ from hct_lightning.data.feeding.augment.tones import tone_table
 from hct_lightning.data.feeding.loader import Batch
 from hct_lightning.data.reading.geometry import Size
 from hct_lightning.data.reading.regions import Regions, Turned
-from hct_lightning.machine import runtime
 
 STEP = 32  # pixels by which sides of crops grow
 SMALLEST = 128  # that HCT takes
@@ -275,14 +275,9 @@ def _at_once(
     if workers == 1:
         list(map(change, images, *more))
         return
-    numbers = iter(range(workers))
-
-    def begin() -> None:
-        torch.set_num_threads(threads // workers)  # of this thread; and of those that come later
-        runtime.keep_apart(next(numbers), workers)
-
+    share = partial(torch.set_num_threads, threads // workers)  # of this thread; and of those that come later
     try:
-        with ThreadPoolExecutor(workers, "augment", begin) as pool:
+        with ThreadPoolExecutor(workers, "augment", share) as pool:
             list(pool.map(change, images, *more))
     finally:
         torch.set_num_threads(threads)
