@@ -109,7 +109,7 @@ def interleave(
 def _rest(process: int) -> None:
     """Waits until no thread of it works, or for `REST_S`, as it does where there is no `/proc`.
 
-    Threads of OpenMP, which PyTorch has, spin for up to 20 ms before they sleep, and would take a CPU from the next side.
+    Threads of OpenMP, which PyTorch has, spin for 4 ms before they sleep, and would take a CPU from the next side.
     """
     end, seen = time.monotonic() + REST_S, 0
     while seen < READINGS and time.monotonic() < end:
