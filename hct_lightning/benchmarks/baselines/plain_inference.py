@@ -1,8 +1,8 @@
 """The baselines of inference: HCT written plainly, served by plain PyTorch, with nothing of ours.
 
 Contiguous tensors, fp32, pixels made float and normalised, torch's default allocator. `tuned` is the best
-that settings alone make of it: channels_last, memory that glibc keeps, and bf16 autocast for `eager`, or fp16
-on cards that only emulate bf16.
+that settings alone make of it: channels_last, memory that glibc keeps, and bf16 autocast for `eager`, fp16 on cards
+that only emulate bf16, and fp32 on CPUs that do.
 
 Forms: `eager`; `static`, int8 by torch.ao's post-training quantization as the paper's; `dynamic`, int8 linear layers.
 """
@@ -109,8 +109,7 @@ def inference(
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(-4, 0)  # M_MMAP_MAX
             libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-    autocast = tuned and form == "eager"
-    half = half_precision(device)
+    half = half_precision(device) if tuned and form == "eager" else None
     started = time.perf_counter()
     with torch.no_grad():
         model = build(form, traced=traced, tuned=tuned, device=device)
@@ -124,9 +123,9 @@ def inference(
 
     def work() -> None:
         pixels = read()
-        with torch.inference_mode(), torch.autocast(device, half, enabled=autocast):
+        with torch.inference_mode(), torch.autocast(device, half, enabled=half is not None):
             model(pixels.to(device, non_blocking=True)).float().softmax(dim=1).cpu()
 
-    eager = {torch.bfloat16: "bf16", torch.float16: "fp16"}[half] if autocast else "fp32"
+    eager = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}[half]
     facts = {"precision": eager if form == "eager" else "int8", "size_bytes": size_bytes(model)}
     serve(work, peak=partial(peak_memory_gib, device), load_s=load_s, threads=torch.get_num_threads(), **facts)
