@@ -3,26 +3,27 @@
 import hashlib
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hct_lightning.data.catalogue import Catalogue
-from hct_lightning.data.reading.geometry import Size
+from hct_lightning.data.reading.geometry import Size, resize
 from hct_lightning.data.reading.image import UnreadableImageError, probe
 from hct_lightning.data.reading.readers import Reader
+from hct_lightning.data.shortcuts import REDUCED, Glimpse, accuracies
 from hct_lightning.data.statistics import mean_and_deviation, value_counts
 
 
 class Seen(NamedTuple):
-    """An image that can be read: split, path, size, channels of the file, digest, and its values' counts."""
+    """An image that can be read: split, path, channels of the file, digest, and what it is without its detail."""
 
     split: str
     path: str
-    size: Size
     channels: int
     sha256: str
-    counts: np.ndarray
+    glimpse: Glimpse
 
 
 class Survey(NamedTuple):
@@ -34,6 +35,7 @@ class Survey(NamedTuple):
     duplicates: paths of the same content, where they stand in more than one split.
     repeated: how many files repeat the content of another of their split.
     mean, std: per channel, of the training images as the network sees them, pixels in 0..1.
+    shortcuts: see `accuracies`.
     """
 
     sizes: list[Size]
@@ -43,6 +45,7 @@ class Survey(NamedTuple):
     repeated: int
     mean: list[float]
     std: list[float]
+    shortcuts: list[dict[str, Any]]
 
 
 def survey(found: Catalogue, reader: Reader, *, max_pixels: int, workers: int, progress: Any) -> Survey:
@@ -56,8 +59,10 @@ def survey(found: Catalogue, reader: Reader, *, max_pixels: int, workers: int, p
         progress: wraps the results, given their number, in a progress bar.
     """
 
-    def look(job: tuple[str, str]) -> Seen | tuple[str, str]:
-        split, path = job
+    def look(job: tuple[str, int]) -> Seen | tuple[str, str]:
+        name, i = job
+        split = found.splits[name]
+        path, length = split.paths[i], None
         try:
             if found.prepared:
                 channels, (size, digest) = reader.shape[2], found.prepared.original(path)
@@ -65,13 +70,15 @@ def survey(found: Catalogue, reader: Reader, *, max_pixels: int, workers: int, p
                 channels, height, width = probe(path, max_pixels=max_pixels)
                 size = height, width
                 with open(path, "rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-            counts = value_counts(reader(path))
+                    digest, length = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+            pixels = reader(path)
         except (UnreadableImageError, OSError) as error:
             return path, str(error)
-        return Seen(split, path, size, channels, digest, counts)
+        known = split.labels[i], size, length, Path(path).suffix.lower(), value_counts(pixels)
+        reduced = resize(pixels, (REDUCED, REDUCED)).numpy()
+        return Seen(name, path, channels, digest, Glimpse(*known, reduced, split.tags_of(i)))
 
-    jobs = [(name, path) for name, split in found.splits.items() for path in split.paths]
+    jobs = [(name, i) for name, split in found.splits.items() for i in range(len(split))]
     with ThreadPoolExecutor(max(1, workers)) as pool:
         looked = list(progress(pool.map(look, jobs), len(jobs)))
     seen = [one for one in looked if isinstance(one, Seen)]
@@ -85,14 +92,16 @@ def survey(found: Catalogue, reader: Reader, *, max_pixels: int, workers: int, p
         channels[one.channels] += 1
     groups = [group for group in same.values() if len(group) > 1]
     both = [g for g in groups if len({one.split for one in g}) > 1]
-    training = [one.counts for one in seen if one.split == "train"] or [one.counts for one in seen]
-    mean, std = mean_and_deviation(np.sum(training, axis=0))
+    train, valid = ([one.glimpse for one in seen if one.split == side] for side in ("train", "valid"))
+    counts = [image.counts for image in train or [one.glimpse for one in seen]]
+    mean, std = mean_and_deviation(np.sum(counts, axis=0))
     return Survey(
-        sizes=sorted(one.size for one in seen),
+        sizes=sorted(one.glimpse.size for one in seen),
         channels=dict(channels),
         unreadable=unreadable,
         duplicates=[[one.path for one in group] for group in both],
         repeated=sum(len(g) - 1 for g in groups if len({one.split for one in g}) == 1),
         mean=mean,
         std=std,
+        shortcuts=accuracies(train, valid),
     )

@@ -165,6 +165,12 @@ def show(found: Survey, beginning: dict[str, Any]) -> None:
     if beginning["hours_on_this_cpu"] is not None:
         table.add_row("training on this CPU", f"{beginning['hours_on_this_cpu']:.2f} h")
     results().print(table)
+    if found.shortcuts:
+        title = "Accuracy on the validation images of who sees no detail"
+        cheats = Table(*found.shortcuts[0], title=title, title_justify="left")
+        for row in found.shortcuts:
+            cheats.add_row(*(f"{value:.3f}" if isinstance(value, float) else value for value in row.values()))
+        results().print(cheats)
     for reason in list(found.unreadable.values())[:10]:
         log.warning("%s", reason)
     for paths in found.duplicates[:10]:

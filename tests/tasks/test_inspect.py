@@ -25,6 +25,8 @@ def test_inspect_tells_what_is_there_and_how_to_begin(cli, pictures, tmp_path):
     assert [{Path(p).parent.parent.name for p in group} for group in found["duplicates"]] == [{"train", "valid"}]
     assert found["channels"] == {"3": 17}
     assert set(map(tuple, found["sizes"])) == {(192, 256)}
+    assert {"nothing", "mean and deviation", "reduced to 32x32"} < {row["knows"] for row in found["shortcuts"]}
+    assert "Accuracy on the validation images of who sees no detail" in done.stdout
     # Mean and deviation, once more from their definition.
     paths = [p for p in sorted((pictures / "train").rglob("*.png")) if p.stem != "3" or "a" in p.parts]
     assert len(paths) == 12
@@ -83,6 +85,8 @@ def test_inspect_of_a_store_says_what_it_was_made_of(cli, pictures, tmp_path):
     done = cli("task=inspect", "data=store", "data.root=store", "hydra.run.dir=run", cwd=tmp_path)
     found = json.loads((tmp_path / "run" / "inspect" / "inspect.json").read_text())
     assert set(map(tuple, found["sizes"])) == {(192, 256)}
+    assert {"nothing", "mean and deviation", "reduced to 32x32"} < {row["knows"] for row in found["shortcuts"]}
+    assert "Accuracy on the validation images of who sees no detail" in done.stdout
     assert (found["channels"], found["unreadable"]) == ({"3": 16}, {})
     command = done.stdout.strip().splitlines()[-1]
     assert command.startswith("python -m hct_lightning data=store data.root=store")
