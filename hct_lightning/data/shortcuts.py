@@ -16,7 +16,7 @@ from hct_lightning.data.statistics import mean_and_deviation
 log = logging.getLogger(__name__)
 
 REDUCED = 32  # pixels a side
-MOST = 4000  # images of a split; evenly spaced ones of more
+MOST = 2000  # images of a split; evenly spaced ones of more
 
 
 class Glimpse(NamedTuple):
