@@ -39,7 +39,6 @@ ELSEWHERE = {
     "benchmarks.baselines.litdata_loading",
     "benchmarks.baselines.plain_inference",
     "benchmarks.baselines.plain_reading",
-    "benchmarks.baselines.plain_training",
     "benchmarks.data.benchmark",
     "benchmarks.data.files",
     "benchmarks.data.sides",

@@ -140,7 +140,8 @@ def test_a_network_that_has_only_attention_no_longer_tells_images_apart(data, va
     own = validate(network, attention)
     assert set(own.argmax(dim=1).tolist()) == {0, 1}
     again = validate(network, attention)
-    assert torch.equal(again, again[:1].expand_as(again))
+    same = 1e-3 * own.std().item()  # rounding may depend on an image's place in its batch
+    torch.testing.assert_close(again, again[:1].expand_as(again), rtol=0, atol=same)
     torch.testing.assert_close(again[0], own.mean(dim=0), rtol=0, atol=1e-5)
 
 
