@@ -98,6 +98,11 @@ class Mailbox:
             return self._weights, self.received
 
 
+def sent_as(dtype: torch.dtype) -> torch.dtype:
+    """What numbers travel as: fp32, and fp64 those that are."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 class Line:
     """Connections between the first rank and each of the others, apart from all process groups.
 
@@ -106,10 +111,11 @@ class Line:
         rank: of this process.
         world: number of ranks.
         size: of gradients and weights, numbers.
+        dtype: of the weights.
     """
 
-    def __init__(self, store: Any, rank: int, world: int, size: int) -> None:
-        self.size = size
+    def __init__(self, store: Any, rank: int, world: int, size: int, dtype: torch.dtype = torch.float32) -> None:
+        self.size, self.dtype = size, sent_as(dtype)
         self._gloo: Any = dist.ProcessGroupGloo(store, rank, world, _FOREVER)
 
     def send(self, to: int, message: Gradient | Weights | None) -> None:
@@ -137,7 +143,7 @@ class Line:
             return None
         values = None
         if kind in (_GRADIENT, _WEIGHTS):
-            values = torch.empty(self.size)
+            values = torch.empty(self.size, dtype=self.dtype)
             self._gloo.recv([values], source, 1).wait()
         if kind in (_GRADIENT, _NOTES):
             version, dropped, *notes = fields[: 2 + NOTES]

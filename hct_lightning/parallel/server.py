@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from hct_lightning.parallel.courier import SILENT, Gradient, Line, Mailbox, Weights, in_background
+from hct_lightning.parallel.courier import SILENT, Gradient, Line, Mailbox, Weights, in_background, sent_as
 from hct_lightning.parallel.schemes import Arrivals, Scheme
 
 log = logging.getLogger(__name__)
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:
-    """All values in one buffer of its own on the CPU, fp32."""
-    return torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors]).cpu()
+    """All values in one buffer of its own on the CPU, of `sent_as` their dtype."""
+    return torch.cat([tensor.detach().reshape(-1).to(sent_as(tensor.dtype)) for tensor in tensors]).cpu()
 
 
 def unflat(values: Tensor, like: Sequence[Tensor]) -> list[Tensor]:

@@ -104,7 +104,7 @@ class FirstArrivals(DDPStrategy):
         store = dist.distributed_c10d._get_default_store()
         self._store = PrefixStore("gradients", store)
         size = sum(p.numel() for p in self._parameters)
-        line = Line(self._store, self._rank, self.world_size, size)
+        line = Line(self._store, self._rank, self.world_size, size, self._parameters[0].dtype)
         if self._rank == 0:
             self._server = self._make_server(trainer)
             self._mailbox = self._server.mailbox
