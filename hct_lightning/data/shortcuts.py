@@ -4,6 +4,7 @@ Where such a thing gives the class, a network's accuracy does not show that it h
 """
 
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from hct_lightning.data.statistics import mean_and_deviation
 log = logging.getLogger(__name__)
 
 REDUCED = 32  # pixels a side
-MOST = 2000  # images of a split; evenly spaced ones of more
+MOST = 2000  # images of a split at most; of more every second, third, ...
 
 
 class Glimpse(NamedTuple):
@@ -44,8 +45,8 @@ def accuracies(train: Sequence[Glimpse], valid: Sequence[Glimpse]) -> list[dict[
     """A row for each kind of knowledge: accuracy on the validation images of three classifiers that have nothing else.
 
     All are scikit-learn's, learn from the training images, and have fixed seeds. Who knows nothing always says the class
-    that most training images have. Left out are tags of which no validation image has one
-    that a training image has, and what is the same in all training images. Without scikit-learn, or a second class, there are no rows.
+    that most training images have. Left out are tags of which no validation image has one that a training image has,
+    and what is the same in all training images. Without scikit-learn, or a second class, there are no rows.
     """
     try:
         from sklearn.ensemble import RandomForestClassifier
@@ -56,7 +57,7 @@ def accuracies(train: Sequence[Glimpse], valid: Sequence[Glimpse]) -> list[dict[
     except ImportError:
         log.info("what size, file and mean tell of the class is left out; it takes pip install 'hct-lightning[data]'")
         return []
-    train, valid = (_at_most(images, MOST) for images in (train, valid))
+    train, valid = (images[:: math.ceil(len(images) / MOST) or 1] for images in (train, valid))
     labels, expected = (np.array([image.label for image in images]) for images in (train, valid))
     if not valid or len(set(labels)) < 2:
         return []
@@ -100,12 +101,6 @@ def _features(train: Sequence[Glimpse], valid: Sequence[Glimpse]) -> dict[str, t
 def _one_hot(values: Sequence[str]) -> np.ndarray:
     _, which = np.unique(values, return_inverse=True)
     return np.eye(which.max() + 1, dtype=np.float32)[which]
-
-
-def _at_most(images: Sequence[Glimpse], count: int) -> Sequence[Glimpse]:
-    if len(images) <= count:
-        return images
-    return [images[i] for i in np.linspace(0, len(images) - 1, count).round().astype(int)]
 
 
 def _mean(right: np.ndarray) -> float:

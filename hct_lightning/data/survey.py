@@ -61,7 +61,7 @@ def survey(found: Catalogue, reader: Reader, *, max_pixels: int, workers: int, p
 
     def look(job: tuple[str, int]) -> Seen | tuple[str, str]:
         name, i = job
-        split = found.splits[name]
+        split = splits[name]
         path, length = split.paths[i], None
         try:
             if found.prepared:
@@ -78,7 +78,8 @@ def survey(found: Catalogue, reader: Reader, *, max_pixels: int, workers: int, p
         reduced = resize(pixels, (REDUCED, REDUCED)).numpy()
         return Seen(name, path, channels, digest, Glimpse(*known, reduced, split.tags_of(i)))
 
-    jobs = [(name, i) for name, split in found.splits.items() for i in range(len(split))]
+    splits = found.splits
+    jobs = [(name, i) for name, split in splits.items() for i in range(len(split))]
     with ThreadPoolExecutor(max(1, workers)) as pool:
         looked = list(progress(pool.map(look, jobs), len(jobs)))
     seen = [one for one in looked if isinstance(one, Seen)]
