@@ -11,6 +11,7 @@ from torch import Tensor
 from hct_lightning.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from hct_lightning.machine import runtime
 from hct_lightning.machine.devices import best_device, synchronise
+from hct_lightning.training.fast_stem import with_fast_stem
 from hct_lightning.training.memory import Memory
 from hct_lightning.training.spec import build_network
 from hct_lightning.training.step import TrainingStep
@@ -33,6 +34,7 @@ def step_of_fit(
     network = build_network(cfg.model, channels=channels, classes=classes, mean=mean, std=std).to(device)
     if memory == "low":
         network.set_grad_checkpointing()
+    with_fast_stem(network, device.type)
     fused = {"fused": True} if device.type == "cuda" else {}
     optimizer = instantiate(cfg.optim.optimizer)(network.parameters(), lr=cfg.optim.lr, **fused)
     precision = runtime.resolve_precision(precision or cfg.trainer.precision, device.type)

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
@@ -23,10 +24,12 @@ def compiled_library(folder: Traversable, main: str, headers: Sequence[str], wit
     Args:
         folder: of the sources.
         main: the file that is compiled, `stem.cpp`.
-        headers: that it includes, of ours.
+        headers: that it includes, of that folder; those of `machine/cpp` are there for all.
         without: what is worse without it, for the log: `images are read slower than they could`.
     """
-    content = b"".join((folder / name).read_bytes() for name in (main, *headers))
+    shared = files("hct_lightning.machine") / "cpp"
+    common = sorted((file for file in shared.iterdir() if file.is_file()), key=lambda file: file.name)
+    content = b"".join(file.read_bytes() for file in (*(folder / name for name in (main, *headers)), *common))
     command = [*shlex.split(os.environ.get("CXX", "c++")), *_OPTIONS]
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hct_lightning"
     try:
@@ -40,7 +43,8 @@ def compiled_library(folder: Traversable, main: str, headers: Sequence[str], wit
         if not kept.is_file():
             with tempfile.TemporaryDirectory(dir=home) as making:  # several processes may do so at once
                 made = Path(making) / kept.name
-                subprocess.run([*command, str(folder / main), "-o", made], check=True, capture_output=True)
+                sources = ["-I", str(shared), str(folder / main)]
+                subprocess.run([*command, *sources, "-o", made], check=True, capture_output=True)
                 made.replace(kept)
         return ctypes.CDLL(str(kept))
     except (OSError, subprocess.CalledProcessError) as error:

@@ -39,6 +39,8 @@ class FromPixels(nn.Module):
             raise ValueError(f"std={list(std)}: every channel's deviation must be above 0")
         self.network = network
         self.grad_checkpointing = False
+        # Computes HCT's stem in fp32 on the CPU, of pixels, its `weight`, `scale` and `offset`; None: its own modules do.
+        self.fast_stem: Callable[..., Tensor] | None = None
         self.tile: int | None = None
         self.tile_workers = 1
         # Normalising is one multiply-add on pixels of 0..255. Its factors are computed in double and rounded once.
@@ -182,11 +184,15 @@ class FromPixels(nn.Module):
             return self.network(self._streamed(pixels), stem=nn.Identity(), stages_in_stem=done)
         if not isinstance(pixels, Tensor):
             raise ValueError("an image that is read by region takes memory=stream")
-        normalise = partial(self.normalise, dtype=self.precision(pixels.device.type))
-        if self.grad_checkpointing and isinstance(self.network, HCT):
+        precision = self.precision(pixels.device.type)
+        normalise = partial(self.normalise, dtype=precision)
+        if isinstance(self.network, HCT):
             weight = self.network.stem.conv.weight
-            stem = partial(stem_in_strips, weight=weight, normalise=normalise)
-            return self.network(pixels, stem=stem)
+            if self.fast_stem and precision == torch.float32 and pixels.device.type == "cpu":
+                stem = partial(self.fast_stem, weight=weight, scale=self.scale, offset=self.offset)
+                return self.network(pixels, stem=stem)
+            if self.grad_checkpointing:
+                return self.network(pixels, stem=partial(stem_in_strips, weight=weight, normalise=normalise))
         return self.network(normalise(pixels))
 
 

@@ -12,6 +12,7 @@ from hct_lightning.machine import runtime
 from hct_lightning.machine.devices import Devices, choose_devices
 from hct_lightning.machine.ranks import from_rank_zero
 from hct_lightning.models import FromPixels
+from hct_lightning.training.fast_stem import with_fast_stem
 from hct_lightning.training.memory import Memory, set_memory, step_memory, tile_workers
 from hct_lightning.training.memory_plan import Feeding, MemoryPlan, choose_memory
 
@@ -90,6 +91,9 @@ def plan_memory(
     channels, size = data.dataset.decoding.channels, data.dataset.size
     precision = runtime.resolve_precision(precision, devices.accelerator)
 
+    def as_trained() -> FromPixels:
+        return build() if compiles else with_fast_stem(build(), devices.accelerator)
+
     def decide() -> dict[str, Any]:
         plan = choose_memory(
             devices.of_rank_zero,
@@ -100,7 +104,7 @@ def plan_memory(
             micro_batches=micro_batches,
             step=partial(
                 step_memory,
-                build,
+                as_trained,
                 channels=channels,
                 size=size,
                 precision=precision,
@@ -157,3 +161,5 @@ def set_up(
         data.augment_by_region()
     if compiles:
         network.compile(dynamic=False)
+    else:
+        with_fast_stem(network, devices.accelerator)

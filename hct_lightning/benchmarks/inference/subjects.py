@@ -13,6 +13,7 @@ from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.deploy.artifact import load_artifact, read_description
 from hct_lightning.machine import runtime
 from hct_lightning.training.checkpoints import load_checkpoint, load_network
+from hct_lightning.training.fast_stem import with_fast_stem
 from hct_lightning.training.spec import NetworkSpec
 from hct_lightning.training.step import AUTOCAST
 
@@ -90,7 +91,7 @@ def load(model: Model, device: str = "cpu", precision: str = "auto") -> tuple[Pr
     else:
         assert model.spec, "only an artifact has none"
         network = model.spec.build().eval()
-    network.to(device)
+    with_fast_stem(network.to(device), device)
     precision = runtime.resolve_precision(precision, device)
     dtype = AUTOCAST.get(precision)
 

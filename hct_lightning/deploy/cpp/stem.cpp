@@ -10,20 +10,12 @@
 #include "stem.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
-#include <functional>
-#include <memory>
-#include <system_error>
-#include <thread>
 #include <vector>
 
+#include "parts.h"
 #include "stem_ways.h"
 
-#if defined(__linux__)
-#include <pthread.h>
-#include <sched.h>
-#endif
 #if defined(WITH_AMX)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -110,27 +102,6 @@ void strip(const Stem& stem, const uint8_t* pixels, int height, int width, uint8
     }
 }
 
-// A thread that works on other CPUs than the one that the caller is on now. In a virtual machine Linux counts an idle CPU
-// as taken away by the host (vcpu_is_preempted), and puts a new thread on its creator's CPU, where it waits, often 4 ms.
-// Where there is no other CPU, where that is refused, and with more than 1024 CPUs it works anywhere.
-std::thread begin_elsewhere(const std::function<void()>& work) {
-  const auto sent = std::make_shared<std::atomic<bool>>(false);
-  std::thread thread([work, sent] {
-    while (!*sent) std::this_thread::yield();  // one that has ended has the number 0, and that means the caller
-    work();
-  });
-#if defined(__linux__)
-  cpu_set_t cpus;
-  const int here = sched_getcpu();
-  if (here >= 0 && !sched_getaffinity(0, sizeof cpus, &cpus)) {
-    CPU_CLR(here, &cpus);
-    if (CPU_COUNT(&cpus)) pthread_setaffinity_np(thread.native_handle(), sizeof cpus, &cpus);
-  }
-#endif
-  *sent = true;
-  return thread;
-}
-
 template <class Way>
 void run(const Stem& stem, const uint8_t* pixels, int height, int width, uint8_t* map, int threads) {
   constexpr int kParts = 8;   // for each thread
@@ -138,21 +109,9 @@ void run(const Stem& stem, const uint8_t* pixels, int height, int width, uint8_t
   const auto part = stem.channels == 1 ? strip<Way, 1> : strip<Way, 3>;
   const int rows = hct_stem_side(height), share = (rows - 1) / threads + 1;
   const int each = threads == 1 ? rows : std::max(std::min(kLeast, share), rows / (kParts * threads) + 1);
-  // Who is done takes the next part: a thread may begin late, and its CPU have other work as well.
-  std::atomic<int> next{0};
-  const auto work = [&] {
-    for (int row; (row = next.fetch_add(each)) < rows;)
-      part(stem, pixels, height, width, map, row, std::min(rows, row + each));
-  };
-  std::vector<std::thread> others;
-  others.reserve(threads - 1);
-  try {
-    while (static_cast<int>(others.size()) + 1 < std::min(threads, (rows - 1) / each + 1))
-      others.push_back(begin_elsewhere(work));
-  } catch (const std::system_error&) {  // as many as the system allows
-  }
-  work();
-  for (std::thread& other : others) other.join();
+  parts::in_turn((rows - 1) / each + 1, threads, [&](int index) {
+    part(stem, pixels, height, width, map, index * each, std::min(rows, (index + 1) * each));
+  });
 }
 
 }  // namespace
