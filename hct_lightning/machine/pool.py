@@ -11,6 +11,8 @@ from multiprocessing.context import BaseContext
 from types import FrameType
 from typing import TypeVar
 
+from threadpoolctl import threadpool_limits
+
 J = TypeVar("J")
 R = TypeVar("R")
 _ENDING = {signal.SIGINT, signal.SIGTERM}
@@ -95,5 +97,6 @@ def _begin(start: Callable[[], None] | None) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    threadpool_limits(1, "blas")  # there is a worker for each CPU: threads of NumPy's in each would wait for those of others
     if start:
         start()

@@ -186,13 +186,13 @@ class FromPixels(nn.Module):
             raise ValueError("an image that is read by region takes memory=stream")
         precision = self.precision(pixels.device.type)
         normalise = partial(self.normalise, dtype=precision)
-        if isinstance(self.network, HCT):
-            weight = self.network.stem.conv.weight
-            if self.fast_stem and precision == torch.float32 and pixels.device.type == "cpu":
-                stem = partial(self.fast_stem, weight=weight, scale=self.scale, offset=self.offset)
-                return self.network(pixels, stem=stem)
-            if self.grad_checkpointing:
-                return self.network(pixels, stem=partial(stem_in_strips, weight=weight, normalise=normalise))
+        instead = None
+        if self.fast_stem and precision == torch.float32 and pixels.device.type == "cpu":
+            instead = partial(self.fast_stem, scale=self.scale, offset=self.offset)
+        elif self.grad_checkpointing:
+            instead = partial(stem_in_strips, normalise=normalise)
+        if instead and isinstance(self.network, HCT):
+            return self.network(pixels, stem=partial(instead, weight=self.network.stem.conv.weight))
         return self.network(normalise(pixels))
 
 

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 from hct_lightning.machine.pool import mapped
 
@@ -43,3 +45,14 @@ def test_ctrl_c_pressed_twice_ends_it_at_any_moment(seed):
     _, err = child.communicate(timeout=20)
     assert child.returncode == -signal.SIGINT
     assert "KeyboardInterrupt" in err
+
+
+def blas_threads(_: int) -> list[int]:
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+
+def test_workers_have_a_thread_each():
+    np.ones((64, 64)) @ np.ones((64, 64))  # NumPy's threads are those of this process, from which workers are forked
+    assert blas_threads(0)
+    with mapped(blas_threads, [0, 1], 2) as results:
+        assert all(count == 1 for counts in results for count in counts)
