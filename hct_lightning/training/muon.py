@@ -115,10 +115,16 @@ def orthogonal(matrices: Tensor) -> Tensor:
     x = x if wide else x.mT
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     gram = x @ x.mT
-    whole = eye = torch.eye(x.shape[1], device=x.device)
-    for a, b, c in COEFFICIENTS:
-        change = a * eye + b * gram + c * gram @ gram
-        whole = change @ whole
+    first, *others = COEFFICIENTS
+    whole = change = _change(gram, *first)
+    for coefficients in others:
         gram = change @ gram @ change
+        change = _change(gram, *coefficients)
+        whole = change @ whole
     x = whole @ x
     return (x if wide else x.mT).to(matrices.dtype)
+
+
+def _change(gram: Tensor, a: float, b: float, c: float) -> Tensor:
+    """What an iteration multiplies by, of A = `gram`: a + b A + c A A."""
+    return a * torch.eye(gram.shape[1], device=gram.device) + b * gram + c * gram @ gram
