@@ -46,7 +46,6 @@ LONGEST = (
     "tasks/test_fit.py",
     "deploy/runtimes/test_runtimes.py",
     "deploy/test_cpp.py",
-    "deploy/test_cpp_images.py",
     "tasks/test_prepare.py",
     "cli/test_sweep.py",
     "training/test_memory_plan.py",
@@ -54,6 +53,8 @@ LONGEST = (
     "tasks/test_export.py",
     "tasks/test_inspect.py",
     "tasks/test_predict.py",
+    "tasks/test_pretrain.py",
+    "deploy/test_cpp_images.py",  # behind the other one, which builds the program
 )
 
 Cli = Callable[..., subprocess.CompletedProcess]

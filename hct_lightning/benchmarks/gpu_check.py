@@ -228,7 +228,7 @@ def a_step_fits_the_memory_of_its_plan(device: torch.device, resolution: int) ->
     seen = []
     for memory in ("speed", "low"):
         point = Point("hct", 4 * resolution, 4, resolve_precision("auto", device.type), memory)
-        planned = point.predicted().reserved
+        planned = point.predicted(device.type).reserved
         in_a_fresh_process(take_steps_within, point, planned)
         seen.append(f"{memory} in {planned / 2**20:.0f} MiB")
     return ", ".join(seen)

@@ -26,6 +26,7 @@ from hct_lightning.benchmarks.fit_step import random_batch
 from hct_lightning.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from hct_lightning.machine import runtime
 from hct_lightning.models import HCT, FromPixels
+from hct_lightning.training.fast_stem import with_fast_stem
 from hct_lightning.training.memory import Memory, StepMemory, step_memory
 from hct_lightning.training.step import TrainingStep
 
@@ -43,24 +44,23 @@ class Point(NamedTuple):
     precision: str
     memory: Memory
 
-    def build(self) -> FromPixels:
+    def build(self, device_type: str) -> FromPixels:
         if self.network == "hct":
             network = HCT()
         elif self.network == "hct_cnn":  # the article's pure-CNN twin
             network = HCT(conv_stages=5)
         else:
             network = timm.create_model(self.network, num_classes=4)
-        return FromPixels(network, IMAGENET_MEAN, IMAGENET_STD)
+        return with_fast_stem(FromPixels(network, IMAGENET_MEAN, IMAGENET_STD), device_type)
 
-    def predicted(self) -> StepMemory:
-        size = (self.px, self.px)
-        return step_memory(
-            self.build, channels=3, size=size, batch=self.batch, precision=self.precision, memory=self.memory
-        )
+    def predicted(self, device_type: str) -> StepMemory:
+        build, size = partial(self.build, device_type), (self.px, self.px)
+        return step_memory(build, channels=3, size=size, batch=self.batch, precision=self.precision, memory=self.memory)
 
     def predicted_bytes(self, device_type: str) -> int:
         """Of what `measured_bytes` measures."""
-        return self.predicted().resident if device_type == "cpu" else self.predicted().tensors
+        predicted = self.predicted(device_type)
+        return predicted.resident if device_type == "cpu" else predicted.tensors
 
 
 def benchmark(
@@ -159,7 +159,7 @@ class Watching(TorchDispatchMode):
 
 
 def take_steps(point: Point, device: torch.device, px: int) -> None:
-    network = point.build().to(device).to(memory_format=torch.channels_last)
+    network = point.build(device.type).to(device).to(memory_format=torch.channels_last)
     if point.memory == "low":
         network.set_grad_checkpointing()
     images, labels = (part.to(device) for part in random_batch(max(2, point.batch) if px == 128 else point.batch, px))

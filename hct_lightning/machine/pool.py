@@ -97,6 +97,6 @@ def _begin(start: Callable[[], None] | None) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    threadpool_limits(1, "blas")  # there is a worker for each CPU: threads of NumPy's in each would wait for those of others
+    threadpool_limits(1, "blas")  # a worker for each CPU: threads of NumPy's in each would wait for those of the others
     if start:
         start()

@@ -39,7 +39,7 @@ from hct_lightning.runs.folder import Run
 from hct_lightning.runs.predictions import Predictions, whole_rows
 from hct_lightning.training.by_artifact import decoding_of, find_artifact, load_for_many, predict_all
 from hct_lightning.training.checkpoints import load_network
-from hct_lightning.training.fast_stem import with_fast_stem
+from hct_lightning.training.fast_stem import make_fast
 from hct_lightning.training.first_stages import FirstStages
 from hct_lightning.training.kept_map import KeptMap
 from hct_lightning.training.large_images import StreamsInMemory, Way, check_background, way_through
@@ -123,10 +123,7 @@ def by_checkpoint(cfg: DictConfig, folder: Path) -> None:
             *(devices.accelerator, trainer.world_size, precision, way.batch),
         )
         note_padding(todo.paths, decoding)
-        if cfg.compile:
-            network.compile(dynamic=False)
-        else:
-            with_fast_stem(network, devices.accelerator)
+        make_fast(network, devices.accelerator, compiles=cfg.compile)
         shard = EveryImageOnce(len(todo), rank=trainer.global_rank, world=trainer.world_size)
         loader = Loader(
             todo,

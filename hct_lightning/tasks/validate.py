@@ -34,7 +34,7 @@ from hct_lightning.runs.files import write_whole
 from hct_lightning.runs.folder import Run
 from hct_lightning.training.answers import write_answers, write_thumbnails
 from hct_lightning.training.checkpoints import load_network
-from hct_lightning.training.fast_stem import with_fast_stem
+from hct_lightning.training.fast_stem import make_fast
 from hct_lightning.training.large_images import StreamsInMemory, Way, name_of, way_through
 from hct_lightning.training.module import Answers, ImageClassifier
 from hct_lightning.training.trainer import build_trainer, check_that_all_is_validated
@@ -84,10 +84,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
     way = Way(**from_rank_zero("batch", decide, num_nodes=devices.num_nodes))
     data.batch_size = way.batch
     data.read_by_region(way.most_pixels)
-    if cfg.compile and not attention:  # which looks into the network as it is
-        network.compile(dynamic=False)
-    else:
-        with_fast_stem(network, devices.accelerator)
+    compiles = cfg.compile and not attention  # which looks into the network as it is
+    make_fast(network, devices.accelerator, compiles=compiles)
     stream = refuse_streaming if attention else StreamsInMemory(network, way.room)
     either = StreamsLargeImages(network, way.most_pixels, stream)
     module = ImageClassifier(either, classes=dataset.classes)

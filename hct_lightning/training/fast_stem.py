@@ -28,6 +28,14 @@ def with_fast_stem(network: FromPixels, device_type: str) -> FromPixels:
     return network
 
 
+def make_fast(network: FromPixels, device_type: str, *, compiles: bool) -> None:
+    """Has torch compile the network, or gives it the fast stem, into which torch.compile does not look."""
+    if compiles:
+        network.compile(dynamic=False)
+    else:
+        with_fast_stem(network, device_type)
+
+
 def fast_stem(pixels: Tensor, weight: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
     """The stem of normalised images.
 
@@ -56,8 +64,8 @@ def _stem(pixels: Tensor, weight: Tensor, scale: Tensor, offset: Tensor) -> tupl
 
 @_stem.register_fake
 def _outputs(pixels: Tensor, weight: Tensor, scale: Any = None, offset: Any = None) -> tuple[Tensor, Tensor]:
-    sides = (((side - 1) // 2 + 1 - 3) // 2 + 1 for side in pixels.shape[2:])
-    made = weight.new_empty((len(pixels), len(weight), *sides)).contiguous(memory_format=torch.channels_last)
+    shape = len(pixels), len(weight), *(((side - 1) // 2 + 1 - 3) // 2 + 1 for side in pixels.shape[2:])
+    made = torch.empty(shape, dtype=weight.dtype, device=weight.device, memory_format=torch.channels_last)
     return made, torch.empty_like(made, dtype=torch.uint8)
 
 

@@ -12,7 +12,7 @@ from hct_lightning.machine import runtime
 from hct_lightning.machine.devices import Devices, choose_devices
 from hct_lightning.machine.ranks import from_rank_zero
 from hct_lightning.models import FromPixels
-from hct_lightning.training.fast_stem import with_fast_stem
+from hct_lightning.training.fast_stem import make_fast, with_fast_stem
 from hct_lightning.training.memory import Memory, set_memory, step_memory, tile_workers
 from hct_lightning.training.memory_plan import Feeding, MemoryPlan, choose_memory
 
@@ -159,7 +159,4 @@ def set_up(
     set_memory(network, plan.memory, workers=tile_workers(devices.accelerator))
     if plan.memory == "stream":
         data.augment_by_region()
-    if compiles:
-        network.compile(dynamic=False)
-    else:
-        with_fast_stem(network, devices.accelerator)
+    make_fast(network, devices.accelerator, compiles=compiles)

@@ -1,5 +1,6 @@
 """An untrained network and its artifacts in TorchScript; the C++ program and a picture for it."""
 
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -52,8 +53,14 @@ def open_folder(network, about, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory) -> Path:
+    """Built once, whichever of pytest's workers comes first: it takes a minute."""
+    of_worker = tmp_path_factory.getbasetemp()
+    folder = (of_worker.parent if "PYTEST_XDIST_WORKER" in os.environ else of_worker) / "cpp"
+    folder.mkdir(exist_ok=True)
     try:
-        return build(tmp_path_factory.mktemp("cpp"))
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return build(folder)
     except ImportError as error:
         if os.environ.get("HCT_CPP") == "required":
             raise
