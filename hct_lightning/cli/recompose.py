@@ -100,7 +100,7 @@ def _with_its_recipe(folder: Path, begun: list[str]) -> list[str]:
         return begun
     was = ["recipe=plain"]
     if "+experiment=demo" in begun:
-        was.append("optim=adamw")
+        was += ["optim=adamw", "trainer.max_epochs=5"]
     if choices.get("callbacks") == "early_stopping":
         was += ["~callbacks.average", "~callbacks.batch_norm"]
     return [*was, *(RENAMED_CALLBACKS.get(override, override) for override in begun)]

@@ -71,6 +71,7 @@ def test_a_run_from_before_there_were_recipes_keeps_its_optimiser_and_weights(ea
     assert "early_stopping" in cfg.callbacks
     assert not {"average", "batch_norm"} & set(cfg.callbacks)
     assert cfg.model.drop_path_rate == 0
+    assert cfg.trainer.max_epochs == 5
     assert "optim=adamw" not in recompose([f"run={earlier}", "optim=sgd"])
 
 
