@@ -28,6 +28,7 @@ from hct_lightning.models.hct import SMALLEST
 from hct_lightning.report.tables import describe
 from hct_lightning.runs.console import results, track
 from hct_lightning.runs.files import write_whole
+from hct_lightning.training.fast_stem import with_fast_stem
 from hct_lightning.training.spec import build_network
 from hct_lightning.training.step import step_seconds
 
@@ -143,6 +144,7 @@ def hours_on_this_cpu(cfg: DictConfig, data: Dataset, height: int, width: int) -
     network = build_network(
         plain(cfg.model), channels=channels, classes=len(data.classes), mean=data.mean, std=data.std
     )
+    with_fast_stem(network, "cpu")
     precision = resolve_precision(cfg.trainer.precision, "cpu")
     step_s = step_seconds(network, channels=channels, side=side, device=torch.device("cpu"), precision=precision)
     steps = len(data.catalogue.train) * epochs / 2  # of two images

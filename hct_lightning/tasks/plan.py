@@ -22,6 +22,7 @@ from hct_lightning.parallel.simulator import compare_k
 from hct_lightning.runs.console import results, track
 from hct_lightning.runs.files import write_whole
 from hct_lightning.runs.record import read_record
+from hct_lightning.training.fast_stem import with_fast_stem
 from hct_lightning.training.memory import Memory, set_memory, step_memory, tile_workers
 from hct_lightning.training.memory_plan import RESERVE, available_bytes
 from hct_lightning.training.spec import build_network
@@ -55,7 +56,9 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
     modes = [(precision, memory) for precision in options["precision"] for memory in options["memory"]]
     times = {
-        (precision, memory): StepTime.measure(build(), channels, options["timed_at"], device, precision, memory)
+        (precision, memory): StepTime.measure(
+            with_fast_stem(build(), kind), channels, options["timed_at"], device, precision, memory
+        )
         for precision, memory in track("timing real steps", modes, len(modes))
     }
     points: list[tuple[Any, int, tuple[str, Memory]]] = list(

@@ -55,10 +55,14 @@ def fast_stem(pixels: Tensor, weight: Tensor, scale: Tensor, offset: Tensor) -> 
 def _stem(pixels: Tensor, weight: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     """The map, and for each of its values which of 3x3 outputs of the convolution it is, uint8."""
     library, images, statistics = _prepare(pixels, scale, offset)
+    if weight.dtype != torch.float32 or weight.shape != (WIDTHS[0], pixels.shape[1], 7, 7):
+        raise ValueError(f"weight is {weight.dtype} {tuple(weight.shape)}, of images {tuple(pixels.shape)}")
     weight = weight.contiguous()
     made, places = _outputs(pixels, weight)
     out = made.data_ptr(), places.data_ptr()
-    library.hct_fast_stem(*_described(images), *_places(statistics), weight.data_ptr(), *out, torch.get_num_threads())
+    library.hct_fast_stem(
+        *_described(images), *_addresses(statistics), weight.data_ptr(), *out, torch.get_num_threads()
+    )
     return made, places
 
 
@@ -77,7 +81,7 @@ def _gradient(pixels: Tensor, gradient: Tensor, places: Tensor, scale: Tensor, o
     found = _like_weight(pixels, gradient)
     given = gradient.data_ptr(), places.data_ptr()
     out = found.data_ptr(), torch.get_num_threads()
-    library.hct_fast_stem_gradient(*_described(images), *_places(statistics), *given, *out)
+    library.hct_fast_stem_gradient(*_described(images), *_addresses(statistics), *given, *out)
     return found
 
 
@@ -88,6 +92,7 @@ def _like_weight(pixels: Tensor, gradient: Tensor, places: Any = None, scale: An
 
 def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
     pixels, _, scale, offset = inputs
+    ctx.set_materialize_grads(False)  # places have none
     ctx.save_for_backward(pixels, output[1], scale, offset)
 
 
@@ -100,10 +105,20 @@ _stem.register_autograd(_backward, setup_context=_keep)
 
 
 def _prepare(pixels: Tensor, scale: Tensor, offset: Tensor) -> tuple[ctypes.CDLL, Tensor, tuple[Tensor, Tensor]]:
-    """The program, the images interleaved, and their statistics."""
-    library = compiled()
-    assert library, "with_fast_stem was asked"
+    """The program, the images interleaved, and their statistics.
+
+    Raises:
+        ValueError: for what the program does not take.
+    """
+    library, channels = compiled(), pixels.shape[1]
+    if library is None:
+        raise ValueError("HCT's fast stem can't be made here; with_fast_stem leaves it out then")
     check_size(*pixels.shape[2:])
+    if pixels.dtype != torch.uint8 or channels not in CHANNELS:
+        raise ValueError(f"images are {pixels.dtype} {tuple(pixels.shape)}; give uint8 b c h w, c of {CHANNELS}")
+    for values in (scale, offset):
+        if values.dtype != torch.float32 or values.shape != (channels,):
+            raise ValueError(f"scale and offset are {values.dtype} {tuple(values.shape)}; give {channels} floats each")
     return library, pixels.permute(0, 2, 3, 1).contiguous(), (scale.contiguous(), offset.contiguous())
 
 
@@ -111,7 +126,7 @@ def _described(images: Tensor) -> tuple[int, ...]:
     return images.data_ptr(), *images.shape
 
 
-def _places(tensors: tuple[Tensor, ...]) -> tuple[int, ...]:
+def _addresses(tensors: tuple[Tensor, ...]) -> tuple[int, ...]:
     return tuple(tensor.data_ptr() for tensor in tensors)
 
 

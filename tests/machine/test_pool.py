@@ -7,9 +7,8 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from hct_lightning.machine.pool import mapped
 
@@ -52,7 +51,8 @@ def blas_threads(_: int) -> list[int]:
 
 
 def test_workers_have_a_thread_each():
-    np.ones((64, 64)) @ np.ones((64, 64))  # NumPy's threads are those of this process, from which workers are forked
-    assert blas_threads(0)
-    with mapped(blas_threads, [0, 1], 2) as results:
-        assert all(count == 1 for counts in results for count in counts)
+    with threadpool_limits(2, "blas"):  # of this process, from which workers are forked
+        assert blas_threads(0) == [2] * len(blas_threads(0)) != []
+        with mapped(blas_threads, [0, 1], 2) as results:
+            for counts in results:
+                assert counts == [1] * len(counts) != []

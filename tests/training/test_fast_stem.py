@@ -34,19 +34,23 @@ def published(pixels: Tensor, weight: Tensor, scale: Tensor, offset: Tensor) -> 
     return F.max_pool2d(F.conv2d(x, weight, stride=2, padding=3), 3, stride=2)
 
 
-def both(pixels: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Map and gradient of the weights, by us and by torch in double."""
+def both(pixels: Tensor, zero: int | None = None) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Map and gradient of the weights, of which those of an output may be zero, by us and by torch in double."""
     found = []
     for stem, dtype in ((fast_stem, torch.float32), (published, torch.float64)):
-        weight = weights(pixels.shape[1]).to(dtype).requires_grad_()
+        weight = weights(pixels.shape[1]).to(dtype)
+        if zero is not None:
+            weight[zero] = 0
+        weight.requires_grad_()
         made = stem(pixels, weight, *(value.to(dtype) for value in statistics(pixels.shape[1])))
         factors = torch.randn(made.shape, generator=torch.Generator().manual_seed(3)).to(dtype)
         found.append((made.detach(), torch.autograd.grad((made * factors).sum(), weight)[0]))
     return found[0], found[1]
 
 
-def test_it_is_there():
-    assert compiled()
+@pytest.fixture(scope="module", autouse=True)
+def library():
+    assert compiled(), "there is no C++ compiler: apt-get install g++"
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -59,9 +63,9 @@ def test_map_and_gradient_are_those_of_the_published_stem(channels, size):
 
 
 def test_of_equal_values_the_first_has_the_gradient():
-    flat = torch.full((1, 1, 200, 200), 77, dtype=torch.uint8)
-    (_, gradient), (_, wanted) = both(flat)
-    assert (gradient - wanted).norm() < 1e-5 * wanted.norm()
+    (made, gradient), (_, wanted) = both(images(1, 1, (200, 200)), zero=5)
+    assert not made[:, 5].any()
+    assert (gradient - wanted)[5].norm() < 1e-5 * wanted[5].norm()
 
 
 @pytest.mark.parametrize("threads", [2, 3, 7])
@@ -88,10 +92,28 @@ def test_images_may_lie_in_memory_in_any_order():
 
 def test_what_is_no_number_stays_so():
     weight = weights(1)
-    weight[3] = float("nan")
-    made = fast_stem(images(1, 1, (128, 128)), weight, *statistics(1))
-    assert made[:, 3].isnan().all()
-    assert not made[:, :3].isnan().any()
+    weight[:8, 0, 3, 3], weight[8:, 0, 3, 3] = float("inf"), -float("inf")  # times zero it is no number
+    pixels, values = images(1, 1, (128, 128)) // 64, (torch.ones(1), torch.zeros(1))
+    pixels[..., 40:] += 1
+    made, wanted = fast_stem(pixels, weight, *values), published(pixels, weight, *values)
+    assert 0.1 < wanted.isnan().float().mean() < 0.9
+    assert torch.equal(made.isnan(), wanted.isnan())
+
+
+@pytest.mark.parametrize(
+    ("pixels", "channels", "message"),
+    [
+        (torch.zeros(1, 3, 128, 128), 3, "images are torch.float32"),
+        (torch.zeros(1, 2, 128, 128, dtype=torch.uint8), 2, "give uint8 b c h w"),
+        (torch.zeros(1, 3, 128, 128, dtype=torch.uint8), 1, "scale and offset are torch.float32"),
+        (torch.zeros(1, 1, 100, 128, dtype=torch.uint8), 1, "an image of 100x128 is too small"),
+    ],
+)
+def test_what_it_does_not_take_is_refused(pixels, channels, message):
+    with pytest.raises(ValueError, match=message):
+        fast_stem(pixels, weights(channels), *statistics(channels))
+    with pytest.raises(ValueError, match=r"weight is torch\.float64"):
+        fast_stem(images(1, 1, (128, 128)), weights(1).double(), *statistics(1))
 
 
 def test_it_is_an_operator_as_torch_asks():

@@ -120,7 +120,8 @@ AVX2 void pool(const float* const* rows, int columns, float* map, uint8_t* place
       __m256 best = _mm256_loadu_ps(rows[0] + from), place = _mm256_setzero_ps();
       for (int k = 1; k < kPlaces; ++k) {
         const __m256 value = _mm256_loadu_ps(rows[k / kPool] + from + k % kPool * kOut);
-        const __m256 greater = _mm256_cmp_ps(value, best, _CMP_NLE_UQ);  // also where one is no number
+        const __m256 greater = _mm256_or_ps(_mm256_cmp_ps(value, best, _CMP_GT_OQ),
+                                            _mm256_cmp_ps(value, value, _CMP_UNORD_Q));  // what is no number stays
         best = _mm256_blendv_ps(best, value, greater);
         place = _mm256_blendv_ps(place, _mm256_castsi256_ps(_mm256_set1_epi32(k)), greater);
       }
@@ -238,16 +239,16 @@ void stem(const Images& images, const float* weight, float* map, uint8_t* places
 template <int C>
 void stem_gradient(const Images& images, const float* gradient, const uint8_t* places, float* found, int threads) {
   constexpr int kFloats = kOut * kernel_floats<C>(), kRow = kernel_floats<C>() / kKernel;
-  const int parts = images.count * images.bands();
-  std::vector<float> sums(static_cast<size_t>(parts) * kFloats);
-  parts::in_turn(parts, threads, [&](int part) {
+  const int bands = images.count * images.bands();
+  std::vector<float> sums(static_cast<size_t>(bands) * kFloats);
+  parts::in_turn(bands, threads, [&](int part) {
     gradient_of<C>(images, band_of(images, part), gradient, places, &sums[static_cast<size_t>(part) * kFloats]);
   });
   for (int o = 0; o < kOut; ++o)
     for (int c = 0; c < C; ++c)
       for (int k = 0; k < kTaps; ++k) {
         double total = 0;
-        for (int part = 0; part < parts; ++part)
+        for (int part = 0; part < bands; ++part)
           total += sums[static_cast<size_t>(part) * kFloats + (o * kKernel + k / kKernel) * kRow + k % kKernel * C + c];
         found[(o * C + c) * kTaps + k] = static_cast<float>(total);
       }
