@@ -56,9 +56,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
 
     modes = [(precision, memory) for precision in options["precision"] for memory in options["memory"]]
     times = {
-        (precision, memory): StepTime.measure(
-            with_fast_stem(build(), kind), channels, options["timed_at"], device, precision, memory
-        )
+        (precision, memory): StepTime.measure(build(), channels, options["timed_at"], device, precision, memory)
         for precision, memory in track("timing real steps", modes, len(modes))
     }
     points: list[tuple[Any, int, tuple[str, Memory]]] = list(
@@ -164,7 +162,7 @@ class StepTime(NamedTuple):
         memory: Memory,
     ) -> "StepTime":
         """The line through real steps with two images of either side."""
-        network.to(device)
+        with_fast_stem(network.to(device), device.type)
         set_memory(network, memory, workers=tile_workers(device.type))
         small, large = sorted(sides)
         measure = partial(step_seconds, network, channels=channels, device=device, precision=precision)
