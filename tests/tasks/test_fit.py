@@ -37,6 +37,7 @@ def assert_bitwise(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> No
     assert not [key for key in a if not torch.equal(a[key], b[key])]
 
 
+@pytest.mark.slow
 def test_without_validation_there_is_the_last_checkpoint_alone(cli, tiny, tmp_path):
     options = ("trainer.limit_val_batches=0", "trainer.max_epochs=1", "fit.report=false")
     done = cli(*tiny, *options, f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)

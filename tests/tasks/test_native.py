@@ -102,6 +102,7 @@ def test_one_place_decides_and_at_a_third_of_the_size_it_does_not(cli, tmp_path)
     assert trained("reduced", 128, "512") <= 0.8
 
 
+@pytest.mark.slow
 def test_what_does_not_go_with_it_is_refused(cli, images, tmp_path):
     for options, message in (
         (("memory=stream", "model=timm"), "ResNet can't be streamed; HCT can"),

@@ -39,6 +39,7 @@ def test_training_from_a_store_ends_bitwise_where_training_from_files_ends(cli, 
     assert not [key for key in a if not torch.equal(a[key], b[key])]
 
 
+@pytest.mark.slow
 def test_prepare_names_every_unreadable_file_and_goes_on_when_they_are_mended(cli, pictures, tmp_path):
     bad = [pictures / "train/a/1.png", pictures / "valid/b/7.png"]
     for path in bad:

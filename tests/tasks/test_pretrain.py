@@ -57,6 +57,7 @@ def test_it_leaves_a_run_whose_weights_have_no_classes(pretrained):
         assert sheet.size == (3 * 256 + 2 * 8, 256)  # one image validates
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_by_its_folder_alone_and_ends_bitwise_the_same(
     cli, environment, pretrained, unlabelled, tmp_path
 ):
@@ -112,6 +113,7 @@ def test_ended_within_an_epoch_it_keeps_what_it_ends_with(cli, unlabelled, tmp_p
     assert "val/loss" in json.loads((run / "run.json").read_text())["metrics"]
 
 
+@pytest.mark.slow
 def test_a_store_of_images_without_labels_is_for_it(cli, unlabelled, tmp_path):
     done = cli(
         "task=prepare",
@@ -126,6 +128,7 @@ def test_a_store_of_images_without_labels_is_for_it(cli, unlabelled, tmp_path):
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_what_it_can_not_be_asked_for_is_said(cli, pretrained, unlabelled, pictures, tmp_path):
     for verb in (
         ("task=validate", f"data.root={pictures}"),

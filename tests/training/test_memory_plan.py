@@ -107,6 +107,7 @@ def test_low_takes_a_third_and_is_chosen_where_speed_does_not_fit(peak, plan):
     assert plan(8, 0.9).memory == "low"
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_is_done(plan):
     assert plan(8, 2.5, memory="speed")[:2] == (4, "speed")
     assert plan(8, 99, memory="low")[:2] == (1, "low")
