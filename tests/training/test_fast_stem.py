@@ -11,7 +11,10 @@ from hct_lightning.models import HCT, FromPixels
 from hct_lightning.training.fast_stem import compiled, fast_stem, with_fast_stem
 from hct_lightning.training.step import TrainingStep
 
-pytestmark = pytest.mark.skipif(not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="it takes AVX2")
+pytestmark = pytest.mark.skipif(
+    not torch.backends.cpu.get_cpu_capability().startswith(("AVX", "AMX")), reason="it takes AVX2"
+)
+CHECKED = ("test_schema", "test_autograd_registration", "test_faketensor")  # of an operator, by torch
 SIZES = ((128, 128), (129, 130), (131, 191), (300, 257))
 
 
@@ -122,9 +125,6 @@ def test_it_is_an_operator_as_torch_asks():
         torch.library.opcheck(torch.ops.hct.stem.default, (pixels, weight, *statistics(3)), test_utils=CHECKED)
 
 
-CHECKED = ("test_schema", "test_autograd_registration", "test_faketensor")
-
-
 @pytest.mark.parametrize("memory", ["speed", "low"])
 def test_a_network_trains_with_it_as_with_its_own_stem(memory):
     torch.manual_seed(0)
@@ -142,7 +142,7 @@ def test_a_network_trains_with_it_as_with_its_own_stem(memory):
         assert (mine - theirs).norm() <= 1e-3 * theirs.norm() + 1e-7
 
 
-def test_in_double_in_bf16_on_other_devices_and_for_other_networks_it_stays_out_of_the_way(monkeypatch):
+def test_in_double_in_bf16_on_other_devices_and_for_other_networks_it_stays_out_of_the_way():
     def refuse(*_, **__):
         raise AssertionError("it computes in fp32 on the CPU")
 
