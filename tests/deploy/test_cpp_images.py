@@ -11,7 +11,7 @@ import torch
 from deploy.cpp_program import answer, assert_same_pixels, expected, pixels_artifact, run, seen
 from PIL import Image, ImageCms, PngImagePlugin
 
-from hct_lightning.data.reading import geometry, jpeg
+from hct_lightning.data.reading import geometry
 from hct_lightning.data.reading.image import UnreadableImageError
 
 
@@ -287,8 +287,8 @@ def test_a_large_jpeg_is_reduced_while_it_is_decoded(program, picture, tmp_path,
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_large_jpeg_has_the_same_pixels_whoever_decodes_it(program, photos, tmp_path, mode):
-    """Above a megabyte a decoder of our own reads it, but not where it is progressive."""
+def test_a_jpeg_has_the_same_pixels_whoever_decodes_it(program, photos, tmp_path, mode):
+    """A decoder of our own reads it, but not where it is progressive."""
     artifact = pixels_artifact(tmp_path, (18, 32), channels=len(mode))
     with Image.open(photos / "Animal/canyon-wren.jpg") as photo:
         photo = photo.convert(mode)
@@ -296,6 +296,5 @@ def test_a_large_jpeg_has_the_same_pixels_whoever_decodes_it(program, photos, tm
     for progressive in (False, True):
         image = tmp_path / f"{progressive}.jpg"
         photo.save(image, quality=100, progressive=progressive)
-        assert progressive or image.stat().st_size > jpeg.SMALLEST
         found.append(seen(program, artifact, image))
     assert torch.equal(*found)

@@ -1,7 +1,7 @@
-"""Large JPEGs by a decoder of our own, `cpp/jpeg.cpp`: one image by several threads, and in less time by one.
+"""JPEGs by a decoder of our own, `cpp/jpeg.cpp`: a large one by several threads, and any in less time by one.
 
-It gives the pixels that libjpeg-turbo gives, below libvips and Pillow. What it does not take, it leaves to them: small
-files, progressive or damaged ones, CMYK, chroma that has to be enlarged (of 4:2:0 at full size).
+It gives the pixels that libjpeg-turbo gives, below libvips and Pillow. What it does not take, it leaves to them:
+progressive or damaged files, CMYK, chroma that has to be enlarged (of 4:2:0 at full size).
 """
 
 import ctypes
@@ -15,7 +15,7 @@ import numpy as np
 from hct_lightning.data.reading.geometry import Size
 from hct_lightning.machine.compiled import compiled_library
 
-SMALLEST = 2**20  # bytes of a file that it is used for
+_BESIDE = 2**20  # bytes of a file that are no pixels, at most
 _HEAD = 2**18  # bytes of it that mostly hold all before the pixels
 _HEADERS = ("jpeg.h", "dct.h", "fast.h", "frame.h", "huffman.h", "pixels.h", "reader.h")
 
@@ -36,7 +36,7 @@ def decode(path: Path | str, shrink: int, source: Size, channels: int, threads: 
     try:
         with open(path, "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            if library is None or not SMALLEST <= size <= 4 * source[0] * source[1] + SMALLEST:
+            if library is None or size > 4 * source[0] * source[1] + _BESIDE:
                 return None
             content = np.empty(size, np.uint8)
             room = content.data
@@ -56,7 +56,7 @@ def decode(path: Path | str, shrink: int, source: Size, channels: int, threads: 
 def compiled() -> ctypes.CDLL | None:
     """The decoder as a library; None where it can't be made, and the log then says why."""
     folder = files("hct_lightning.data.reading") / "cpp"
-    library = compiled_library(folder, "jpeg.cpp", _HEADERS, "large JPEGs are read slower than they could")
+    library = compiled_library(folder, "jpeg.cpp", _HEADERS, "JPEGs are read slower than they could")
     if library:
         number, place = ctypes.c_int, ctypes.c_void_p
         library.hct_jpeg_takes.argtypes = (place, ctypes.c_size_t, *4 * (number,))

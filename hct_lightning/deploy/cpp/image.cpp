@@ -108,8 +108,6 @@ bool completes(std::jmp_buf& jump, const Body& body) {
 
 // ---- JPEG --------------------------------------------------------------------------------------
 
-constexpr size_t kLargeJpeg = 1 << 20;  // bytes
-
 struct JpegErrors {
   jpeg_error_mgr base;
   std::jmp_buf jump;
@@ -165,9 +163,8 @@ at::Tensor read_jpeg(const Bytes& bytes, const Decoding& how, const Reduce& redu
     info.out_color_space = info.num_components == 1 && how.channels == 1 ? JCS_GRAYSCALE : JCS_RGB;
     jpeg_calc_output_dimensions(&info);
     image = empty_image(info.output_height, info.output_width, info.output_components);
-    // hct_lightning/data/reading/jpeg.py: a large one by the decoder of our own, if it is one for it.
-    if (bytes.size() >= kLargeJpeg &&
-        hct_jpeg(bytes.data(), bytes.size(), info.scale_denom, info.output_height, info.output_width,
+    // hct_lightning/data/reading/jpeg.py: by the decoder of our own, if it is one for it.
+    if (hct_jpeg(bytes.data(), bytes.size(), info.scale_denom, info.output_height, info.output_width,
                  info.output_components, image.data_ptr<uint8_t>(), threads, 0))
       return;
     jpeg_start_decompress(&info);

@@ -1,4 +1,4 @@
-// One large baseline JPEG decoded by several threads, to the bytes that libjpeg-turbo gives.
+// One baseline JPEG decoded by several threads, to the bytes that libjpeg-turbo gives.
 //
 // Where a block begins in Huffman code is known only to who has decoded what lies before. But such codes synchronise
 // themselves: who begins anywhere, with a guess, soon decodes what is right, except for the place in the image and the

@@ -1,4 +1,4 @@
-// One large baseline JPEG decoded by several threads: see jpeg.cpp.
+// One baseline JPEG decoded by several threads: see jpeg.cpp.
 #pragma once
 
 #include <cstddef>
