@@ -50,8 +50,8 @@ class WritePredictions(Callback):
         for i, answer in zip(index, probabilities, strict=True):
             at = i if i >= 0 else -1 - i
             path = self.images.paths[at]
-            if i >= 0:
-                rows[at] = self.file.row(path, answer)
-            elif self.images.skipped and path in self.images.skipped:
+            if self.images.skipped and path in self.images.skipped:
                 rows[at] = self.file.row(path, None, self.images.skipped[path])
+            elif i >= 0:
+                rows[at] = self.file.row(path, answer)
         return rows

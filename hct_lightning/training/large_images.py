@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.data.reading.readers import Reader
 from hct_lightning.machine.high_water import resident_bytes
 from hct_lightning.models import HCT, FromPixels
@@ -190,7 +191,12 @@ class StreamsInMemory:
     def __call__(self, source: Source) -> Tensor:
         streamed, name = self.fitted(source), name_of(source)
         kept = self.keep(name, streamed.tile) if self.keep and name else None
-        logits = streamed(source, tiles_done(source), kept)
+        try:
+            logits = streamed(source, tiles_done(source), kept)
+        except UnreadableImageError:
+            if kept:
+                kept.remove()
+            raise
         if kept:
             kept.remove()
         return logits

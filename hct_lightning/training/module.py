@@ -16,6 +16,7 @@ from torchmetrics.classification import (
 )
 
 from hct_lightning.data.feeding.loader import Batch
+from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.training.learner import Learner
 
 
@@ -103,7 +104,15 @@ class ImageClassifier(Learner):
         self._answers = []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._answers.append(Answers(batch.index, self(batch.images).float(), batch.labels))
+        self._answers.append(Answers(*self._answered(batch), batch.labels))
+
+    def _answered(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Index and logits; the index is negative for an image of which a region can't be read, if that is skipped."""
+        try:
+            return batch.index, self(batch.images).float()
+        except UnreadableImageError as error:
+            batch.images.skips(error)
+            return torch.minimum(batch.index, -1 - batch.index), torch.zeros((1, len(self.classes)), device=self.device)
 
     def on_validation_epoch_end(self) -> None:
         everyone = self._everyones_answers()
@@ -145,4 +154,4 @@ class ImageClassifier(Learner):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """b classes probabilities."""
-        return self(batch.images).float().softmax(dim=1)
+        return self._answered(batch)[1].softmax(dim=1)

@@ -84,3 +84,13 @@ def test_an_unreadable_image_ends_it_and_batches_before_it_are_kept(file, images
         predict(file, images, None)
     assert file.done == 2
     assert [row["path"] for row in rows_of(file)] == images[:2]
+
+
+def test_an_image_that_proved_unreadable_while_it_was_computed_has_no_answer(file, images):
+    todo = Images(
+        images, [0] * len(images), FileReader(Decoding(channels=3, size=(8, 8), geometry="cover", max_pixels=64))
+    )
+    todo.skipped = {images[2]: "cut off"}
+    rows = WritePredictions(file, todo)._rows([1, 2, -3], [[0.5, 0.5], [0.1, 0.9], [0.5, 0.5]])
+    assert rows[2] == [images[2], "", "", "", "cut off"]
+    assert rows[1][-1] == ""

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import binary_auroc
 
 from hct_lightning.data.feeding.loader import Batch
+from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.training.module import ImageClassifier
 
 CLASSES = ("a", "b", "c")
@@ -127,3 +128,31 @@ def test_loss_options_are_the_configurations_and_no_state_of_a_checkpoint():
     now.load_state_dict(before.state_dict())
     assert now.class_weights.tolist() == [3.0, 1.0, 1.0]
     assert set(before.hparams) == {"spec"}
+
+
+@pytest.mark.parametrize("index", [3, -4])
+def test_an_image_whose_regions_can_not_be_read_is_not_counted_where_it_is_skipped(index):
+    """One that only pads, too."""
+    damaged = UnreadableImageError("x.tif: damaged")
+
+    class Broken(nn.Module):
+        def forward(self, images):
+            raise damaged
+
+    class Image:
+        def __init__(self, skips):
+            self.skips = skips
+
+    def refuse(error):
+        raise error
+
+    noted = []
+    module = classifier()
+    module.network = Broken()
+    seen = Batch(Image(noted.append), torch.tensor([1]), torch.tensor([index]))
+    module.validation_step(seen, 0)
+    assert noted == [damaged]
+    assert module._answers[0].index.tolist() == [-4]
+    assert module.predict_step(seen, 0).shape == (1, 3)
+    with pytest.raises(UnreadableImageError, match=r"x\.tif: damaged"):
+        module.validation_step(seen._replace(images=Image(refuse)), 0)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -66,12 +67,24 @@ class Images:
         return label, index
 
     def native(self, index: int) -> tuple[Tensor | Regions, int, int]:
-        """An image at its own size, its label and index."""
+        """An image at its own size, its label and index.
+
+        One that is read by region is only opened, and may turn out unreadable later: its `skips` then does as here.
+        """
         assert isinstance(self.reader, NativeReader)
         image, label, index = self._read(index, self.reader.open)
         if image is None:
             image = torch.zeros((SMALLEST, SMALLEST, self.reader.shape[2]), dtype=torch.uint8).permute(2, 0, 1)
+        if isinstance(image, Regions):
+            image.skips = partial(self._skip, image.name)
         return image, label, index
+
+    def _skip(self, path: str, error: UnreadableImageError) -> None:
+        """Notes that a file can't be read, or raises that."""
+        if self.skipped is None:
+            raise error
+        self.skipped[path] = str(error)
+        log.warning("skipped: %s", error)
 
     def _read(self, index: int, read: Callable[[str], T]) -> tuple[T | None, int, int]:
         """What reading gives, None where it is not to be counted, with label and index."""
@@ -84,10 +97,7 @@ class Images:
             try:
                 return read(path), self.labels[j], index
             except UnreadableImageError as error:
-                if self.skipped is None:
-                    raise
-                self.skipped[path] = str(error)
-                log.warning("skipped: %s", error)
+                self._skip(path, error)
         if self.replace:
             raise UnreadableImageError(f"none of the {len(self.paths)} images can be read")
         return None, self.labels[i], -1 - i

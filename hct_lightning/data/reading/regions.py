@@ -6,6 +6,7 @@ TIFF, JPEG, PNG and what lies at a url are read by libvips (`vips_regions.py`), 
 Legend: h height, w width, c channels.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Regions:
 
     Attributes:
         by_strips: whether rows are held in their whole width while a part of them is read.
+        skips: called with the error of a region that can't be read, where such images are skipped; raises it otherwise.
 
     Raises:
         ValueError: when the array is no such image, or of other numbers: true and false, int8, complex ones.
@@ -46,16 +48,19 @@ class Regions:
         self._values, self._window, self.name = values, window, name
         self.shape = (*values.shape[:2], channels)
         self.by_strips = isinstance(values, Strips)
+        self.skips: Callable[[UnreadableImageError], None] = _raise
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """The pixels of a region, h w c uint8.
 
         Raises:
-            UnreadableImageError: without a window, where values go beyond the default.
+            UnreadableImageError: for a damaged file; without a window, where values go beyond the default.
         """
         try:
             values = to_uint8(np.ascontiguousarray(self._values[y0:y1, x0:x1]), self._window)
-        except ValueError as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # damaged files make decoders raise everything there is
             raise UnreadableImageError(f"{self.name}: {error}") from error
         values = values.reshape(y1 - y0, x1 - x0, -1)
         if values.shape[2] == self.shape[2]:
@@ -63,6 +68,10 @@ class Regions:
         if values.shape[2] == 1:
             return np.repeat(values, 3, axis=2)
         return np.array(Image.fromarray(values).convert("L"))[..., None]
+
+
+def _raise(error: UnreadableImageError) -> None:
+    raise error
 
 
 class Turned:

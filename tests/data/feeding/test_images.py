@@ -101,3 +101,23 @@ def test_the_control_takes_the_detail_and_keeps_the_size(tmp_path):
     assert full.std(dim=0).mean() > 25
     assert control[8:-8].std(dim=0).mean() < 1
     assert (control - torch.from_numpy(ramp))[8:-8, 8:-8].abs().mean() < 2
+
+
+def test_one_that_turns_out_unreadable_region_by_region_can_be_skipped(tmp_path, photos):
+    pytest.importorskip("pyvips")
+    whole = (photos / "Plant" / "blue-periwinkle.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    reader = NativeReader(Decoding(channels=3, size=None, geometry="cover", max_pixels=10**9)).opening(0)
+    for skipped in ({}, None):
+        images = Images([str(tmp_path / "cut.jpg")], [0], reader, skipped=skipped)
+        image, _, index = images.native(0)
+        assert index == 0
+        height, width, _ = image.shape
+        with pytest.raises(UnreadableImageError, match=r"cut\.jpg: ") as damaged:
+            image.read(height - 9, height, 0, width)
+        if skipped is None:
+            with pytest.raises(UnreadableImageError, match=r"cut\.jpg: "):
+                image.skips(damaged.value)
+        else:
+            image.skips(damaged.value)
+            assert list(skipped) == images.paths

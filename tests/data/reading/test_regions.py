@@ -182,3 +182,12 @@ def test_a_turned_image_is_that_of_the_whole(flip, vertical_flip, quarters):
     turned = Turned(Regions(pixels, 3, None), flip=flip, vertical_flip=vertical_flip, quarters=quarters)
     assert turned.shape == whole.shape
     np.testing.assert_array_equal(turned.read(3, 17, 5, 26), whole[3:17, 5:26])
+
+
+def test_a_damaged_file_is_named_when_a_region_of_it_can_not_be_read(tmp_path, photo):
+    photo.resize((900, 1200)).save(tmp_path / "cut.jpg", quality=95)
+    whole = (tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) * 2 // 3])
+    regions = open_regions(tmp_path / "cut.jpg", decoding())
+    with pytest.raises(UnreadableImageError, match=r"cut\.jpg: "):
+        regions.read(0, 1200, 0, 900)
