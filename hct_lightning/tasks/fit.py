@@ -21,6 +21,7 @@ from hct_lightning.callbacks.export import ExportAtEnd
 from hct_lightning.callbacks.micro_batches import MicroBatches
 from hct_lightning.callbacks.own_options import OwnOptions
 from hct_lightning.callbacks.restoring import Restoring
+from hct_lightning.callbacks.results import Results
 from hct_lightning.callbacks.time_budget import TimeBudget
 from hct_lightning.callbacks.unfinished_epoch import UnfinishedEpoch
 from hct_lightning.cli.changes import options_of_training, say_changes
@@ -47,7 +48,6 @@ from hct_lightning.training.module import ImageClassifier
 from hct_lightning.training.pretraining import SMALLEST, MaskedImages
 from hct_lightning.training.progress import total_steps
 from hct_lightning.training.resources import devices_of, plan_memory, set_up
-from hct_lightning.training.results import record_results
 from hct_lightning.training.resuming import checkpoint_to_resume, go_on_from
 from hct_lightning.training.size import network_size
 from hct_lightning.training.spec import NetworkSpec
@@ -86,7 +86,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         asked = (cfg.trainer.accelerator, plain(cfg.trainer)["devices"], cfg.trainer.num_nodes)
         devices = devices_of(*asked, data, global_batch=earlier.get("global_batch"))
         timer, restoring = EpochTime(), Restoring()
-        callbacks = [restoring, *build_callbacks(cfg, timer, devices.global_batch)]
+        callbacks = [restoring, Results(run, timer.rows, earlier), *build_callbacks(cfg, timer, devices.global_batch)]
         loggers = build_loggers(cfg, run)
 
         plan = plan_memory(
@@ -128,7 +128,6 @@ def main(cfg: DictConfig, folder: Path) -> None:
         run.update(options=options_of_training(cfg), precision=str(trainer.precision))
         with restoring.naming(resume):
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-        record_results(run, trainer, confusion=module.confusion, epoch_times=timer.rows, earlier=earlier)
     if trainer.is_global_zero:
         beside = [Path(cfg.fit.against)] if cfg.fit.against else []
         report = report_at_end([run.folder, *beside]) if cfg.fit.report else None

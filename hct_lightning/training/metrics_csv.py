@@ -63,8 +63,8 @@ class MetricsCSV(Logger):
         self._first = False
         rows.setdefault(step or 0, {"step": step or 0}).update(metrics)
         self._unsaved = True
-        # The file is written as a whole: at once for an epoch's figures, else now and then.
-        if time.monotonic() - self._saved_at > 5 or any(key.startswith("val/") for key in metrics):
+        # The file is written as a whole: at once for an epoch's figures, which are not made again, else now and then.
+        if time.monotonic() - self._saved_at > 5 or any(key.startswith(("val/", "time/")) for key in metrics):
             self._write()
 
     def _write(self) -> None:

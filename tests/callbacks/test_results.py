@@ -6,8 +6,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from hct_lightning.callbacks.results import Results, read_metrics
 from hct_lightning.runs.folder import Run
-from hct_lightning.training.results import read_metrics, record_results
 
 
 def finished(mode: str = "max", best: float | None = 0.9, monitor: str = "val/accuracy") -> SimpleNamespace:
@@ -39,12 +39,13 @@ def test_a_run_that_goes_on_keeps_its_earlier_epochs(tmp_path):
     run = Run(tmp_path)
     parts = dict.fromkeys(("load_s", "train_s", "wait_s", "run_s", "images_s"), 1.0)
     rows = [{"epoch": i, "ranks": [], **parts} for i in range(4)]
-    record_results(run, finished(), confusion=torch.eye(2, dtype=torch.long), epoch_times=rows[:3], earlier={})
+    module = SimpleNamespace(confusion=torch.eye(2, dtype=torch.long))
+    Results(run, rows[:3], {}).on_fit_end(finished(), module)
     earlier = run.record
     assert earlier["confusion"] == [[1, 0], [0, 1]]
-    record_results(run, finished(best=0.95), confusion=None, epoch_times=rows[2:], earlier=earlier)
+    Results(run, rows[2:], earlier).on_fit_end(finished(best=0.95), SimpleNamespace(confusion=None))
     assert [row["epoch"] for row in run.record["epoch_times"]] == [0, 1, 2, 3]
     assert run.record["metrics"]["best"] == pytest.approx(0.95)
     before = run.record
-    record_results(run, finished(best=0.1), confusion=None, epoch_times=[], earlier=before)  # it had nothing to do
+    Results(run, [], before).on_fit_end(finished(best=0.1), module)  # it had nothing to do
     assert run.record == before
