@@ -8,6 +8,7 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import Tensor
 
+from hct_lightning.models import FromPixels
 from hct_lightning.training.batch_norm import measure_statistics, norms_of
 from hct_lightning.training.progress import total_steps
 
@@ -28,7 +29,8 @@ class BatchNormStatistics(Callback):
             not the whole training they are measured first; else they stay as loaded.
 
     Raises:
-        ValueError: for a value out of range, or averaged weights that would come after the measuring.
+        ValueError: for a value out of range, averaged weights that would come after the measuring, or `memory=stream`,
+            whose first stages can't be measured.
     """
 
     def __init__(self, *, images: int, freeze: float) -> None:
@@ -53,6 +55,10 @@ class BatchNormStatistics(Callback):
             raise ValueError(
                 "averaged weights come after callbacks.batch_norm, which measures them; put them before it"
             )
+        if self.images and self.freeze < 1:
+            for part in module.modules():
+                if isinstance(part, FromPixels):
+                    part.check_that_statistics_can_be_measured()
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         # Not any more where a run goes on for longer than it was to be.

@@ -158,15 +158,20 @@ class FromPixels(nn.Module):
         side = max(1, tile // reach.stride)
         return Tiled(instead or run, reach, read, size, (side, side), workers, background)
 
+    def check_that_statistics_can_be_measured(self) -> None:
+        """Raises ValueError where the first stages are streamed, and so in evaluation."""
+        if self.tile:
+            raise ValueError(
+                "memory=stream takes the statistics of the first stages as they are, and they can't be measured tile by "
+                "tile; give recipe=plain, or callbacks=plain alone"
+            )
+
     def _streamed(self, pixels: Tensor | Source) -> Tensor:
         """b c h w uint8, or one image that is read by region -> the map after the first stages."""
         assert self.tile, "set_streaming was called"
         hct, device = cast(HCT, self.network), self.scale.device
         if any(module.training for stage in self._local_stages() for module in stage.modules()):
-            raise ValueError(
-                "memory=stream takes the statistics of the first stages as they are, and they can't be measured tile by "
-                "tile; give recipe=plain, or callbacks=plain alone"
-            )
+            self.check_that_statistics_can_be_measured()
         parameters = [p for part in (hct.stem, *self._local_stages()) for p in part.parameters() if p.requires_grad]
         if isinstance(pixels, Tensor):
             images = [(partial(_region, image), (image.shape[2], image.shape[3])) for image in pixels.split(1)]

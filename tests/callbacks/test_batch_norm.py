@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 
 from hct_lightning.callbacks.average_weights import AverageWeights
 from hct_lightning.callbacks.batch_norm import BatchNormStatistics, _gather
+from hct_lightning.models import HCT, FromPixels
 from hct_lightning.training.batch_norm import measure_statistics
 
 
@@ -147,3 +148,17 @@ def of_a_rank(rank: int, file: str) -> None:
 @pytest.mark.slow
 def test_ranks_agree(tmp_path):
     torch.multiprocessing.spawn(of_a_rank, (str(tmp_path / "meet"),), nprocs=2)
+
+
+def test_what_can_not_be_measured_is_refused_before_training(fit):
+    """The first stages of a network that takes images in tiles stay in evaluation."""
+
+    class Streams(Callback):
+        def setup(self, trainer, module, stage) -> None:
+            module.unused = FromPixels(HCT(num_classes=2), [0.5] * 3, [0.25] * 3)
+            module.unused.set_streaming(256)
+
+    seen = Saved()
+    with pytest.raises(ValueError, match="memory=stream takes the statistics"):
+        fit(Streams(), seen, BatchNormStatistics(images=8, freeze=0.0))
+    assert not seen.training
