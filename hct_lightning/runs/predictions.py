@@ -112,8 +112,9 @@ class Predictions:
         """What the rows that are there depend on, and the new ones don't, in words."""
         try:
             earlier = json.loads(self.unfinished.read_text())
-            return " and ".join(name for name, value in self.made_by.items() if earlier[name] != value)
-        except (ValueError, KeyError, TypeError):
+            names = [*self.made_by, *(earlier.keys() - self.made_by.keys())]
+            return " and ".join(name for name in names if earlier.get(name) != self.made_by.get(name))
+        except (ValueError, AttributeError):
             return "kind"
 
     def _begin(self) -> None:

@@ -80,6 +80,8 @@ def by_checkpoint(cfg: DictConfig, folder: Path) -> None:
     devices = devices_of(cfg, len(images))
     precision = resolve_precision(cfg.trainer.precision, devices.accelerator)
     made_by = {"checkpoint": digest(checkpoint), "decoding": decoding.as_json(), "precision": precision}
+    if cfg.predict.background is not None:
+        made_by |= {"background": cfg.predict.background}
     first = None
     if name := cfg.predict.first_stages:
         if devices.accelerator != "cpu":

@@ -126,7 +126,8 @@ def test_it_goes_on_after_the_rows_that_still_hold(opened, images, caplog, tmp_p
         ({"made_by": MADE_BY | {"checkpoint": "2"}}, "another checkpoint"),
         ({"made_by": MADE_BY | {"decoding": {"size": [9, 8]}}}, "another decoding"),
         ({"classes": ("x", "z")}, "another columns"),
-        ({"made_by": MADE_BY | {"precision": "32-true"}}, "another kind"),
+        ({"made_by": MADE_BY | {"background": 3}}, "another background"),
+        ({"made_by": {"checkpoint": "1"}}, "another decoding"),
     ],
 )
 def test_rows_of_something_else_are_not_gone_on_with(opened, caplog, changed, message):
