@@ -17,7 +17,7 @@ from hct_lightning.machine import ranks
 from hct_lightning.runs.links import check_links
 from hct_lightning.runs.overrides import read_overrides, read_yaml
 from hct_lightning.runs.record import read_record
-from hct_lightning.runs.secrets import hide
+from hct_lightning.runs.secrets import HIDDEN, hide
 
 MULTIRUN = {"-m", "--multirun"}
 BEGUN = Path(".hydra", "overrides.yaml")  # of a run's folder: the options it began with
@@ -81,6 +81,9 @@ def _recorded(folder: Path) -> list[str]:
     mine = {key_of(override) for override in overrides}
     # What the environment or a default said is left to them where it is gone: the folder may have been moved here.
     known = read_record(folder / "run.json").get("paths") or {}
+    known = {
+        key: path for key, path in known.items() if HIDDEN not in str(path)
+    }  # there its override has the url whole
     paths = {key: known[key] for key in PATHS if key in known and (key in mine or Path(known[key]).exists())}
     overrides = [override for override in overrides if key_of(override) not in paths]
     return overrides + [f"{key}={quoted(path)}" for key, path in paths.items()]

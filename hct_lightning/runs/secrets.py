@@ -20,7 +20,7 @@ _CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _ENVIRONMENT = re.compile(r"(^|\.)slurm\.environment(\.|$)")
 # In text: `name=value`, the value quoted, in brackets or a word; and what stands before the host in a url.
 _ASSIGNED = re.compile(r"([\w.-]+)=('[^']*'|\"[^\"]*\"|\{[^}]*\}|\[[^]]*\]|[^\s,'\"\]}]+)")
-_IN_URL = re.compile(r"(://)([^/\s@]+)@")
+_IN_URL = re.compile(r"(://)([^/\s]+)@")
 _SHORTEST = 8  # characters of a value that is looked for in text: INFO or eth0 stands there for something else too
 
 _values: set[str] = set()  # of this process's configuration

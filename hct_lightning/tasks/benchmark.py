@@ -13,6 +13,7 @@ from hct_lightning.cli.plain import plain
 from hct_lightning.machine.facts import machine_facts
 from hct_lightning.runs.console import results
 from hct_lightning.runs.files import write_whole
+from hct_lightning.runs.secrets import hide_in
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     result["machine"] = machine_facts()
     out = folder / "benchmark" / "benchmark.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, json.dumps(result, indent=2) + "\n")
+    write_whole(out, json.dumps(hide_in(result), indent=2) + "\n")
 
     for part in (result, *result.get("more", [])):
         show(part["title"], part["rows"])

@@ -150,6 +150,8 @@ def test_paths_mean_what_they_meant_where_the_run_began(earlier, tmp_path, monke
     assert f'data.root="{tmp_path}/photos"' in args
     assert not [arg for arg in args if key_of(arg) == "data.cache"]  # of a default, and not there: as it is said here
     assert recompose(args) == args
+    (earlier / "run.json").write_text(json.dumps({"paths": {"data.root": "https://***@host/a"}}))
+    assert "data.root=/photos" in recompose([f"run={earlier}"]), "what is hidden is read where it stands whole"
     args = recompose([f"run={earlier}", "data.root=other"])
     assert [arg for arg in args if key_of(arg) == "data.root"] == ["data.root=other"]
 

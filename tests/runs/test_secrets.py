@@ -69,3 +69,7 @@ def test_a_password_in_a_url_is_a_secret_too(monkeypatch):
     assert secrets.hide("401 for me:long-word") == "401 for ***"
     assert secrets.hide("data.root=https://ghp_0123@host/a") == "data.root=https://***@host/a"
     assert secrets.hide("data.root=https://me:word@host/a@b") == "data.root=https://***@host/a@b"
+
+
+def test_a_password_may_hold_an_at_sign():
+    assert secrets.hide("at https://me:p@ss@host/a and s3://b/c@d") == "at https://***@host/a and s3://b/c@d"

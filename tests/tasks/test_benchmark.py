@@ -18,6 +18,7 @@ def cfg() -> DictConfig:
 def test_table_file_and_a_last_line_for_programs(cfg, tmp_path, capsys):
     rows = [{"side": "plain", "s": 2.0, "mb": None}, {"side": "ours", "s": 0.123456, "mb": 7}]
     measured = {"title": "A step", "ratios": {"speedup": 16.2000001}, "rows": rows}
+    measured["data"] = {"root": "https://me:long-word@host/a"}
     cfg.benchmark = OmegaConf.create({"_target_": "builtins.dict"} | measured)
     main(cfg, tmp_path)
     out = capsys.readouterr().out
@@ -29,6 +30,7 @@ def test_table_file_and_a_last_line_for_programs(cfg, tmp_path, capsys):
     assert written["ratios"] == measured["ratios"]
     assert written["options"]["title"] == "A step"
     assert written["machine"]
+    assert "long-word" not in json.dumps(written)
 
 
 def test_it_has_to_be_said_which(cfg, tmp_path):
