@@ -39,6 +39,7 @@ _KINDS = {  # what a mode of Pillow's is in words
     "RGBX": "an RGB image with a band more",
     "F": "a float image",
 }
+_FEWER = {"1", "L", "LA", "La", "P", "PA"}  # modes whose pixels are not those that a profile is for
 _ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 turn by 90 degrees
 _BANDS = 4  # of a pixel as data.max_pixels counts them; those beyond count as more pixels
 
@@ -203,6 +204,8 @@ def _read_with_pillow(image: Image.Image, channels: int, window: Window | None, 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
     profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+    if image.mode in _FEWER:  # grey with the profile of a screen, a palette
+        image = image.convert("L" if profile.profile.xcolor_space == "GRAY" else "RGB")
     try:
         converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except ImageCms.PyCMSError as error:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import fsspec
 
@@ -134,9 +135,10 @@ class Mirror:
 
     def _copy(self, file: str, target: str, size: int) -> None:
         source = f"{self.url}/{file}"
+        name = quote(file) if self.url.startswith(("http://", "https://")) else file  # `#` and `?` may be in a name
         for attempt in range(_TRIES):
             try:
-                self.files.get_file(f"{self.root}/{file}", target, callback=_AtMost(size))
+                self.files.get_file(f"{self.root}/{name}", target, callback=_AtMost(size))
                 return
             except _TooMuchError as error:
                 raise UnreadableImageError(

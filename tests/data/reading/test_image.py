@@ -170,3 +170,11 @@ def test_icc_profiles_are_an_option(tmp_path, read):
     with pytest.raises(UnreadableImageError, match=r"a\.png: its ICC profile can't be used"):
         read(path, 3, srgb=True)
     assert read(path, 3)[:, 0, 0].tolist() == [200, 30, 30]
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "LA", "1"])
+def test_fewer_colours_with_the_profile_of_a_screen(tmp_path, read, mode):
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.new("L", (32, 32), 255).convert(mode).save(tmp_path / "a.png", icc_profile=srgb)
+    for channels in (1, 3):
+        assert (read(tmp_path / "a.png", channels, srgb=True)[:, 0, 0].int() - 255).abs().max() <= 2

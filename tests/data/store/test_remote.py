@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hct_lightning.data.catalogue import Catalogue, Split
 from hct_lightning.data.reading.decoding import Decoding
@@ -243,3 +244,23 @@ def test_a_second_user_reads_what_the_first_has_cached(photos):
         assert [int(line) for line in second.stdout.splitlines()] == first
         refused = second.stderr.splitlines()[-1]
         assert re.search(r"Permission denied, .* give a cache of your own with data\.cache=<folder>", refused)
+
+
+def test_names_that_mean_something_in_a_url(tmp_path, web):
+    names = ["IMG #1.jpg", "a?b.jpg", "50%20x.jpg", "100%.jpg", "a+b c.jpg"]
+    for i, name in enumerate(names):
+        Image.new("RGB", (140, 140), (i, i, i)).save(tmp_path / name)
+    decoding = Decoding(channels=3, size=(96, 96), geometry="cover", max_pixels=2**26)
+    paths = [str(tmp_path / name) for name in names]
+    prepare(
+        Catalogue("pictures", ("a",), Split(paths, [0] * len(paths)), Split()),
+        Recipe(decoding, "raw", None),
+        tmp_path / "store",
+        workers=1,
+        skip_unreadable=False,
+        progress=lambda items, _: items,
+    )
+    mirror = remote.Mirror(f"{web.url}/store", str(tmp_path / "cache"))
+    for item in store.Store(tmp_path / "store").items:
+        mirror.bring(item.file, item.bytes)
+        assert (mirror.folder / item.file).read_bytes() == (tmp_path / "store" / item.file).read_bytes()
