@@ -243,17 +243,18 @@ class ImageData(lightning.LightningDataModule):
     def calibration(self, count: int) -> Pixels:
         """Batches, b c h w uint8, of training images as they are, the classes mixed in proportion."""
         split = self.dataset.catalogue.train.at_most(count)
-        return Pixels(self._one_by_one(split, np.random.default_rng(self.seed).permutation(len(split))))
+        order = np.random.default_rng(self.seed).permutation(len(split))
+        return Pixels(self._one_by_one(split, order, replace=True))
 
     def evaluation(self, count: int) -> Loader:
-        """Batches of validation images, the classes in proportion."""
+        """Batches of validation images, the classes in proportion; the index of one that is skipped is negative."""
         split = self.dataset.catalogue.valid.at_most(count)
         return self._one_by_one(split, np.arange(len(split)))
 
-    def _one_by_one(self, split: Split, order: np.ndarray) -> Loader:
+    def _one_by_one(self, split: Split, order: np.ndarray, *, replace: bool = False) -> Loader:
         """On the CPU, whatever the trainer's device."""
         return Loader(
-            self.dataset.images(split),
+            self.dataset.images(split, replace=replace),
             [[i] for i in order.tolist()],
             num_workers=auto_workers(self.num_workers),
             prefetch_factor=self.prefetch_factor,

@@ -55,9 +55,11 @@ PROGRAMS = ("torchscript", "aoti")  # those that run what the model file says, a
 
 
 def instruction_set() -> str:
-    """What compiled code may use here: `AVX512 amx_tile avx512_bf16 avx512_vnni`, say."""
-    has = torch.cpu.get_capabilities()
-    extras = [name for name in ("amx_tile", "avx512_bf16", "avx512_vnni") if has.get(name)]
+    """What compiled code may use here: `AVX2 avx_vnni`, say, with all of AVX-512 and AMX that there is."""
+    beyond = ("amx_", "avx512_", "avx_")
+    extras = sorted(
+        name for name, has in torch.cpu.get_capabilities().items() if has is True and name.startswith(beyond)
+    )
     return " ".join([torch.backends.cpu.get_cpu_capability(), *extras])
 
 
@@ -258,9 +260,9 @@ def _decoding_of_format_1(description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_descriptions(folder: Path) -> dict[str, dict[str, Any]]:
-    """`artifact.json` of every artifact under `folder`, by name."""
+    """`artifact.json` of every artifact under `folder`, by name; not of one that was being made."""
     found = {}
-    for file in sorted(folder.glob("*/artifact.json")):
+    for file in sorted(folder.glob("[!.]*/artifact.json")):
         with contextlib.suppress(ValueError):
             found[file.parent.name] = read_description(file.parent)
     return found

@@ -1,12 +1,13 @@
 """Makes artifacts, whole or not at all, and holds them to the network that they come from."""
 
+import contextlib
 import inspect
 import json
 import logging
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -65,19 +66,25 @@ class Reference:
 
     Args:
         network: takes uint8 images, in eval mode.
-        batches: of uint8 images and labels, and whatever else; gone through once for each artifact.
+        batches: of uint8 images, labels and indices, negative where an image is not to be counted; gone through once
+            for each artifact.
     """
 
-    def __init__(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor, Any]]) -> None:
+    def __init__(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:
         self.batches = batches
         with torch.inference_mode():
-            answers = [(network(images).float(), labels) for images, labels, *_ in batches]
+            answers = [(network(images).float(), labels) for images, labels in self._counted()]
         logits, labels = zip(*answers, strict=True)
         self.logits, self.labels = torch.cat(logits), torch.cat(labels)
 
+    def _counted(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels, index in self.batches:
+            if (index >= 0).all():
+                yield images, labels
+
     def compare(self, artifact: Artifact) -> dict[str, float]:
         """Accuracy before and after, agreement of the predictions, noise of the logits."""
-        logits = torch.cat([artifact.logits(images) for images, *_ in self.batches])
+        logits = torch.cat([artifact.logits(images) for images, _ in self._counted()])
         exact, given = self.logits.argmax(dim=1), logits.argmax(dim=1)
         return {
             "images": len(self.labels),
@@ -116,7 +123,7 @@ def export_artifact(
         RuntimeError: when an fp32 artifact does not give the network's own answer.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    target, making = folder / name, folder / f".{name}.tmp"
+    target, making, before = folder / name, folder / f".{name}.tmp", folder / f".{name}.old"
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir()
     started = time.perf_counter()
@@ -148,8 +155,11 @@ def export_artifact(
         if reference:
             metrics |= reference.compare(served)
         write(description, making)
-        shutil.rmtree(target, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            target.replace(before)  # not removed yet: on NFS a folder whose file is open can't be
         making.replace(target)
+        shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(making, ignore_errors=True)
     seconds = time.perf_counter() - started

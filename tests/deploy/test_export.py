@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hct_lightning.deploy import export_artifact, load_artifact
-from hct_lightning.deploy.export import choose_exporters
+from hct_lightning.deploy.artifact import read_descriptions
+from hct_lightning.deploy.export import Reference, choose_exporters
 from hct_lightning.deploy.runtimes import torchscript
 
 
@@ -64,3 +65,20 @@ def test_an_export_that_gives_other_answers_is_refused(network, untrained, tmp_p
     with pytest.raises(RuntimeError, match="differs from the network"):
         export_artifact("torchscript", other, network, tmp_path, **about)
     assert not list(tmp_path.iterdir())
+
+
+def test_images_that_are_skipped_are_not_judged(network, folder):
+    """They are black: data.on_error=skip."""
+    images = torch.randint(0, 256, (3, 1, 3, 192, 256), dtype=torch.uint8)
+    label = network(images[0]).argmax(dim=1)
+    batches = [(images[0], label, torch.tensor([0])), (images[1], 3 - label, torch.tensor([-2]))]
+    judged = Reference(network, batches)
+    assert judged.logits.shape == (1, 4)
+    found = judged.compare(load_artifact(folder))
+    assert (found["images"], found["accuracy_fp32"], found["accuracy"]) == (1, 1.0, 1.0)
+
+
+def test_what_is_left_of_an_export_that_was_killed_is_no_artifact(folder, tmp_path):
+    for name in (".torchscript.tmp", ".torchscript.old", "torchscript"):
+        shutil.copytree(folder, tmp_path / name)
+    assert list(read_descriptions(tmp_path)) == ["torchscript"]

@@ -13,6 +13,7 @@
 #include <fstream>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -105,9 +106,11 @@ class TorchScript : public TorchModel {
 // What compiled code may use here, in the words of hct_lightning/deploy/artifact.py.
 std::string instruction_set() {
   std::string found = at::get_cpu_capability();
-  const auto has = at::cpu::get_cpu_capabilities();
-  for (const char* name : {"amx_tile", "avx512_bf16", "avx512_vnni"})
-    if (const auto it = has.find(name); it != has.end() && it->second.toBool()) found += " " + it->first;
+  std::set<std::string> extras;
+  for (const auto& [name, has] : at::cpu::get_cpu_capabilities())
+    for (const char* beyond : {"amx_", "avx512_", "avx_"})
+      if (has.isBool() && has.toBool() && name.starts_with(beyond)) extras.insert(name);
+  for (const std::string& name : extras) found += " " + name;
   return found;
 }
 
