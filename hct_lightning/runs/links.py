@@ -13,8 +13,9 @@ def check_links(folder: Path) -> None:
     """
     folder = folder.resolve()
     for parent, folders, names in os.walk(folder):
-        if Path(parent) == folder / "wandb":
-            folders.clear()  # W&B keeps links to its own cache in there, and makes a new folder each time
+        here = Path(parent)
+        if here.name == "wandb" and (here.parent == folder or (here.parent / "run.json").is_file()):
+            folders.clear()  # W&B keeps links to its own cache in a run's, and makes a new folder each time
         for name in (*folders, *names):
             path = Path(parent, name)
             kind = path.lstat().st_mode

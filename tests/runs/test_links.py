@@ -17,6 +17,16 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
         check_links(run)
 
 
+def test_the_runs_of_a_sweep_have_links_of_wandb(tmp_path):
+    logs = tmp_path / "0" / "wandb" / "offline-run" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "debug-core.log").symlink_to("/nowhere/core-debug.log")
+    with pytest.raises(ValueError, match="outside of the run's folder"):
+        check_links(tmp_path)  # a folder of that name alone is nobody's
+    (tmp_path / "0" / "run.json").write_text("{}")
+    check_links(tmp_path)
+
+
 def test_a_pipe_in_the_folder_is_refused_and_not_waited_for(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     os.mkfifo(tmp_path / "checkpoints" / "last.ckpt")
