@@ -53,7 +53,7 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN:
             await self.app(scope, receive, send)
-        elif self.token and not self._may_ask(dict(scope["headers"]).get(b"authorization", b"")):
+        elif self.token is not None and not self._may_ask(dict(scope["headers"]).get(b"authorization", b"")):
             refusal = JSONResponse({"detail": "a token is needed"}, 401, headers={"WWW-Authenticate": "Bearer"})
             await _refuse(refusal, receive, send)
         elif scope["path"] != ASKING:

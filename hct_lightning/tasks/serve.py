@@ -70,6 +70,12 @@ def check(options: dict) -> None:
     for name in ("max_mb", "max_pixels", "batch_size", "waiting", "timeout"):
         if not isinstance(options[name], int | float) or not options[name] > 0:
             raise ValueError(f"serve.{name}={options[name]}: give a number above 0")
+    token = options["token"]
+    if token is not None and (not isinstance(token, str) or not token.strip()):
+        raise ValueError(
+            f"serve.token={'' if isinstance(token, str) else token}: it is empty, or a number; give a word in "
+            "HCT_SERVE_TOKEN, or unset it: then everyone may ask"
+        )
     if not isinstance(options["port"], int) or not 1024 <= options["port"] <= 65535:
         raise ValueError(f"serve.port={options['port']}: give one from 1024 to 65535")
     if options["host"] not in ("127.0.0.1", "0.0.0.0", "::"):

@@ -238,6 +238,8 @@ def test_what_is_no_artifact_ends_with_a_line(cli, tmp_path):
         ("waiting", 0, "give a number above 0"),
         ("max_mb", -1, "give a number above 0"),
         ("map_tiles", 100, "give 0 to 32"),
+        ("token", "", "it is empty, or a number"),
+        ("token", 123e4, "it is empty, or a number"),
     ],
 )
 def test_wrong_options_are_named(option, value, reason):
