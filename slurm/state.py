@@ -134,7 +134,8 @@ def _progress(path: Path) -> tuple[int | None, float | None]:
 def slurm_states(jobs: Iterable[str]) -> dict[str, str]:
     """Slurm's state of each job: the controller's, else that of the accounting.
 
-    `unknown` when both have forgotten the job, or never knew it; `no answer` when none answers.
+    `unknown` when the controller has forgotten the job, or never knew it, and the accounting has no state of it;
+    `no answer` when the controller does not answer, and the accounting has none.
     """
     jobs = list(jobs)
     ids = ",".join(sorted({job.partition("_")[0] for job in jobs}))
@@ -147,7 +148,8 @@ def slurm_states(jobs: Iterable[str]) -> dict[str, str]:
             said = subprocess.run(command, capture_output=True, text=True, timeout=60)
         except (FileNotFoundError, subprocess.TimeoutExpired):
             continue
-        if said.returncode == 0 or "Invalid job id" in said.stderr:
+        # Right after submission the accounting may not know a job yet.
+        if command[0] == "squeue" and (said.returncode == 0 or "Invalid job id" in said.stderr):
             unheard = "unknown"
         for line in said.stdout.splitlines() if said.returncode == 0 else ():
             job, _, state = line.partition("|")

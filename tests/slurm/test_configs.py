@@ -1,5 +1,7 @@
 """The `slurm` configurations compose, and what they make of their options."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,22 @@ def test_nodes():
 def test_every_configuration(file):
     assert launcher(f"+slurm={file.stem}")._target_.endswith("SlurmLauncher")
     assert file.read_text().splitlines()[1].startswith("# ")
+
+
+def test_a_line_that_is_not_there_is_no_run_of_the_defaults(tmp_path):
+    (tmp_path / "points.txt").write_text("seed=1 optim=sgd\n\n")
+    (tmp_path / "srun").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "srun").chmod(0o755)
+    script = str(Path(__file__).parents[2] / "slurm" / "points.sbatch")
+
+    def submitted(task: int) -> subprocess.CompletedProcess:
+        job = {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "4"}
+        environment = os.environ | job | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        command = ["bash", script, "points.txt"]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    assert submitted(0).stdout.endswith("hct_lightning seed=1 optim=sgd hydra.run.dir=outputs/slurm-7/0\n")
+    for task in (1, 2):
+        done = submitted(task)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"points.txt has no options in line {task + 1}\n"

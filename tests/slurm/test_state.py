@@ -55,3 +55,14 @@ def test_a_folder_goes_on_with_its_own_options_alone(tmp_path):
 def test_a_folder_without_jobs_is_named(tmp_path):
     with pytest.raises(ValueError, match="nothing in this folder was run by Slurm"):
         state.read(tmp_path)
+
+
+def test_a_job_that_the_accounting_does_not_know_yet_is_not_over(tmp_path, monkeypatch):
+    """The controller was too busy to answer."""
+    for name, lines in (("sacct", "exit 0"), ("squeue", "echo 'Socket timed out' >&2; exit 1")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert state.slurm_states(["7_0"]) == {"7_0": "no answer"}
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1\n")
+    assert state.slurm_states(["7_0"]) == {"7_0": "unknown"}
