@@ -47,6 +47,11 @@ def compiled_library(folder: Traversable, main: str, headers: Sequence[str], wit
                 subprocess.run([*command, *sources, "-o", made], check=True, capture_output=True)
                 made.replace(kept)
         return ctypes.CDLL(str(kept))
-    except (OSError, subprocess.CalledProcessError) as error:
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").splitlines()
+        why = next((line for line in said if "error: " in line), error)
+        log.info("%s: %s could not compile %s: %s", without, command[0], main, why)
+        return None
+    except OSError as error:
         log.info("%s: %s (a C++ compiler is needed: g++)", without, error)
         return None

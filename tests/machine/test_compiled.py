@@ -41,7 +41,8 @@ def test_with_a_compiler_that_can_not_compile_it_there_is_none(made, tmp_path, c
     (tmp_path / "sum.h").write_text("no C++\n")
     with caplog.at_level("INFO"):
         assert made() is None
-    assert WITHOUT in caplog.text
+    assert f"{WITHOUT}: c++ could not compile sum.cpp: " in caplog.text
+    assert "sum.h:1:1: error: " in caplog.text
     assert not list((tmp_path / "cache" / "hct_lightning").iterdir())
 
 
