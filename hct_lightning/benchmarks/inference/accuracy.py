@@ -46,10 +46,11 @@ def compare(answers: Sequence[int], reference: Sequence[int], labels: Sequence[i
     }
 
 
-def judge(models: Mapping[str, Model], data: ImageData, limit: int) -> dict[str, Any]:
-    """Accuracy, agreement and McNemar's test on validation images, against the checkpoint in fp32.
+def judged_against(models: Mapping[str, Model], data: ImageData) -> tuple[str, dict[str, Model]]:
+    """The name of the checkpoint, or of the first fp32 artifact where there is none, and all that have been trained.
 
-    Without a checkpoint the first fp32 artifact takes its place.
+    Raises:
+        ValueError: when there is none, or one of them is not for the data, or for other sizes.
     """
     trained = {name: model for name, model in models.items() if model.kind != "timm"}
     reference = next(
@@ -65,6 +66,19 @@ def judge(models: Mapping[str, Model], data: ImageData, limit: int) -> dict[str,
                 f"{name} tells {', '.join(model.classes)} apart, the data has {', '.join(dataset.classes)}; give the "
                 "data it was made for, or leave benchmark.accuracy out"
             )
+        size = trained[reference].decoding.size
+        if size and not model.takes(size):
+            raise ValueError(
+                f"{name} does not take the images of {size[1]}x{size[0]} pixels that {reference} is for; give models of "
+                "one size, or leave benchmark.accuracy out"
+            )
+    return reference, trained
+
+
+def judge(models: Mapping[str, Model], data: ImageData, limit: int) -> dict[str, Any]:
+    """Accuracy, agreement and McNemar's test on validation images, against what `judged_against` says, in fp32."""
+    reference, trained = judged_against(models, data)
+    dataset = data.dataset
     every = dataset.catalogue.valid
     chosen = np.linspace(0, len(every) - 1, min(limit, len(every))).round().astype(int)
     labels = [every.labels[i] for i in chosen]

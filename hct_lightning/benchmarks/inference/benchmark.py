@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from hct_lightning.benchmarks.inference.accuracy import judge
+from hct_lightning.benchmarks.inference.accuracy import judge, judged_against
 from hct_lightning.benchmarks.inference.fresh import make_run
-from hct_lightning.benchmarks.inference.one_image import as_loaded, from_file, in_cpp
+from hct_lightning.benchmarks.inference.one_image import CHANNELS, as_loaded, from_file, in_cpp
 from hct_lightning.benchmarks.inference.paper import (
     ARTIFACTS,
     EAGER,
@@ -85,6 +85,10 @@ def benchmark(
             f"none of the models takes images of {sizes[0][0]}x{sizes[0][1]}; "
             "give benchmark.resolutions, or artifacts made for it (export.dynamic=true opens the size)"
         )
+    if photo and not Path(photo).is_file():
+        raise ValueError(f"benchmark.photo={photo} is no file; give a photograph, or null for a drawn one")
+    if accuracy:
+        judged_against(served, data)
     devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     plain = (PLAIN | PLAIN_PAPER if paper else PLAIN) if baselines else {}
     rows, speeds = at_each([Shape(*shape) for shape in product(devices, sizes, batch_sizes)], ours, plain, turns)
@@ -98,7 +102,7 @@ def benchmark(
     loaded_rows, loaded_ratio = as_loaded(served, best, one, turns)
     rows, ratios = rows + loaded_rows, ratios | loaded_ratio
     more = []
-    if baselines:
+    if baselines and served[best].decoding.channels in CHANNELS:
         tables, of_files = from_file(photo, served[best], best, one, turns, out)
         more, ratios = more + tables, ratios | of_files
     if profile:
@@ -131,7 +135,7 @@ def find_models(
     """
     if models is None:
         home = Path(run) if run else make_run(out / "fresh", (sizes or [FRESH])[0], artifacts)
-        models = [str(home / "checkpoints" / "best.ckpt"), *sorted(map(str, (home / "artifacts").glob("*/")))]
+        models = [str(home / "checkpoints" / "best.ckpt"), *sorted(map(str, (home / "artifacts").glob("[!.]*/")))]
     ours = named([find(model) for model in models])
     if not sizes:
         made_for = (model.decoding.size for model in ours.values())

@@ -1,5 +1,6 @@
 """One image at a time: in C++, in a program of three lines, from a file, from a folder of files."""
 
+import logging
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +18,26 @@ from hct_lightning.benchmarks.inference.side import TOGETHER, predicting
 from hct_lightning.benchmarks.inference.subjects import Model
 from hct_lightning.data.reading.geometry import Size
 from hct_lightning.data.sources import drawing
+from hct_lightning.deploy.artifact import PROGRAMS
+from hct_lightning.deploy.trust import is_own
+
+log = logging.getLogger(__name__)
 
 FILES = 8  # of a folder that is predicted
 PARTS = ("read", "compute", "predict", f"compute{TOGETHER}", f"predict{TOGETHER}")
-CPP_RUNTIMES = ("torchscript", "aoti", "openvino")
+CHANNELS = (1, 3)  # of the files that are written here
+_CPP_RUNTIMES = ("torchscript", "aoti", "openvino")
+
+
+def is_served_in_cpp(model: Model) -> bool:
+    """Whether the C++ program serves it, and that without being told to trust it."""
+    about = model.about
+    if about.get("runtime") not in _CPP_RUNTIMES or model.decoding.channels not in CHANNELS:
+        return False
+    if about["runtime"] in PROGRAMS and not is_own(about["sha256"][about["file"]]):
+        log.warning("%s was not exported here, so the C++ program would have to trust it: left out there", model.where)
+        return False
+    return True
 
 
 def in_cpp(
@@ -39,7 +56,7 @@ def in_cpp(
     rows, ratio = [], {}
     image = random_png(one.size, out / "random.png")
     for name in dict.fromkeys(("torchscript", best)):
-        if name not in served or served[name].about.get("runtime") not in CPP_RUNTIMES:
+        if name not in served or not is_served_in_cpp(served[name]):
             continue
         there = f"C++ {name}"
         command = [str(program), "--wait", served[name].where, str(image)]

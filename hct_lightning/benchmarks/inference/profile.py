@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from hct_lightning.benchmarks.inference.one_image import CPP_RUNTIMES, random_png
+from hct_lightning.benchmarks.inference.one_image import is_served_in_cpp, random_png
 from hct_lightning.benchmarks.inference.subjects import Model
 from hct_lightning.data.reading.geometry import Size
 from hct_lightning.deploy.artifact import load_artifact
@@ -225,7 +225,7 @@ def profiled(
         if model.kind == "artifact":
             pixels = torch.randint(0, 256, (1, *size, model.decoding.channels), dtype=torch.uint8).permute(0, 3, 1, 2)
             tables.append({"title": f"Operators of {name}", "rows": operators(model, pixels)[:SHOWN]})
-        if program and model.about.get("runtime") in CPP_RUNTIMES:
+        if program and is_served_in_cpp(model):
             image = random_png(size, out / "random.png")
             found = operators_in_cpp(program, model, image)
             tables.append({"title": f"Operators of {name} in C++", "rows": found[:SHOWN]})

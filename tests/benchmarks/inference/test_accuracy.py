@@ -1,13 +1,15 @@
 """Intervals and tests against published values and against brute force."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from hct_lightning.benchmarks.inference.accuracy import compare, judge, mcnemar
+from hct_lightning.benchmarks.inference.accuracy import compare, judge, judged_against, mcnemar
 from hct_lightning.benchmarks.inference.subjects import find
 from hct_lightning.data.catalogue import Catalogue, Split
 from hct_lightning.data.datamodule import ImageData
@@ -56,3 +58,20 @@ def test_answers_on_the_images_of_a_store(tmp_path, data_options, file_format):
     first, second = judge(models, data, 3)["rows"]
     assert (first["side"], first["agreement"], second["agreement"]) == ("checkpoints/best.ckpt", 1.0, 1.0)
     assert first["accuracy"] == second["accuracy"]
+
+
+def test_what_can_not_be_judged_is_said_before_anything_is_measured():
+    models = {name: find(RUN / name) for name in ("checkpoints/best.ckpt", "artifacts/torchscript")}
+    checkpoint = models["checkpoints/best.ckpt"]
+    data = SimpleNamespace(dataset=SimpleNamespace(classes=checkpoint.classes))
+    assert judged_against(models, data) == ("checkpoints/best.ckpt", models)
+    height, width = checkpoint.decoding.size
+    other = checkpoint._replace(decoding=replace(checkpoint.decoding, size=(height + 32, width)))
+    with pytest.raises(
+        ValueError, match=r"torchscript does not take the images of \d+x\d+ pixels that checkpoints/best.ckpt is for"
+    ):
+        judged_against(models | {"checkpoints/best.ckpt": other}, data)
+    with pytest.raises(ValueError, match=r"tells .* apart, the data has x, y"):
+        judged_against(models, SimpleNamespace(dataset=SimpleNamespace(classes=("x", "y"))))
+    with pytest.raises(ValueError, match=r"benchmark\.accuracy compares with fp32"):
+        judged_against({"timm": checkpoint._replace(kind="timm")}, data)

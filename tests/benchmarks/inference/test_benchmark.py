@@ -1,6 +1,7 @@
 """`task=benchmark benchmark=inference` through the command line, on small images."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from hct_lightning.benchmarks.inference.benchmark import benchmark
+from hct_lightning.benchmarks.inference.one_image import is_served_in_cpp
+from hct_lightning.benchmarks.inference.subjects import find
+from hct_lightning.deploy import trust
 
 CONF = Path(__file__).parents[3] / "conf"
+ARTIFACT = Path(__file__).parents[2] / "formats" / "2026-11" / "run" / "artifacts" / "torchscript"
 QUICK = ("benchmark.warmup=1", "benchmark.rounds=2")
 
 
@@ -61,6 +66,7 @@ def test_a_run_is_measured_and_judged(trained, tiny, cli, tmp_path):
         ({"resolutions": [160]}, "none of the models takes images of 160x160"),
         ({"together": 1}, "benchmark.together=1"),
         ({"models": ["nowhere/artifacts/onnx"]}, "nowhere/artifacts/onnx is no folder"),
+        ({"photo": "typo.jpg"}, r"benchmark\.photo=typo\.jpg is no file"),
     ],
 )
 def test_says_what_it_can_not_measure(trained, tmp_path, option, message):
@@ -129,3 +135,13 @@ def test_every_ratio_on_a_fresh_network(cli, photos, tmp_path):
     assert all(ratio > 0 for ratio in ratios.values())
     assert "C++ torchscript" in {row["side"] for row in written["rows"]}
     assert written["more"][0]["title"].startswith("From a JPEG of 512x512")
+
+
+def test_the_cpp_program_is_not_given_what_it_would_have_to_trust(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    model = find(ARTIFACT)
+    assert not is_served_in_cpp(model)
+    assert f"{ARTIFACT} was not exported here" in caplog.text
+    trust.remember(model.about["sha256"][model.about["file"]])
+    assert is_served_in_cpp(model)
+    assert not is_served_in_cpp(model._replace(decoding=replace(model.decoding, channels=4)))
