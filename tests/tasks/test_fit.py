@@ -84,6 +84,16 @@ def test_metrics_csv_has_the_epochs_figures(trained):
     assert float(last["export/torchscript_int8/agreement"]) >= 0.8
 
 
+def test_what_was_measured_is_kept_where_exporting_fails(cli, tiny, tmp_path):
+    """Gone on with, the run has nothing left to train, and would measure nothing."""
+    options = ("export=[torchscript]", "+export.torchscript.nonsense=1", "trainer.max_epochs=1", "fit.report=false")
+    cli(*tiny, *options, f"hydra.run.dir={tmp_path}/run", cwd=tmp_path, status=1)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert record["metrics"]["val/accuracy"] == record["metrics"]["best"]
+    assert [row["epoch"] for row in record["epoch_times"]] == [0]
+
+
 def test_tables_of_results_and_times_end_the_run(trained):
     out = (trained / "stdout.txt").read_text()
     for part in ("balanced accuracy", "loading", "training", "running", "artifact torchscript"):

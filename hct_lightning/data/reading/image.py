@@ -61,7 +61,7 @@ def _naming(path: Path | str) -> Iterator[None]:
     except UnreadableImageError:
         raise
     except Exception as error:  # damaged files make decoders raise everything there is
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def _refuse_what_is_no_file(path: Path | str) -> None:
@@ -225,7 +225,8 @@ def _shown(path: Path | str) -> str:
     return name if name.isprintable() else repr(name)
 
 
-def _unreadable(path: Path | str, error: Exception) -> UnreadableImageError:
+def unreadable(path: Path | str, error: Exception) -> UnreadableImageError:
+    """The error that names the file, and says why a decoder raised `error`."""
     if isinstance(error, FileNotFoundError):
         reason = "there is no such file"
     elif isinstance(error, PermissionError):

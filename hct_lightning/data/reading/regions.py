@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from hct_lightning.data.reading.decoding import Decoding
-from hct_lightning.data.reading.image import UnreadableImageError
+from hct_lightning.data.reading.image import UnreadableImageError, unreadable
 from hct_lightning.data.reading.slides import Slide, is_slide
 from hct_lightning.data.reading.vips_regions import Strips, open_with_vips
 from hct_lightning.data.reading.window import Window, to_uint8
@@ -61,7 +61,7 @@ class Regions:
         except MemoryError:
             raise
         except Exception as error:  # damaged files make decoders raise everything there is
-            raise UnreadableImageError(f"{self.name}: {error}") from error
+            raise unreadable(self.name, error) from error
         values = values.reshape(y1 - y0, x1 - x0, -1)
         if values.shape[2] == self.shape[2]:
             return values

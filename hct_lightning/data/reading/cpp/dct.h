@@ -21,30 +21,29 @@ constexpr int16_t kBad = 16383;  // a pixel that no mean brings within the limit
 typedef int32_t V8 __attribute__((vector_size(32)));
 typedef int16_t H8 __attribute__((vector_size(16)));
 
-// The lower and the upper halves of two vectors, value by value in turn.
 #ifdef __clang__
-#define HCT_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else  // which GCC has from version 12 on only
-#define HCT_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, V{__VA_ARGS__})
+#define SHUFFLED(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else  // GCC has that from version 12 on only
+#define SHUFFLED(a, b, ...) __builtin_shuffle(a, b, V{__VA_ARGS__})
 #endif
-
-template <typename V>
-INLINE V lower(V a, V b) {
-  return HCT_SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-}
-
-template <typename V>
-INLINE V upper(V a, V b) {
-  return HCT_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-}
 
 template <typename V>
 INLINE void transpose(V* m) {
   V a[8], b[8];
-  for (int i = 0; i < 4; ++i) a[2 * i] = lower(m[i], m[i + 4]), a[2 * i + 1] = upper(m[i], m[i + 4]);
-  for (int i = 0; i < 4; ++i) b[2 * i] = lower(a[i], a[i + 4]), b[2 * i + 1] = upper(a[i], a[i + 4]);
-  for (int i = 0; i < 4; ++i) m[2 * i] = lower(b[i], b[i + 4]), m[2 * i + 1] = upper(b[i], b[i + 4]);
+  for (int i = 0; i < 4; ++i) {
+    a[2 * i] = SHUFFLED(m[i], m[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
+    a[2 * i + 1] = SHUFFLED(m[i], m[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+  }
+  for (int i = 0; i < 4; ++i) {
+    b[2 * i] = SHUFFLED(a[i], a[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
+    b[2 * i + 1] = SHUFFLED(a[i], a[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+  }
+  for (int i = 0; i < 4; ++i) {
+    m[2 * i] = SHUFFLED(b[i], b[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
+    m[2 * i + 1] = SHUFFLED(b[i], b[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+  }
 }
+#undef SHUFFLED
 
 // Eight columns at once, of eight coefficients to kScale values, divided by 2^shift; the first times 2^13, 2^14, 2^15.
 template <int kScale>
