@@ -85,10 +85,7 @@ def benchmark(
             f"none of the models takes images of {sizes[0][0]}x{sizes[0][1]}; "
             "give benchmark.resolutions, or artifacts made for it (export.dynamic=true opens the size)"
         )
-    if photo and not Path(photo).is_file():
-        raise ValueError(f"benchmark.photo={photo} is no file; give a photograph, or null for a drawn one")
-    if accuracy:
-        judged_against(served, data)
+    check_what_comes_late(photo, served, data if accuracy else None)
     devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     plain = (PLAIN | PLAIN_PAPER if paper else PLAIN) if baselines else {}
     rows, speeds = at_each([Shape(*shape) for shape in product(devices, sizes, batch_sizes)], ours, plain, turns)
@@ -124,6 +121,14 @@ def benchmark(
         "models": {name: model.where for name, model in ours.items()},
         "versions": {package: version(package) for package in PACKAGES if installed(package)},
     }
+
+
+def check_what_comes_late(photo: str | None, served: Mapping[str, Model], judging: ImageData | None) -> None:
+    """Raises ValueError before ten minutes of measuring, for a photograph that is none, or models that can't be judged."""
+    if photo and not Path(photo).is_file():
+        raise ValueError(f"benchmark.photo={photo} is no file; give a photograph, or null for a drawn one")
+    if judging:
+        judged_against(served, judging)
 
 
 def find_models(
