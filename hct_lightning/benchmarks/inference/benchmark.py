@@ -80,12 +80,7 @@ def benchmark(
     made = list(dict.fromkeys((*artifacts, *(ARTIFACTS if paper else ()))))
     ours, sizes = find_models(run, models, made, [as_size(size) for size in resolutions or ()], out)
     served = {name: model for name, model in ours.items() if model.takes(sizes[0])}
-    if not served:
-        raise ValueError(
-            f"none of the models takes images of {sizes[0][0]}x{sizes[0][1]}; "
-            "give benchmark.resolutions, or artifacts made for it (export.dynamic=true opens the size)"
-        )
-    check_what_comes_late(photo, served, data if accuracy else None)
+    check_before(served, sizes[0], photo, data if accuracy else None)
     devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     plain = (PLAIN | PLAIN_PAPER if paper else PLAIN) if baselines else {}
     rows, speeds = at_each([Shape(*shape) for shape in product(devices, sizes, batch_sizes)], ours, plain, turns)
@@ -105,10 +100,10 @@ def benchmark(
     if profile:
         tables, limit = profiled(ours, served, rows, sizes[0], program, out)
         more, ratios = more + tables, ratios | limit
-    judged = judge(served, data, accuracy) if accuracy else None
-    more += [judged] if judged else []
+    judged = [judge(served, data, accuracy)] if accuracy else []
+    more += judged
     if paper:
-        beside = paper_rows(rows, judged["rows"] if judged else [])
+        beside = paper_rows(rows, judged[0]["rows"] if judged else [])
         if any(row["plain_s"] or row["ours_s"] for row in beside):
             more.append({"title": "The paper's figures and ours", "rows": beside})
     draw(rows, out / "inference.png")
@@ -123,8 +118,13 @@ def benchmark(
     }
 
 
-def check_what_comes_late(photo: str | None, served: Mapping[str, Model], judging: ImageData | None) -> None:
-    """Raises ValueError before ten minutes of measuring, for a photograph that is none, or models that can't be judged."""
+def check_before(served: Mapping[str, Model], size: Size, photo: str | None, judging: ImageData | None) -> None:
+    """Raises ValueError, before ten minutes of measuring, for what can't be served, read from a file or judged."""
+    if not served:
+        raise ValueError(
+            f"none of the models takes images of {size[0]}x{size[1]}; "
+            "give benchmark.resolutions, or artifacts made for it (export.dynamic=true opens the size)"
+        )
     if photo and not Path(photo).is_file():
         raise ValueError(f"benchmark.photo={photo} is no file; give a photograph, or null for a drawn one")
     if judging:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -203,7 +204,7 @@ def _read_with_pillow(image: Image.Image, channels: int, window: Window | None, 
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
-    profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+    profile: Any = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
     if image.mode in _FEWER:  # grey with the profile of a screen, a palette
         image = image.convert("L" if profile.profile.xcolor_space == "GRAY" else "RGB")
     try:
