@@ -79,11 +79,10 @@ def _recorded(folder: Path) -> list[str]:
     since = {key_of(override): override for override in _since(folder)}
     overrides = [override for override in overrides if _still_meant(key_of(override), since)] + [*since.values()]
     mine = {key_of(override) for override in overrides}
-    # What the environment or a default said is left to them where it is gone: the folder may have been moved here.
+    # What the environment or a default said is left to them where it is gone: the folder may have been moved here. A url
+    # whose password is hidden stands whole in its override.
     known = read_record(folder / "run.json").get("paths") or {}
-    known = {
-        key: path for key, path in known.items() if HIDDEN not in str(path)
-    }  # there its override has the url whole
+    known = {key: path for key, path in known.items() if HIDDEN not in str(path)}
     paths = {key: known[key] for key in PATHS if key in known and (key in mine or Path(known[key]).exists())}
     overrides = [override for override in overrides if key_of(override) not in paths]
     return overrides + [f"{key}={quoted(path)}" for key, path in paths.items()]
