@@ -178,7 +178,7 @@ def split_by_class(
     Raises:
         ValueError: for a fraction that is none.
     """
-    if not 0 < fraction < 1:
+    if not isinstance(fraction, int | float) or not 0 < fraction < 1:
         raise ValueError(f"data.valid_fraction={fraction}: give a fraction between 0 and 1")
 
     def drawn(image: str) -> bytes:

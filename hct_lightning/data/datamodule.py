@@ -79,17 +79,24 @@ class ImageData(lightning.LightningDataModule):
         **source_options: Any,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"data.batch_size={batch_size}: give at least 1")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"data.batch_size={batch_size}: give a whole number of at least 1")
         if statistics not in ("imagenet", "data"):
             raise ValueError(f"data.statistics={statistics}: choose imagenet or data")
         if on_error not in ("raise", "skip"):
             raise ValueError(f"data.on_error={on_error}: choose raise or skip")
         for option, most in (("limit", limit), ("limit_valid", limit_valid)):
-            if most is not None and most < 1:
-                raise ValueError(f"data.{option}={most}: give at least 1, or null for all images")
-        if train_fraction is not None and not 0 < train_fraction <= 1:
+            if most is not None and (not isinstance(most, int) or most < 1):
+                raise ValueError(f"data.{option}={most}: give a whole number of at least 1, or null for all images")
+        for option, values in (("mean", mean), ("std", std)):
+            if values is not None and (isinstance(values, str) or not isinstance(values, Sequence)):
+                raise ValueError(f"data.{option}={values}: give a list of a number for each channel, or null")
+        if not isinstance(augment, Mapping):
+            raise ValueError(f"data.augment={augment}: give options by their names; recipe=plain leaves them out")
+        if train_fraction is not None and not (isinstance(train_fraction, int | float) and 0 < train_fraction <= 1):
             raise ValueError(f"data.train_fraction={train_fraction}: give a fraction above 0, or null for all images")
+        if source_options.get("root") is not None:
+            source_options["root"] = str(source_options["root"])  # for Hydra a folder 2024 is a number
         self.source = partial(source, **source_options)
         self.decoding = {
             "channels": channels,

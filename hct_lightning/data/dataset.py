@@ -12,7 +12,7 @@ from hct_lightning.data.feeding.images import Images
 from hct_lightning.data.reading.decoding import Decoding, padding_note
 from hct_lightning.data.reading.geometry import NATIVE, Size
 from hct_lightning.data.reading.image import UnreadableImageError, probe
-from hct_lightning.data.reading.readers import FileReader, NativeReader, Reader
+from hct_lightning.data.reading.readers import FileReader, NativeReader, Reader, check_own_size
 from hct_lightning.data.reading.stored import window_for
 from hct_lightning.data.statistics import channel_statistics
 
@@ -199,7 +199,10 @@ def _look(found: Catalogue, decoding: Mapping[str, Any], skipped: dict[str, str]
     paths = [path for split in chosen for path in split.paths]
     for path in paths:
         try:
-            shapes.append(probe(path, max_pixels=decoding["max_pixels"]))
+            shape = probe(path, max_pixels=decoding["max_pixels"])
+            if native:
+                check_own_size(path, shape[1:])
+            shapes.append(shape)
         except UnreadableImageError as error:
             if skipped is None:
                 raise

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from hct_lightning.data.catalogue import some
 from hct_lightning.data.reading.image import is_image
+from hct_lightning.data.sources.folder import images_below
 
 
 def find_images(given: object, option: str) -> list[str]:
     """The images of an option such as `predict.input`, in its order.
 
     Args:
-        given: a file name, a folder (searched recursively, sorted), a glob (sorted), a text file (`.txt`) with a path
+        given: a file name, a folder (as `images_below` searches it), a glob (sorted), a text file (`.txt`) with a path
             a line, relative to its folder; or several of these.
         option: its name, for messages.
 
@@ -29,8 +30,8 @@ def find_images(given: object, option: str) -> list[str]:
     elif path.is_file():
         images = [str(path)]  # whatever its name
     else:
-        found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-        images = sorted(str(p) for p in found if p.is_file() and is_image(p))
+        found = images_below(path) if path.is_dir() else sorted(glob.glob(str(path), recursive=True))
+        images = [image for image in found if os.path.isfile(image) and is_image(Path(image))]
     if not images:
         raise FileNotFoundError(f"{option}={given}: no image there")
     return images

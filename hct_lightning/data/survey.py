@@ -12,6 +12,7 @@ from hct_lightning.data.catalogue import Catalogue
 from hct_lightning.data.reading.geometry import Size, resize
 from hct_lightning.data.reading.image import UnreadableImageError, probe
 from hct_lightning.data.reading.readers import Reader
+from hct_lightning.data.reading.regions import is_read_by_region
 from hct_lightning.data.shortcuts import REDUCED, Glimpse, accuracies
 from hct_lightning.data.statistics import mean_and_deviation, value_counts
 
@@ -71,6 +72,8 @@ def survey(found: Catalogue, reader: Reader, *, max_pixels: int, workers: int, p
                 size = height, width
                 with open(path, "rb") as file:
                     digest, length = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+            if not found.prepared and is_read_by_region(path):
+                raise UnreadableImageError(f"{path}: it is read by region, and task=inspect looks at whole images")
             pixels = reader(path)
         except (UnreadableImageError, OSError) as error:
             return path, str(error)

@@ -1,12 +1,15 @@
 """Turns a source into a store of crops that training streams at the speed of memory."""
 
 import logging
+import re
+import shlex
 from functools import partial
 from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from hct_lightning.cli.recompose import quoted
 from hct_lightning.data.datamodule import ImageData
 from hct_lightning.data.store.format import SUFFIX, Recipe
 from hct_lightning.data.store.prepare import prepare
@@ -32,6 +35,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
         )
     if options.format not in SUFFIX:
         raise ValueError(f"prepare.format={options.format}: choose {', '.join(SUFFIX)}")
+    if not isinstance(options.quality, int) or not 1 <= options.quality <= 100:
+        raise ValueError(f"prepare.quality={options.quality}: give a whole number of 1 to 100")
     data: ImageData = instantiate(cfg.data, on_error="skip", _convert_="all")  # all that are unreadable are named
     dataset = data.dataset
     if dataset.catalogue.prepared:
@@ -56,6 +61,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         root,
         workers=workers,
         skip_unreadable=skips,
+        part=any((data.limit, data.limit_valid, data.train_fraction)),
         progress=partial(track, "preparing", workers=workers),
     )
     if unreadable:
@@ -71,4 +77,5 @@ def main(cfg: DictConfig, folder: Path) -> None:
     size = sum(item.bytes for item in store.items)
     log.info("%d images, %.2f GB in %s", len(store.items), size / 1e9, root)
     verb = "" if len(dataset.classes) > 1 else "task=pretrain "
-    print(f"python -m hct_lightning {verb}data=store data.root={root}")
+    place = root if re.fullmatch(r"[\w/.-]+", str(root)) else quoted(root)
+    print(f"python -m hct_lightning {verb}data=store {shlex.quote(f'data.root={place}')}")

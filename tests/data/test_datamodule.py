@@ -133,12 +133,22 @@ def test_channels_and_statistics_are_options(root, prepared):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, r"data\.batch_size=0: give at least 1"),
+        ({"batch_size": 0}, r"data\.batch_size=0: give a whole number of at least 1"),
+        ({"batch_size": "auto"}, r"data\.batch_size=auto: give a whole number"),
+        ({"channels": "rgb"}, r"data\.channels=rgb: give 1 \(grey\)"),
+        ({"mean": 0.5}, r"data\.mean=0\.5: give a list"),
+        ({"augment": None}, r"data\.augment=None: give options by their names"),
+        ({"train_fraction": "20%"}, r"data\.train_fraction=20%: give a fraction"),
+        ({"max_pixels": 1e9}, r"data\.max_pixels=1000000000\.0: give a whole number of pixels"),
+        ({"reduce_to": 0}, r"data\.reduce_to=0: give a whole number of pixels"),
+        ({"window": 100}, r"data\.window=100: give \[low, high\]"),
+        ({"window": ["a", "b"]}, r"data\.window=\['a', 'b'\]: give \[low, high\]"),
+        ({"window": [[0, 1], 2]}, r"data\.window=.*: give \[low, high\]"),
         ({"channels": 0}, r"data\.channels=0: give 1 \(grey\), 3 \(RGB\)"),
         ({"statistics": "mine"}, r"data\.statistics=mine: choose imagenet or data"),
         ({"on_error": "ignore"}, r"data\.on_error=ignore: choose raise or skip"),
-        ({"limit": 0}, r"data\.limit=0: give at least 1, or null"),
-        ({"limit_valid": -1}, r"data\.limit_valid=-1: give at least 1, or null"),
+        ({"limit": 0}, r"data\.limit=0: give a whole number of at least 1, or null"),
+        ({"limit_valid": -1}, r"data\.limit_valid=-1: give a whole number of at least 1, or null"),
         ({"window": [255, 0]}, r"data\.window=\[255, 0\]: give \[low, high\]"),
         ({"window": [1]}, r"data\.window=\[1\]: give \[low, high\]"),
         ({"resolution": 0}, r"resolution=0: give one positive number"),
@@ -147,6 +157,14 @@ def test_channels_and_statistics_are_options(root, prepared):
 def test_a_wrong_option_is_named_before_anything_is_read(options, message, image_data):
     with pytest.raises(ValueError, match=message):
         image_data(Path("absent"), **options)
+
+
+def test_a_folder_may_have_a_number_for_its_name(root, image_data):
+    """Hydra gives 2024 as one."""
+    asked = []
+    data = image_data(2024, lambda **options: asked.append(options) or folder(**options | {"root": str(root)}))
+    data.setup()
+    assert asked[0]["root"] == "2024"
 
 
 def test_the_source_gets_its_options_and_is_asked_once(root, image_data):

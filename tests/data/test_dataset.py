@@ -118,3 +118,14 @@ def test_what_is_asked_of_a_store_counts_also_where_it_is_no(pictures):
     with pytest.raises(ValueError, match=r"prepared with data\.srgb=True, not False"):
         opened(found, null | {"srgb": False})
     assert opened(pictures, {"srgb": None}).decoding.srgb is False
+
+
+def test_what_is_too_small_for_its_own_size_is_said_before_training(pictures):
+    large = Image.new("L", (150, 130))
+    for path in (pictures.train.paths[1], pictures.valid.paths[1]):
+        large.save(path)
+    with pytest.raises(UnreadableImageError, match=r"0\.png: 50x40 pixels are too few .* data\.on_error=skip"):
+        opened(pictures, {"size": "native"})
+    found = opened(pictures, {"size": "native"}, skips=True)
+    assert found.source_sizes == [(130, 150), (130, 150)]
+    assert len(found.skipped) == 4

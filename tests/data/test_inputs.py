@@ -46,3 +46,14 @@ def test_images_that_are_not_there_are_named_at_once_or_skipped(photos):
     assert skips_unreadable("skip", images, "predict.input")
     with pytest.raises(ValueError, match=r"data\.on_error=ignore: choose raise or skip"):
         skips_unreadable("ignore", images, "predict.input")
+
+
+def test_a_folder_is_searched_as_a_data_set_is(tmp_path):
+    for name in ("there/a.png", "elsewhere/b.png", "there/.ipynb_checkpoints/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "there" / "more").symlink_to(tmp_path / "elsewhere")
+    assert find_images(str(tmp_path / "there"), "predict.input") == [
+        f"{tmp_path}/there/a.png",
+        f"{tmp_path}/there/more/b.png",
+    ]

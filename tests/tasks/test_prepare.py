@@ -1,6 +1,7 @@
 """Preparing data and training from the store, through the real command line."""
 
 import json
+import shlex
 import shutil
 
 import pytest
@@ -12,6 +13,10 @@ BRIEF = ("trainer.max_epochs=1", "export=[]", "hydra.run.dir=run")
 def test_prepare_then_train_from_the_store(cli, pictures, tmp_path):
     done = cli("task=prepare", *SMALL, "prepare.output=store", "hydra.run.dir=p", cwd=tmp_path)
     assert done.stdout.strip() == f"python -m hct_lightning data=store data.root={tmp_path}/store"
+    done = cli("task=prepare", *SMALL, 'prepare.output="my store (1), new"', "hydra.run.dir=q", cwd=tmp_path)
+    command = shlex.split(done.stdout)
+    assert command[:3] == ["python", "-m", "hct_lightning"]
+    cli("task=inspect", *command[3:], "hydra.run.dir=r", cwd=tmp_path)
     shutil.rmtree(pictures)  # the store stands alone
     store = ("data=store", "data.root=store", "data.batch_size=4")
     cli(*store, *BRIEF, "data.statistics=data", cwd=tmp_path)

@@ -44,6 +44,7 @@ class Images:
         self.reader = reader
         self.skipped = skipped
         self.replace = replace
+        self._unreadable: set[str] = set()  # without those that turn out damaged by region: each is tried again
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -83,8 +84,9 @@ class Images:
         """Notes that a file can't be read, or raises that."""
         if self.skipped is None:
             raise error
+        if path not in self.skipped:
+            log.warning("skipped: %s", error)
         self.skipped[path] = str(error)
-        log.warning("skipped: %s", error)
 
     def _read(self, index: int, read: Callable[[str], T]) -> tuple[T | None, int, int]:
         """What reading gives, None where it is not to be counted, with label and index."""
@@ -92,12 +94,13 @@ class Images:
         for j in range(i, i + len(self.paths)) if self.replace else (i,):
             j %= len(self.paths)
             path = self.paths[j]
-            if self.skipped is not None and path in self.skipped:
+            if path in self._unreadable:
                 continue
             try:
                 return read(path), self.labels[j], index
             except UnreadableImageError as error:
                 self._skip(path, error)
+                self._unreadable.add(path)
         if self.replace:
             raise UnreadableImageError(f"none of the {len(self.paths)} images can be read")
         return None, self.labels[i], -1 - i

@@ -42,12 +42,14 @@ class Decoding:
     reduce_to: int | None = None
 
     def __post_init__(self) -> None:
-        if self.channels < 1:
+        if not isinstance(self.channels, int) or self.channels < 1:
             raise ValueError(f"data.channels={self.channels}: give 1 (grey), 3 (RGB) or the number of bands")
-        if self.reduce_to is not None and self.reduce_to < 1:
-            raise ValueError(f"data.reduce_to={self.reduce_to}: give a positive number of pixels")
-        if not isinstance(self.max_pixels, int) or self.max_pixels < 1:
-            raise ValueError(f"data.max_pixels={self.max_pixels}: give a positive number of pixels")
+        for option, pixels in (
+            ("reduce_to", 1 if self.reduce_to is None else self.reduce_to),
+            ("max_pixels", self.max_pixels),
+        ):
+            if not isinstance(pixels, int) or pixels < 1:
+                raise ValueError(f"data.{option}={pixels}: give a whole number of pixels of at least 1")
         check_geometry(self.geometry)
         if self.size is not None:
             object.__setattr__(self, "size", None if self.size == NATIVE else as_size(self.size))

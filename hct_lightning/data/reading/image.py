@@ -8,6 +8,7 @@ decoded. Without libvips Pillow and torch do the same more slowly; scaled pixels
 import errno
 import io
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -41,6 +42,7 @@ _KINDS = {  # what a mode of Pillow's is in words
     "F": "a float image",
 }
 _FEWER = {"1", "L", "LA", "La", "P", "PA"}  # modes whose pixels are not those that a profile is for
+_ADVISES = re.compile(r"give data\.|: data\.|pip install")  # a reason that says itself what helps
 _ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 turn by 90 degrees
 _BANDS = 4  # of a pixel as data.max_pixels counts them; those beyond count as more pixels
 
@@ -61,6 +63,8 @@ def _naming(path: Path | str) -> Iterator[None]:
         yield
     except UnreadableImageError:
         raise
+    except MemoryError as error:
+        raise MemoryError(f"{_shown(path)}: {error}") from error
     except Exception as error:  # damaged files make decoders raise everything there is
         raise unreadable(path, error) from error
 
@@ -99,7 +103,10 @@ def probe(path: Path | str, *, max_pixels: int) -> tuple[int, int, int]:
             shape = tiff.probe(path)
         else:
             with open_image(path) as image:
+                more = tiff.has_bands_beside_colours(image)
                 shape = (1 if image.mode in GREY_MODES else 3), *_upright_size(image)
+            if more:
+                shape = tiff.probe(path)
         _refuse_huge(path, shape, max_pixels)
         return shape
 
@@ -196,6 +203,8 @@ def _read_with_pillow(image: Image.Image, channels: int, window: Window | None, 
         raise ValueError(f"it is {kind} where data.channels={channels} takes a TIFF of so many bands")
     mode = "L" if channels == 1 else "RGB"
     image.info.pop("transparency", None)
+    if image.mode == "La":  # alpha multiplied into it, of which Pillow makes nothing else
+        image = image.convert("LA")
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(to_uint8(np.asarray(image), window))
     elif srgb:
@@ -240,7 +249,7 @@ def unreadable(path: Path | str, error: Exception) -> UnreadableImageError:
         reason = str(error)
     else:
         reason = f"damaged, or of an unusual kind ({type(error).__name__}: {error})"
-    advice = "" if " give data." in reason else "; remove or replace the file"
+    advice = "" if _ADVISES.search(reason) else "; remove or replace the file"
     return UnreadableImageError(f"{_shown(path)}: {' '.join(reason.split())}{advice}")
 
 

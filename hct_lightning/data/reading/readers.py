@@ -93,11 +93,17 @@ class NativeReader(Reader):
         else:
             image = self(path)
             height, width = size_of(image)  # data.breast crops
-        if min(height, width) < SMALLEST:
-            raise UnreadableImageError(
-                f"{path}: {width}x{height} pixels are too few for data.resolution=native, which takes {SMALLEST} a side"
-            )
+        check_own_size(path, (height, width))
         return image
+
+
+def check_own_size(path: str, size: Size) -> None:
+    """Raises UnreadableImageError for an image that is too small to be taken as it is."""
+    if min(size) < SMALLEST:
+        raise UnreadableImageError(
+            f"{path}: {size[1]}x{size[0]} pixels are too few for data.resolution=native, which takes {SMALLEST} a side; "
+            "remove it, or give data.on_error=skip"
+        )
 
 
 def native_shape(path: str, decoding: Decoding) -> tuple[int, int, int]:

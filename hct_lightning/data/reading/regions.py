@@ -83,7 +83,7 @@ class Turned:
     def __init__(self, image: Any, *, flip: bool, vertical_flip: bool, quarters: int) -> None:
         self._image, self._quarters = image, quarters % 4
         self._flips = vertical_flip, flip
-        self.shape, self.name, self.by_strips = image.shape, image.name, image.by_strips
+        self.shape, self.name, self.by_strips, self.skips = image.shape, image.name, image.by_strips, image.skips
         assert self._quarters % 2 == 0 or self.shape[0] == self.shape[1]
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from hct_lightning.data.reading.channels import to_channels
 from hct_lightning.data.reading.pillow import open_image
 from hct_lightning.data.reading.window import Window, to_uint8
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF and BigTIFF, of either byte order
-_BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _FORMAT = 258, 262, 274, 277, 339  # tags
+_BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _EXTRA, _FORMAT = 258, 262, 274, 277, 338, 339  # tags
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6  # photometric interpretations
 _NAMES = {3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIELAB", 9: "CIELAB", 10: "CIELAB"}
 _ALPHA = (1, 2)  # of the tag ExtraSamples, 1 where the colours are multiplied by it; 0 is any other band
@@ -41,6 +41,12 @@ def is_multi_band(path: Path | str) -> bool:
             return bits > 8 and (tags.get(_SAMPLES, 1) > 1 or inverted or (bits > 16 and unsigned))
     except (UnidentifiedImageError, SyntaxError, KeyError, ValueError, TypeError):
         return True
+
+
+def has_bands_beside_colours(image: Image.Image) -> bool:
+    """Whether Pillow, which has opened it, would leave out bands of a TIFF that are no transparency."""
+    tags = getattr(image, "tag_v2", {})
+    return 0 in tags.get(_EXTRA, ()) and tags.get(_PHOTOMETRIC) in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
 
 
 def probe(path: Path | str) -> tuple[int, int, int]:

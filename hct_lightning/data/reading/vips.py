@@ -81,7 +81,10 @@ def read_with_vips(
             image = vips.Image.new_from_file(str(path), access="sequential", fail_on="error", **options)
             if image.format != "uchar" or image.interpretation not in ("srgb", "b-w"):
                 return None
-            image = image.extract_band(0, n=3 if image.bands >= 3 else 1)
+            bands = 3 if image.bands >= 3 else 1
+            if bands != channels:
+                return None  # Pillow's own conversion
+            image = image.extract_band(0, n=bands)
         image = image.crop(region.left, region.top, region.width, region.height)
         if (image.height, image.width) != target:
             image = image.resize(target[1] / region.width, vscale=target[0] / region.height, kernel="cubic")
@@ -90,10 +93,7 @@ def read_with_vips(
         pixels = image.numpy()
     except vips.Error:
         return None
-    pixels = pixels.reshape(*target, -1)
-    if pixels.shape[2] != channels:
-        return None  # Pillow's own conversion
-    return pixels
+    return pixels.reshape(*target, -1)
 
 
 def shrink_factor(source: geo.Size, region: geo.Region, target: geo.Size) -> int:

@@ -1,5 +1,6 @@
 """From 16-bit and float values to uint8."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +15,15 @@ def check_window(window: Sequence[Any]) -> Window:
     Raises:
         ValueError: unless it is [low, high] with low < high, or a list of such pairs.
     """
-    pairs = [tuple(pair) for pair in window] if len(window) and np.ndim(window[0]) else [tuple(window)]
-    if not all(len(pair) == 2 and pair[0] < pair[1] for pair in pairs):
-        raise ValueError(f"data.window={list(window)}: give [low, high] with low < high, or one for each band")
-    return tuple(pairs) if np.ndim(window[0]) else pairs[0]
+    try:
+        by_band = np.ndim(window[0]) == 1
+        pairs = [tuple(pair) for pair in window] if by_band else [tuple(window)]
+        right = all(math.isfinite(low) and math.isfinite(high) and low < high for low, high in pairs)
+    except (TypeError, ValueError, IndexError):
+        right = False
+    if not right:
+        raise ValueError(f"data.window={window}: give [low, high] with low < high, or one for each band")
+    return tuple(pairs) if by_band else pairs[0]
 
 
 def range_of(dtype: np.dtype) -> tuple[int, int]:

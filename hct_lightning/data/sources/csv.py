@@ -129,12 +129,13 @@ def from_rows(source: str, rows: list[Row], notes: list[str]) -> Catalogue:
         raise ValueError(f"{source}: groups on both sides of the split: {some(both)}; give each group one split")
     classes = tuple(sorted({row["label"] for row in rows}))
     train, valid, test = (_split([row for row in rows if row["split"] == side], classes) for side in SIDES)
-    if absent := [name for i, name in enumerate(classes) if i not in train.labels]:
+    trained, validated = set(train.labels), set(valid.labels)
+    if absent := [name for i, name in enumerate(classes) if i not in trained]:
         raise ValueError(
             f"{source}: no training image of {some(absent)}; add some, remove these rows, or "
             "without a split column choose another data.split_seed"
         )
-    if absent := [name for i, name in enumerate(classes) if i not in valid.labels]:
+    if absent := [name for i, name in enumerate(classes) if i not in validated]:
         notes = [*notes, f"no image validates: {', '.join(absent)}"]
     return Catalogue(source, classes, train, valid, tuple(notes), test=test)
 

@@ -1,9 +1,11 @@
 """Images that the program draws when they are first asked for, and keeps."""
 
+import errno
 import fcntl
 import logging
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,14 +87,18 @@ def _draw_missing(name: str, drawing: Drawing, top: Path, jobs: list[_Job]) -> N
     try:
         for folder_ in {job.path.parent for job in jobs}:
             folder_.mkdir(parents=True, exist_ok=True)
-    except PermissionError as error:
+        lock = (top / ".lock").open("w")
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
         raise PermissionError(
             f"{top}: {len(jobs)} {name} are not drawn yet, and this folder can't be written; give one of your own with "
             "data.root=<folder> or HCT_DATA=<folder>"
         ) from error
-    with (top / ".lock").open("w") as lock:
-        # Other ranks wait here, and then find the images drawn. Not flock: workers would inherit it.
-        fcntl.lockf(lock, fcntl.LOCK_EX)
+    with lock:
+        with suppress(OSError):  # a disk without locks
+            # Other ranks wait here, and then find the images drawn. Not flock: workers would inherit it.
+            fcntl.lockf(lock, fcntl.LOCK_EX)
         jobs = [job for job in jobs if not job.path.exists()]
         if not jobs:
             return

@@ -94,8 +94,8 @@ def _has_classes(folder: Path) -> bool:
 
 
 def _folders(root: Path) -> list[Path]:
-    """Those that aren't hidden, sorted."""
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    """Those that aren't hidden, and no runs and stores, sorted."""
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".") and not _is_ours(p))
 
 
 def _tree_beside(train: Path, root: Path, classes: Iterable[str]) -> dict[str, list[str]]:
@@ -119,6 +119,9 @@ def _tree(root: Path) -> dict[str, list[str]]:
     if not folders:
         raise ValueError(f"{root} has no class folders; put the images of each class into a folder")
     images = {folder.name: images_below(folder) for folder in folders}
+    for folder in folders:  # of runs, where they are started beside the classes
+        if not images[folder.name] and any(map(_is_ours, folder.glob("**/"))):
+            del images[folder.name]
     empty = [name for name, files in images.items() if not files]
     if empty:
         raise ValueError(
@@ -131,19 +134,26 @@ def _tree(root: Path) -> dict[str, list[str]]:
 def images_below(folder: Path) -> list[str]:
     """The images of a folder and those below it, sorted, but for hidden ones such as .ipynb_checkpoints, which hold copies.
 
-    Links are followed, into each folder once and never back to one above.
+    Links are followed, into each folder once and never back to one above. The folders of runs and stores are passed over.
     """
     top = folder.resolve()
     found, entered = [], {top, *top.parents}
     for parent, folders, names in os.walk(folder, followlinks=True):
         there = {name: Path(parent, name).resolve() for name in sorted(folders) if not name.startswith(".")}
         folders.clear()
+        if Path(parent) != folder and _is_ours(Path(parent)):
+            continue
         for name, place in there.items():
             if place not in entered:
                 entered.add(place)
                 folders.append(name)
         found += [str(file) for name in names if is_image(file := Path(parent, name))]
     return sorted(found)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is a run's or a store, which hold copies of images and pictures of them."""
+    return (folder / ".hydra").is_dir() or (folder / "store.json").is_file()
 
 
 def name_below(top: Path, path: str) -> str:

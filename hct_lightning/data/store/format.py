@@ -104,6 +104,8 @@ class Item(NamedTuple):
         texts, numbers = (item.file, item.source, item.sha256), (item.bytes, item.source_bytes, height, width)
         if not all(isinstance(text, str) for text in texts) or not all(type(n) is int and n > 0 for n in numbers):
             raise TypeError("a field of an item is of another kind")
+        if not isinstance(item.tags, dict) or not all(isinstance(t, str) for pair in item.tags.items() for t in pair):
+            raise TypeError("the tags of an item are of another kind")
         if ".." in PurePosixPath(item.file).parts or item.file.startswith("/"):
             raise ValueError(f"it names {item.file!r:.200}, which is outside of the store")
         if item.label not in classes or item.split not in SIDES:

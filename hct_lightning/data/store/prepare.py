@@ -41,6 +41,7 @@ def prepare(
     *,
     workers: int,
     skip_unreadable: bool,
+    part: bool = False,
     progress: Callable[[Iterable[Item], int], Iterable[Item]],
 ) -> dict[str, str]:
     """Makes, or goes on with, the store at `root`.
@@ -52,6 +53,7 @@ def prepare(
         workers: processes.
         skip_unreadable: leaves unreadable images out; otherwise they end the work when all the
             others are done.
+        part: whether the data set has more images than these, which a store that is there then keeps from being replaced.
         progress: wraps the items as they are made, given their number, in a progress bar.
 
     Returns:
@@ -87,6 +89,11 @@ def prepare(
                 items[file] = item if item and item.label == name and _is_current(item, path, root) else None
                 if items[file] is None:
                     jobs.append((split, name, path, file, root, recipe))
+        if part and (more := done.keys() - items.keys()):
+            raise ValueError(
+                f"the store {root} holds {len(more)} images that are not among these {len(items)}, and they would be "
+                "removed; give another prepare.output, or leave out data.limit and data.train_fraction"
+            )
         unreadable = {}
         with (
             (root / "items.jsonl").open("a", encoding="utf-8") as journal,
@@ -112,8 +119,10 @@ def _alone(root: Path) -> Iterator[None]:
     with (root / ".lock").open("w") as lock:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except (BlockingIOError, PermissionError) as error:
             raise ValueError(f"{root} is being prepared by another process") from error
+        except OSError as error:
+            log.debug("%s: no locks here: %s", root, error)
         try:
             yield
         finally:
@@ -155,9 +164,10 @@ def _begin(root: Path, manifest: dict[str, Any]) -> dict[str, Item]:
 
 
 def _content(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What decides the bytes of the items; a limit on the sources does not."""
+    """What decides which items there are, and their bytes; a limit on the sources does not."""
     recipe = manifest["recipe"]
-    return {**recipe["decoding"], **recipe, "classes": manifest["classes"], "max_pixels": None, "decoding": None}
+    names = {"source": manifest["source"], "classes": manifest["classes"]}
+    return {**recipe["decoding"], **recipe, **names, "max_pixels": None, "decoding": None}
 
 
 def _is_current(item: Item, path: str, root: Path) -> bool:
@@ -280,7 +290,9 @@ def _convert(job: tuple) -> Item | str:
 
 def _remove_others(root: Path, wanted: set[str]) -> None:
     """Removes items whose source is gone, and what killed workers left behind."""
-    for folder in (root / side for side in SIDES):
-        for path in folder.rglob("*"):
-            if path.is_file() and path.relative_to(root).as_posix() not in wanted:
-                path.unlink()
+    files = [path for side in SIDES for path in (root / side).rglob("*") if path.is_file()]
+    others = [path for path in files if path.relative_to(root).as_posix() not in wanted]
+    for path in others:
+        path.unlink()
+    if others:
+        log.info("%d files of the store are of no image of the data set any more: removed", len(others))

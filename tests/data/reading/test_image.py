@@ -178,3 +178,14 @@ def test_fewer_colours_with_the_profile_of_a_screen(tmp_path, read, mode):
     Image.new("L", (32, 32), 255).convert(mode).save(tmp_path / "a.png", icc_profile=srgb)
     for channels in (1, 3):
         assert (read(tmp_path / "a.png", channels, srgb=True)[:, 0, 0].int() - 255).abs().max() <= 2
+
+
+def test_memory_that_is_short_is_no_damage_of_the_file(tmp_path, monkeypatch, read):
+    path = store(tmp_path / "a.png", "RGB", "PNG")
+
+    def short(*_, **__):
+        raise MemoryError("Unable to allocate 10 GiB")
+
+    monkeypatch.setattr("hct_lightning.data.reading.image._sized", short)
+    with pytest.raises(MemoryError, match=r"a\.png: Unable to allocate"):
+        read(path)

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
+from hct_lightning.data.catalogue import Catalogue, Split
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import UnreadableImageError, is_image, probe, read_image
+from hct_lightning.data.reading.readers import NativeReader
 from hct_lightning.data.reading.regions import open_regions
 from hct_lightning.data.reading.slides import is_slide
+from hct_lightning.data.survey import survey
 
 pyvips = pytest.importorskip("pyvips")
 pytest.importorskip("openslide")
@@ -33,10 +36,19 @@ def test_regions_of_the_largest_level(slide):
 
 
 def test_what_it_is_not_read_as(slide, tmp_path):
-    with pytest.raises(UnreadableImageError, match=r"a\.svs: a whole slide is read by region: data\.resolution=native"):
+    with pytest.raises(
+        UnreadableImageError, match=r"a\.svs: a whole slide is read by region: data\.resolution=native$"
+    ):
         read_image(slide[0], HOW)
     (tmp_path / "b.mrxs").write_text("no slide")
     with pytest.raises(UnreadableImageError, match=r"b\.mrxs: openslide can't read it"):
         open_regions(tmp_path / "b.mrxs", HOW)
     with pytest.raises(UnreadableImageError, match="there is no such file"):
         open_regions(tmp_path / "c.svs", HOW)
+
+
+def test_a_survey_says_that_it_does_not_look_at_slides(slide):
+    path, _ = slide
+    found = Catalogue("slides", ("a",), Split([str(path)], [0]), Split([], []))
+    with pytest.raises(ValueError, match=r"a\.svs: it is read by region, and task=inspect looks at whole images"):
+        survey(found, NativeReader(HOW), max_pixels=2**30, workers=1, progress=lambda items, _: items)

@@ -62,3 +62,28 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch, read):
     monkeypatch.setitem(sys.modules, "tifffile", None)
     with pytest.raises(UnreadableImageError, match=r"pip install 'hct-lightning\[data\]'"):
         read(path, 5)
+
+
+@pytest.mark.parametrize(
+    ("count", "photometric", "kind", "found"),
+    [
+        (2, "minisblack", "unspecified", 2),
+        (4, "rgb", "unspecified", 4),
+        (6, "rgb", "unspecified", 6),
+        (4, "rgb", "unassalpha", 3),
+        (2, "minisblack", "assocalpha", 1),
+    ],
+)
+def test_bands_of_eight_bits_count_where_they_are_no_transparency(tmp_path, count, photometric, kind, found, read):
+    colours = 3 if photometric == "rgb" else 1
+    values = np.random.default_rng(0).integers(0, 256, (40, 50, count), np.uint8)
+    values[..., found:] = 255  # nothing is seen through it
+    path = bands(
+        tmp_path / "s.tif",
+        values,
+        photometric=photometric,
+        planarconfig="contig",
+        extrasamples=[kind] * (count - colours),
+    )
+    assert probe(path, max_pixels=2**24) == (found, 40, 50)
+    assert np.array_equal(read(path, found).permute(1, 2, 0), values[..., :found])

@@ -1,5 +1,6 @@
 """What is drawn is drawn once, the same everywhere, and kept: shown with scenes."""
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -92,3 +93,24 @@ def test_a_disk_that_is_too_small_for_them_is_told_before(tmp_path, monkeypatch)
     with pytest.raises(OSError, match=r"10 scenes of 512 px take about 0\.0 GB .* data\.train, data\.valid"):
         draw(tmp_path, scene_size=512)
     assert not list(filter(is_image, tmp_path.rglob("*")))
+
+
+def test_a_disk_that_can_not_be_written_or_locked_is_said(tmp_path, monkeypatch):
+    draw(tmp_path)
+    opened = Path.open
+
+    def read_only(path, *args, **options):
+        if path.name == ".lock":
+            raise OSError(errno.EROFS, "Read-only file system")
+        return opened(path, *args, **options)
+
+    def without_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", read_only)
+        assert len(draw(tmp_path).train) == 6  # there is nothing to draw
+        with pytest.raises(PermissionError, match=r"can't be written; .*HCT_DATA=<folder>"):
+            draw(tmp_path, train=7)
+    monkeypatch.setattr("fcntl.lockf", without_locks)
+    assert Path(draw(tmp_path, train=7).train.paths[6]).exists()

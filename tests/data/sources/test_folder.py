@@ -218,3 +218,20 @@ def test_links_to_folders_are_followed_once(plant, tmp_path, names):
     assert sorted(names(found.train, root) + names(found.valid, root)) == [
         "a/0.jpg", "a/more/0.jpg", "a/more/1.jpg", "b/0.jpg", "c/sub/0.jpg",
     ]  # fmt: skip
+
+
+def test_runs_and_stores_among_the_classes_are_no_classes(tmp_path, plant):
+    root = plant(tmp_path, a=5, b=5)
+    before = folder(str(root))
+    run = root / "outputs" / "2026-11-28" / "12-00"
+    (run / ".hydra").mkdir(parents=True)
+    (run / "contact_sheet.png").touch()
+    (root / "store" / "train" / "a").mkdir(parents=True)
+    (root / "store" / "store.json").touch()
+    (root / "store" / "train" / "a" / "0.png").touch()
+    assert folder(str(root)) == before
+    assert len(folders.images_below(root)) == 10
+    assert len(folders.images_below(run)) == 1  # what is named is meant
+    (root / "empty").mkdir()
+    with pytest.raises(ValueError, match="no image in empty"):
+        folder(str(root))

@@ -1,5 +1,6 @@
 """Preparing: interrupted, gone on with, refused."""
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -212,8 +214,35 @@ def test_another_store_or_folder_is_not_touched(images, tmp_path):
         with pytest.raises(ValueError, match=message):
             run(images, root, **options)
     assert contents(root) == before
+    other = images.parent / "others"
+    shutil.copytree(images, other)
+    with pytest.raises(ValueError, match=r"made with source=folder .*images, not folder .*others; give another"):
+        run(other, root)
+    assert contents(root) == before
     with pytest.raises(ValueError, match="is not empty and not a store"):
         run(images, images)
+
+
+def test_a_part_of_the_images_does_not_replace_the_store_of_all(images, tmp_path):
+    recipe = Recipe(Decoding(channels=3, size=(64, 64), geometry="cover", max_pixels=10**7), "raw", None)
+    found = folder(str(images), valid_fraction=0.2, split_seed=0)
+    do = partial(prepare, recipe=recipe, workers=2, skip_unreadable=False, progress=lambda items, _: items)
+    do(found.at_most(4), root=tmp_path / "part", part=True)
+    do(found, root=tmp_path / "part")  # more may come
+    before = contents(tmp_path / "part")
+    with pytest.raises(ValueError, match=r"holds 16 images that are not among these 8, .*data\.limit"):
+        do(found.at_most(4), root=tmp_path / "part", part=True)
+    do(found, root=tmp_path / "part")
+    assert contents(tmp_path / "part") == before
+
+
+def test_a_disk_without_locks_is_none_that_is_in_use(images, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    run(images, tmp_path / "store")
+    assert len(Store(tmp_path / "store").items) == 24
 
 
 def test_all_unreadable_files_are_told_at_once_and_mended_ones_are_added(images, tmp_path):

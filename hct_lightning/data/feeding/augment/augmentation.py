@@ -133,6 +133,11 @@ class Augmentation:
         self._used = {name: value for name, value in options.items() if value != off.get(name, 0)}
         self.active = bool(self._used)
 
+    @property
+    def grows(self) -> bool:
+        """Whether crops grow during the training, so that batches change their size."""
+        return self.crop_size is None and self.crop < self.crop_end
+
     def extra_bytes(self, images: int, *, image_bytes: int, workers: int = 1) -> int:
         """The most that a call takes beside a batch: copies, as floats where PyTorch calculates.
 
