@@ -68,7 +68,7 @@ def main() -> None:
     Plugins.instance().register(MoreConfigs)
     try:
         sys.argv[1:] = recompose(sys.argv[1:])
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(printable(f"error: {error}"))
     to_slurm = any(is_override(arg) and key_of(arg) == "slurm" for arg in sys.argv[1:])
     if to_slurm and importlib.util.find_spec("submitit") is None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from hct_lightning.runs.console import results
 from hct_lightning.runs.files import write_whole
 from hct_lightning.runs.folder import Run
+from hct_lightning.runs.overrides import without_slurm
 from hct_lightning.runs.printable import printable
 from hct_lightning.runs.record import read_record
 from hct_lightning.runs.secrets import hide_in
@@ -71,7 +72,7 @@ def check_same(folder: Path, overrides: Sequence[Sequence[str]]) -> None:
     """
 
     def options(points: Iterable[Sequence[str]]) -> list[list[str]]:
-        return [[o for o in point if not o.lstrip("+").startswith("slurm")] for point in points]
+        return [sorted(without_slurm(point)) for point in points]
 
     earlier = options(point["overrides"] for point in _remembered(folder))
     if any(hide_in(point) not in earlier for point in options(overrides)) and earlier:

@@ -66,7 +66,7 @@ class Submission(Callback):
         ids = " ".join(sorted({job.partition("_")[0] for job in self.jobs}))
         print(
             f"submitted job {ids}: {len(self.jobs)} point(s) in {folder}\n"
-            f"  state: python -m hct_lightning.slurm {folder}\n"
+            f"  state: python -m hct_lightning.slurm {shlex.quote(str(folder))}\n"
             f"  end:   scancel {ids}",
             flush=True,
         )

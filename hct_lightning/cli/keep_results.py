@@ -9,9 +9,9 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from hct_lightning.cli.recompose import key_of
+from hct_lightning.cli.recompose import BEGUN, key_of
 from hct_lightning.machine import ranks
 from hct_lightning.machine import slurm as job
 from hct_lightning.runs.folder import refuse_replacing
@@ -22,8 +22,14 @@ class KeepResults(Callback):
     """Hydra's hook before its files are written; a new run in the folder of an earlier one ends here."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        if config.task == "fit" and not config.run and not job.goes_on():
-            _keep({Path(config.hydra.run.dir): list(config.hydra.overrides.task)})
+        folder = Path(config.hydra.run.dir)
+        if config.run or job.goes_on():
+            return
+        if config.task == "fit":
+            _keep({folder: list(config.hydra.overrides.task)})
+        elif (folder / BEGUN).exists() and (folder / "run.json").exists():
+            with open_dict(config):
+                config.hydra.output_subdir = None  # `.hydra` there says what the run began with
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Looks at the points that can be told beforehand; the others do it themselves when they begin."""

@@ -196,6 +196,8 @@ def recompose(argv: list[str]) -> list[str]:
     verb = verb or began
     if verb != began == "pretrain":  # whose options others don't have
         recorded = [o for o in recorded if key_of(o).split(".")[0] not in ("pretrain", "callbacks")]
+    if hidden := [o for o in recorded if HIDDEN in o and _still_meant(key_of(o), given)]:
+        raise ValueError(f"{folder} went on with {hidden[0]!r:.500}, whose secret is not kept; give it again")
     believed = [override for override in recorded if is_believed(override)]
     new = {key for key, override in given.items() if override not in believed}
     earlier = [override for override in believed if _still_meant(key_of(override), new)]
@@ -206,6 +208,9 @@ def recompose(argv: list[str]) -> list[str]:
             f"{folder} says {hide(' '.join(left))!r:.500}, which is not taken from there; give it again if you trust it",
             file=sys.stderr,
         )
+    place = value.get("hydra.run.dir")
+    if verb in TRAINING and place and "$" not in place and Path(place).expanduser().resolve() != folder:
+        raise ValueError(f"run={run} goes on in its own folder, and hydra.run.dir={place} is another; leave one")
     # Ranks expand again what has been expanded.
     given = {key: override for key, override in given.items() if override not in earlier}
     given["task"] = f"task={verb}"
@@ -281,7 +286,7 @@ def since_begun(folder: Path) -> list[str]:
 
 def absolute_paths(cfg: DictConfig) -> dict[str, str]:
     """What the options that are paths mean in the folder where this process runs."""
-    found = {key: OmegaConf.select(cfg, key) for key in PATHS}
+    found = {key: str(path) for key in PATHS if (path := OmegaConf.select(cfg, key)) is not None}
     return {
         key: path if "://" in path else str(Path(path).expanduser().absolute()) for key, path in found.items() if path
     }

@@ -287,5 +287,7 @@ def _hold(folder: Path, number: int, held: contextlib.ExitStack) -> bool:
     except BlockingIOError:
         file.close()
         return False
+    except OSError as error:
+        log.debug("%s: no locks here: %s", folder, error)
     held.enter_context(file)
     return True

@@ -16,6 +16,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from hct_lightning.cli.recompose import key_of, quoted
 from hct_lightning.runs import endings, signals
 from hct_lightning.runs.folder import Run, is_of, refuse_replacing
 
@@ -53,12 +54,13 @@ def run_point(cfg: DictConfig, folder: Path) -> float | None:
         log.info("done already: %s", folder)
         return _accuracy(run.record)
     if begun and (folder / "checkpoints" / "last.ckpt").exists():
-        command = [*overrides, f'run="{folder}"']  # all of them: not everything is believed that a folder says
+        # All of them, for not everything is believed that a folder says, but for the weights that it began with.
+        command = [*(o for o in overrides if not new_run or key_of(o) != "ckpt"), f"run={quoted(folder)}"]
     else:
         if new_run:
             refuse_replacing(folder, overrides)
         run.update(overrides=overrides, status=None, metrics=None)
-        command = [*overrides, *([f'hydra.run.dir="{folder}"'] if new_run else [])]
+        command = [*overrides, *([f"hydra.run.dir={quoted(folder)}"] if new_run else [])]
     child = start_run(command)
     try:
         child.wait()

@@ -1,7 +1,9 @@
 """A run is a folder; this is what it holds and the record of how it went."""
 
 import contextlib
+import fcntl
 import json
+import logging
 import os
 import platform
 import threading
@@ -16,15 +18,19 @@ from hct_lightning.machine import ranks
 from hct_lightning.machine import slurm as job
 from hct_lightning.runs import endings
 from hct_lightning.runs.files import locked, open_whole, write_whole
+from hct_lightning.runs.overrides import without_slurm
 from hct_lightning.runs.record import read_record
 from hct_lightning.runs.secrets import hide_in
+
+log = logging.getLogger(__name__)
 
 _PACKAGES = ("hct-lightning", "torch", "lightning", "timm", "torchmetrics", "hydra-core", "pillow")
 
 
 def is_of(record: Mapping[str, Any], overrides: Sequence[str]) -> bool:
-    """Whether a record is that of a sweep's point, or a search's trial, which began with these options."""
-    return record.get("overrides") == hide_in(list(overrides))
+    """Whether a record is that of a sweep's point, or a search's trial, which began with these options, in any order."""
+    began = record.get("overrides")
+    return isinstance(began, list) and sorted(without_slurm(began)) == sorted(without_slurm(hide_in(list(overrides))))
 
 
 def refuse_replacing(folder: Path, overrides: Sequence[str]) -> None:
@@ -132,6 +138,28 @@ class Run:
                 raise
         if self.writes:
             self.end("completed", None, since=started)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Around what makes the run: no other process may be at it. Where the disk has no locks, it goes on without.
+
+        Raises:
+            ValueError: when another one is.
+        """
+        with contextlib.ExitStack() as held:
+            try:
+                if self.writes:
+                    file = held.enter_context((self.folder / ".running").open("a"))
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if not job.goes_on():  # the node that it was on may be gone, and its lock not yet
+                    raise ValueError(
+                        f"{self.folder} is of a run that process {self.record.get('pid')} is training; wait for its end, or "
+                        "end it"
+                    ) from error
+            except OSError as error:
+                log.debug("%s: no locks here: %s", self.folder, error)
+            yield
 
     @contextlib.contextmanager
     def together(self, *, records: bool = False) -> Iterator[None]:

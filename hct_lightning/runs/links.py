@@ -18,7 +18,10 @@ def check_links(folder: Path) -> None:
             folders.clear()  # W&B keeps links to its own cache in a run's, and makes a new folder each time
         for name in (*folders, *names):
             path = Path(parent, name)
-            kind = path.lstat().st_mode
+            try:
+                kind = path.lstat().st_mode
+            except FileNotFoundError:
+                continue  # a temporary file of a run that is being trained
             if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind) or stat.S_ISLNK(kind)):
                 raise ValueError(f"{path} is no file and no folder; remove it")
             if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder):

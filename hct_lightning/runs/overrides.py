@@ -1,5 +1,7 @@
 """Overrides that a folder has recorded, read as they stand: nothing in them is replaced by what the environment says."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,11 @@ def read_overrides(file: Path, *path: str) -> list[str]:
     if not isinstance(found, list) or not all(isinstance(override, str) for override in found):
         raise ValueError(f"{file} is damaged: it is no list of overrides")
     return found
+
+
+def without_slurm(overrides: Iterable[str]) -> list[str]:
+    """The overrides that say what a run is, not how Slurm runs it."""
+    return [override for override in overrides if not re.match(r"[+~]*slurm\b", str(override))]
 
 
 def read_yaml(file: Path, *path: str) -> Any:

@@ -9,11 +9,12 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hct_lightning.cli.plain import plain
-from hct_lightning.cli.recompose import key_of
+from hct_lightning.cli.recompose import key_of, quoted
 from hct_lightning.cli.search import (
     begin_with,
     leading,
@@ -57,7 +58,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
     for name in ("trials", "seeds"):
         if not isinstance(options[name], int) or options[name] < 1:
             raise ValueError(f"search.{name}={options[name]}: give a whole number of at least 1")
-    home = Path(options["folder"]).expanduser().resolve()
+    _refuse_more(HydraConfig.get().runtime.choices.get("sweeps"))
+    home = Path(str(options["folder"])).expanduser().resolve()
     now = {option: present(cfg, option) for option, _ in options_of(options["space"])}
     base = [o for o in HydraConfig.get().overrides.task if key_of(o).split(".")[0] not in _NOT_OF_TRIALS]
     check_links(home)
@@ -106,6 +108,23 @@ def present(cfg: DictConfig, option: str) -> Any:
 _ABSENT = object()
 
 
+def _refuse_more(name: str | None) -> None:
+    """Refuses a file of the group `sweeps` that says more than what is searched: trials don't see it.
+
+    Raises:
+        ValueError: naming the options.
+    """
+    loader: Any = GlobalHydra.instance().config_loader()
+    if not name or not (found := loader.repository.load_config(f"sweeps/{name}")):
+        return
+    groups = {entry.group.lstrip("/") for entry in found.defaults_list if getattr(entry, "group", None)}
+    if more := sorted((groups | set(found.config)) - {"task", "search", "hydra"}):
+        raise ValueError(
+            f"+sweeps={name}: its file sets {', '.join(more)}, which trials would not have; leave that out there, and give "
+            "it on the command line"
+        )
+
+
 def _run(study: Any, trial: Any, folder: Path, base: list[str], suggested: list[str]) -> None:
     """Trains, reports each epoch to the study, and ends the run when that says so.
 
@@ -125,9 +144,9 @@ def _run(study: Any, trial: Any, folder: Path, base: list[str], suggested: list[
     log.info("trial %d: %s", trial.number, shlex.join(suggested))
     goes_on = (folder / "checkpoints" / "last.ckpt").exists()
     if goes_on:  # from there, and not from weights that it began with
-        command = [*(option for option in overrides if key_of(option) != "ckpt"), f'run="{folder}"']
+        command = [*(option for option in overrides if key_of(option) != "ckpt"), f"run={quoted(folder)}"]
     else:
-        command = [*overrides, f'hydra.run.dir="{folder}"']
+        command = [*overrides, f"hydra.run.dir={quoted(folder)}"]
     child = start_run(command, but=_OF_SLURM)
     reported = set(study.trials[trial.number].intermediate_values)
     try:

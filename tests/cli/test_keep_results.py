@@ -42,6 +42,7 @@ def begun(folder: Path, overrides: list[str]) -> None:
 
 def config(folder: Path, *overrides: str, **options: Any) -> DictConfig:
     hydra = {
+        "output_subdir": ".hydra",
         "run": {"dir": str(folder)},
         "overrides": {"task": list(overrides)},
         "sweep": {"dir": str(folder), "subdir": "${hydra.job.num}"},
@@ -57,7 +58,13 @@ def test_what_is_the_same_run_again_begins(tmp_path, monkeypatch):
         hook.on_run_start(config(tmp_path, "seed=3"))
     hook.on_run_start(config(tmp_path, "seed=2"))  # a point that was killed and has no last checkpoint
     hook.on_run_start(config(tmp_path, "seed=3", run=str(tmp_path)))
-    hook.on_run_start(config(tmp_path, "seed=3", task="validate"))
+    other = config(tmp_path, "seed=3", task="validate")
+    hook.on_run_start(other)
+    assert other.hydra.output_subdir == ".hydra"
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("- seed=2\n")
+    hook.on_run_start(other)
+    assert other.hydra.output_subdir is None  # what the run began with stays
     hook.on_run_start(config(tmp_path / "another", "seed=3"))
     with monkeypatch.context() as patched:
         patched.setenv("SLURM_RESTART_COUNT", "1")

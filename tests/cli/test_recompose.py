@@ -224,3 +224,25 @@ def test_a_folder_whose_name_would_mean_something_else_is_refused(tmp_path, name
     (tmp_path / name / ".hydra" / "overrides.yaml").write_text("[]")
     with pytest.raises(ValueError, match="Hydra takes no path with"):
         recompose([f"run={tmp_path / name}"])
+
+
+def test_a_run_goes_on_in_its_own_folder(earlier, tmp_path):
+    assert f'hydra.run.dir="{earlier}"' in recompose([f"run={earlier}"])
+    assert f"hydra.run.dir={earlier}" in recompose([f"run={earlier}", f"hydra.run.dir={earlier}"])
+    assert "hydra.run.dir=other" in recompose(["task=validate", f"run={earlier}", "hydra.run.dir=other"])
+    with pytest.raises(ValueError, match=r"goes on in its own folder, and hydra\.run\.dir=other is another; leave one"):
+        recompose([f"run={earlier}", "hydra.run.dir=other"])
+
+
+def test_what_a_run_went_on_with_is_asked_for_again_where_its_secret_is_gone(earlier):
+    (earlier / "run.json").write_text(json.dumps({"since": ["data.root=https://***@host/store"]}))
+    with pytest.raises(ValueError, match=r"https://\*\*\*@host/store', whose secret is not kept; give it again"):
+        recompose([f"run={earlier}"])
+    args = recompose([f"run={earlier}", "data.root=https://me:pw@host/store"])
+    assert [arg for arg in args if arg.startswith("data.root")] == ["data.root=https://me:pw@host/store"]
+
+
+def test_a_folder_may_have_a_number_for_its_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    cfg = OmegaConf.create({"data": {"root": 2024}, "fit": {"against": None}})
+    assert absolute_paths(cfg) == {"data.root": f"{tmp_path}/2024"}

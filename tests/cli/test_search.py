@@ -1,5 +1,6 @@
 """Trials that processes share. The whole search, with real runs: tests/tasks/test_search.py."""
 
+import errno
 import multiprocessing
 import os
 import sys
@@ -254,3 +255,13 @@ def test_a_trial_of_a_process_that_died_goes_on_with_its_values(tmp_path):
     with next_trial(study, tmp_path, 9, 1) as trial:
         assert trial.number == 0
         assert trial.suggest_int("a", 1, 100) == before["a"]
+
+
+def test_without_locks_a_trial_begins_all_the_same(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    study = study_in(tmp_path)
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with next_trial(study, tmp_path, 1, 1) as trial:
+        assert trial.number == 0

@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from hct_lightning.cli import keep_results
+from hct_lightning.cli import keep_results, sweep
+from hct_lightning.runs.folder import Run
 from hct_lightning.training.checkpoints import load_checkpoint
 
 SHORT = ("trainer.max_epochs=1", "export=[]", "data.num_workers=0")
@@ -101,3 +103,20 @@ def test_earlier_runs_are_swept_over_too(cli, trained, tmp_path):
     cli("-m", "task=validate", f"run={trained}", "ckpt=best,last", f"hydra.sweep.dir={tmp_path}/sweep", cwd=tmp_path)
     for name in ("best", "last"):
         assert (trained / "validate" / f"{name}.json").exists()
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_point_goes_on_from_its_own_checkpoint_and_not_from_the_weights_it_began_with(tmp_path, monkeypatch, goes_on):
+    begun = ["ckpt=w.ckpt", "seed=1"]
+    folder = tmp_path / "0"
+    Run(folder).update(overrides=begun, metrics={"best": 0.5})
+    if goes_on:
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / "last.ckpt").touch()
+    started = []
+    done = types.SimpleNamespace(wait=lambda: None, returncode=0)
+    monkeypatch.setattr(sweep, "start_run", lambda command: started.extend(command) or done)
+    hydra = types.SimpleNamespace(overrides=types.SimpleNamespace(task=begun))
+    monkeypatch.setattr(sweep.HydraConfig, "get", lambda: hydra)
+    sweep.run_point(OmegaConf.create({"run": None, "task": "fit", "ckpt": "w.ckpt"}), folder)
+    assert started == (["seed=1", f'run="{folder}"'] if goes_on else [*begun, f'hydra.run.dir="{folder}"'])

@@ -1,5 +1,7 @@
 """A run's folder and its record. How it records an end: test_endings.py."""
 
+import errno
+
 import pytest
 
 from hct_lightning.runs.folder import Run, refuse_replacing
@@ -39,6 +41,10 @@ def test_a_run_that_left_checkpoints_is_not_replaced_by_one_with_other_options(t
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "best.ckpt").touch()
     refuse_replacing(tmp_path, ["seed=1"])
+    run.update(overrides=["+slurm=node", "slurm.partition=gpu", "seed=1", "ckpt=w.ckpt"])
+    refuse_replacing(tmp_path, ["ckpt=w.ckpt", "seed=1", "+slurm=cpu"])  # gone on with elsewhere
+    with pytest.raises(ValueError, match="a new one would replace"):
+        refuse_replacing(tmp_path, ["seed=1"])
     with pytest.raises(
         ValueError, match=rf"{tmp_path} .* best\.ckpt a new one would replace; go on with run={tmp_path}"
     ):
@@ -46,3 +52,28 @@ def test_a_run_that_left_checkpoints_is_not_replaced_by_one_with_other_options(t
     run.record_path.unlink()
     with pytest.raises(ValueError, match=r"hydra\.run\.dir"):
         refuse_replacing(tmp_path, [])
+
+
+def test_one_process_at_a_time_makes_a_run(tmp_path, monkeypatch):
+    Run(tmp_path).update(pid=77)
+    with Run(tmp_path).alone():
+        with (
+            pytest.raises(ValueError, match=f"{tmp_path} is of a run that process 77 is training"),
+            Run(tmp_path).alone(),
+        ):
+            pass
+        with Run(tmp_path, writes=False).alone():  # another rank of it
+            pass
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        with Run(tmp_path).alone():  # the lock is of a node that is gone
+            pass
+        monkeypatch.delenv("SLURM_RESTART_COUNT")
+    with Run(tmp_path).alone():
+        pass
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with Run(tmp_path).alone():
+        pass

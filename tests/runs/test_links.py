@@ -32,3 +32,8 @@ def test_a_pipe_in_the_folder_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "checkpoints" / "last.ckpt")
     with pytest.raises(ValueError, match=r"last\.ckpt is no file and no folder; remove it"):
         check_links(tmp_path)
+
+
+def test_a_file_that_has_just_gone_is_nothing_to_complain_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "walk", lambda folder: [(str(folder), [], [".run.json.1-2.tmp"])])
+    check_links(tmp_path)

@@ -55,3 +55,17 @@ def test_a_line_that_is_not_there_is_no_run_of_the_defaults(tmp_path):
         done = submitted(task)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == f"points.txt has no options in line {task + 1}\n"
+
+
+def test_an_earlier_run_goes_on_in_its_own_folder(tmp_path):
+    (tmp_path / "srun").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "srun").chmod(0o755)
+    job = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "4", "SLURM_NTASKS_PER_NODE": "4", "SLURM_JOB_NUM_NODES": "1"}
+    script = str(Path(__file__).parents[2] / "slurm" / "ddp4.sbatch")
+
+    def submitted(*options: str) -> str:
+        environment = os.environ | job | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        return subprocess.run(["bash", script, *options], env=environment, capture_output=True, text=True).stdout
+
+    assert submitted("data=folder").endswith("hydra.run.dir=outputs/slurm-7 data=folder\n")
+    assert submitted("run=outputs/a b", "seed=1").endswith("trainer.num_nodes=1 run=outputs/a b seed=1\n")

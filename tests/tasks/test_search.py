@@ -170,3 +170,15 @@ def test_a_trial_that_is_worse_than_others_is_ended(cli, tiny, tmp_path):
     assert [trial.state.name for trial in trials_of(folder)] == ["PRUNED"]
     assert json.loads((folder / "0" / "run.json").read_text())["status"] == "pruned"
     assert "no trial was completed" in done.stderr
+
+
+def test_a_file_that_says_more_than_what_is_searched_is_refused(cli, tmp_path):
+    """Its trials are runs of their own, which don't see it."""
+    (tmp_path / "conf" / "sweeps").mkdir(parents=True)
+    (tmp_path / "conf" / "sweeps" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /task: search\n  - override /optim: adamw\n"
+        "search: {space: {optim: {lr: {low: 0.1, high: 0.2}}}}\ntrainer: {max_epochs: 8}\n"
+    )
+    mine = (f"--config-dir={tmp_path}/conf", "+sweeps=mine")
+    done = cli(*mine, f"search.folder={tmp_path}/search", "hydra.run.dir=log", cwd=tmp_path, status=1)
+    assert "+sweeps=mine: its file sets optim, trainer, which trials would not have" in done.stderr
