@@ -5,7 +5,6 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from torch import Tensor
 
 
 class AverageWeights(WeightAveraging):
@@ -29,24 +28,25 @@ class AverageWeights(WeightAveraging):
     def __init__(self, *, span: float) -> None:
         if not 0 < span <= 1:
             raise ValueError(f"callbacks.average.span={span}: give a part of the training above 0, up to 1")
-        super().__init__(use_buffers=False, multi_avg_fn=self._average)
+        super().__init__(use_buffers=False)
         self.span = span
-        self._step = 0
 
     def setup(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
         self._device = trainer.strategy.root_device  # the module is not there yet
         super().setup(trainer, pl_module, stage)
-        if average := self._average_model:
-            average.n_averaged = (
-                average.n_averaged.cpu()
-            )  # it is read in each step, and the device must not be waited for
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        if step_idx is None:
-            return False
-        self._step = step_idx + 1
-        return True
+        return step_idx is not None
 
-    def _average(self, averages: Any, newest: Any, _: Tensor | int) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
+        """Averages after a step; PyTorch's `update_parameters` would copy a number to the device in each, and wait for it."""
+        average, step = self._average_model, trainer.global_step
+        assert average is not None
+        if step <= self._latest_update_step:
+            return
+        weight = min(1.0, 1 / (self.span * step)) if self._latest_update_step else 1.0
         with torch.no_grad():
-            torch._foreach_lerp_(averages, newest, min(1.0, 1 / (self.span * self._step)))
+            torch._foreach_lerp_(list(average.module.parameters()), list(pl_module.parameters()), weight)
+            for buffer, newest in zip(average.module.buffers(), pl_module.buffers(), strict=True):
+                buffer.copy_(newest)
+        self._latest_update_step = step

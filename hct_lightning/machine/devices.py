@@ -85,6 +85,8 @@ def choose_devices(accelerator: str, devices: int | str | Sequence[int], num_nod
     """
     kind = resolve_accelerator(accelerator)
     there = torch.cuda.device_count() if kind == "cuda" else 1
+    if not there:
+        raise ValueError(f"trainer.accelerator={accelerator}, but torch sees no GPU; use trainer.accelerator=cpu")
     parsed = _parse(devices)
     if isinstance(parsed, list):
         asked = len(parsed)

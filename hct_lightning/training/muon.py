@@ -79,8 +79,10 @@ class Muon(torch.optim.Optimizer):
     def _orthogonal(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         same_shape: dict[torch.Size, list[Tensor]] = {}
         for parameter in parameters:
-            momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-            momentum.lerp_(parameter.grad, 1 - group["momentum"])
+            state = self.state[parameter]
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+            state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
             same_shape.setdefault(parameter.shape, []).append(parameter)
         for shape, alike in same_shape.items():
             momenta = torch.stack([self.state[parameter]["momentum"].flatten(1) for parameter in alike])

@@ -76,12 +76,7 @@ def plan_memory(
         ValueError: for options that do not go together.
     """
     if compiles:
-        if memory in ("low", "stream") or data.dataset.reader.varies:
-            other = f"memory={memory}" if memory in ("low", "stream") else "data.resolution=native"
-            raise ValueError(
-                f"compile=true does not go with {other}: what that recomputes, or sizes that change, can't be compiled; "
-                "leave one"
-            )
+        check_compiled(data, memory)
         memory = "speed"
     if earlier and earlier["ranks"] == devices.world:
         memory = earlier["memory"] if memory == "auto" else memory
@@ -127,6 +122,22 @@ def plan_memory(
         return plan._replace(maps_blocks=maps_blocks)._asdict()
 
     return MemoryPlan(**from_rank_zero("memory_plan", decide, num_nodes=devices.num_nodes))
+
+
+def check_compiled(data: ImageData, memory: str) -> None:
+    """Raises ValueError where a step can't be compiled, and says where it is compiled often."""
+    if memory in ("low", "stream") or data.dataset.reader.varies:
+        other = f"memory={memory}" if memory in ("low", "stream") else "data.resolution=native"
+        raise ValueError(
+            f"compile=true does not go with {other}: what that recomputes, or sizes that change, can't be compiled; "
+            "leave one"
+        )
+    if data.augment.grows:
+        log.info(
+            "compile=true compiles anew for each of the sizes through which crops grow, and PyTorch leaves those after the "
+            "eighth as they are; data.augment.crop_end=%g keeps one size",
+            data.augment.crop,
+        )
 
 
 def alone(devices: Devices, micro_batches: int | str) -> int:

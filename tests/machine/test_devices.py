@@ -167,3 +167,10 @@ def test_memory_and_clocks_of_apples_gpu(monkeypatch):
     assert waited
     assert peak_memory_gib(device) == 3
     assert 0 < available_bytes(device, 1) <= 2**30
+
+
+@pytest.mark.parametrize("asked", ["cuda", "gpu"])
+def test_a_gpu_that_is_not_there_is_said(gpus, asked):
+    gpus(0)
+    with pytest.raises(ValueError, match=f"trainer.accelerator={asked}, but torch sees no GPU; use"):
+        choose_devices(asked, 1, 1, 16)

@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from hct_lightning.callbacks.average_weights import AverageWeights
 from hct_lightning.callbacks.epoch_time import EpochTime
 from hct_lightning.callbacks.last_checkpoint import Exchange, LastCheckpoint, Loss, Words
 from hct_lightning.callbacks.micro_batches import MicroBatches
@@ -113,7 +114,8 @@ class Pretend(Callback):
         self.modes.enter_context(FakeTensorMode())
         self.modes.enter_context(NoWaitingCopies())
         moved: dict[Tensor, Tensor] = {}
-        for part in module.modules():
+        averages = [c._average_model.modules() for c in trainer.callbacks if isinstance(c, AverageWeights)]
+        for part in itertools.chain(module.modules(), *averages):
             for tensors in (part._parameters, part._buffers):
                 for name, tensor in tensors.items():
                     if tensor is not None:
@@ -165,6 +167,7 @@ def steps(
         plugins=[] if precision == "32-true" else [MixedPrecision(precision, "cuda")],
         callbacks=[
             Pretend(but),
+            AverageWeights(span=0.5),
             Reseed(seed=0),
             MicroBatches(),
             LastCheckpoint(every_minutes=10, every_steps=None),
