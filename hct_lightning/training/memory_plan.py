@@ -13,6 +13,7 @@ import torch
 
 from hct_lightning.data.reading.geometry import Size
 from hct_lightning.machine.allocators import pinned_bytes
+from hct_lightning.machine.cgroups import memory_left
 from hct_lightning.training.memory import STREAM_TILE, Memory, StepMemory
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class Room(NamedTuple):
 
 
 def available_bytes(device: torch.device, ranks_here: int) -> int:
-    """Memory that one rank may still take: of its GPU, or its share of this machine or container."""
+    """Memory that one rank may still take: of its GPU, or its share of this machine, container or job."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -91,10 +92,8 @@ def available_bytes(device: torch.device, ranks_here: int) -> int:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 free = int(line.split()[1]) * 1024
-    with contextlib.suppress(OSError, ValueError):  # a container's limit, where there is one
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text())
-        free = min(free, limit - int((group / "memory.current").read_text()))
+    if (left := memory_left()) is not None:
+        free = min(free, left)
     if device.type == "mps":
         free = min(free, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return free // ranks_here
@@ -157,11 +156,9 @@ def choose_memory(
         ).on(device.type)
 
     def fits(mode: Memory, images: int) -> bool:
-        pinned = (feeding.on_host(images) + 1) * pinned_bytes(images * channels * pixels)
-        return room.holds(taken(mode, images), pinned)
+        return room.holds(taken(mode, images), (feeding.on_host(images) + 1) * pinned_bytes(images * channels * pixels))
 
-    plenty = room.holds(at_once * pixels * MOST_PER_PIXEL)
-    if plenty or (fixed and memory in ("speed", "low")):
+    if room.holds(at_once * pixels * MOST_PER_PIXEL) or (fixed and memory in ("speed", "low")):
         plan = MemoryPlan(wanted, chosen)
     else:
         log.info("estimating the memory of a training step ...")
@@ -175,9 +172,20 @@ def choose_memory(
         plan = plan._replace(micro_batches=wanted if fixed else max(wanted, plan.micro_batches))
         gaps = int(GAPS * taken(plan.memory, -(-share // plan.micro_batches)))
         plan = plan._replace(maps_blocks=device.type == "cpu" and not room.holds(gaps))
-    if plan.micro_batches <= share:  # else the sampler says why it can't be
-        plan = plan._replace(micro_batches=min(plan.micro_batches, max(1, global_batch // ranks)))
+    smallest = max(1, global_batch // ranks)  # share, which has as many parts as the others
+    if smallest < plan.micro_batches <= share:  # of more parts than images the sampler says why it can't be
+        together = -(-share // smallest)
+        if not (room.holds(together * pixels * MOST_PER_PIXEL) or fits(plan.memory, together)):
+            raise ValueError(_undivided(ranks, global_batch, plan.micro_batches, together))
+        plan = plan._replace(micro_batches=smallest)
     return plan
+
+
+def _undivided(ranks: int, global_batch: int, parts: int, together: int) -> str:
+    return (
+        f"{ranks} ranks can't share a global batch of {global_batch} in {parts} parts each, and there is no memory for "
+        f"{together} images at a time; use a number of trainer.devices that divides it, or a smaller data.resolution"
+    )
 
 
 def parts_wanted(micro_batches: int | str, share: int, batch_size: int) -> int:

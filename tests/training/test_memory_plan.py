@@ -1,5 +1,6 @@
 """How a rank takes its share of a global batch within the memory there is."""
 
+import types
 from collections.abc import Callable
 from functools import partial
 
@@ -140,3 +141,32 @@ def test_from_the_command_line(cli, tiny, tmp_path):
     assert said in done.stderr
     done = cli(*tiny, "memory=slow", cwd=tmp_path, status=1)
     assert "error: memory=slow: choose speed, auto, low or stream" in done.stderr
+
+
+@pytest.mark.parametrize(("there_mib", "images"), [(400, 1), (4000, 2)])
+def test_ranks_that_do_not_divide_a_batch_take_no_more_than_fits(monkeypatch, there_mib, images):
+    """Shares of 2, 1 and 1: parts of one image each there can't be."""
+    monkeypatch.setattr("hct_lightning.training.memory_plan.available_bytes", lambda *_: there_mib * 2**20)
+
+    def choose() -> MemoryPlan:
+        return choose_memory(
+            torch.device("cpu"),
+            global_batch=4,
+            ranks=3,
+            ranks_here=3,
+            memory="speed",
+            micro_batches="auto",
+            step=lambda batch, **_: types.SimpleNamespace(on=lambda device: batch * 200 * 2**20),
+            pixels=2**20,
+            channels=3,
+            batch_size=1,
+            feeding=Feeding(),
+        )
+
+    if images == 2:
+        assert choose().micro_batches == 1
+    else:
+        with pytest.raises(
+            ValueError, match=r"3 ranks can't share a global batch of 4 in 2 parts each.*trainer\.devices"
+        ):
+            choose()
