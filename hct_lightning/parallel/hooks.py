@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook, fp16_compress_hook
 from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostLocalSGDState, post_localSGD_hook
@@ -35,7 +36,7 @@ class HookedDDP(DDPStrategy):
 class LocalSGD(HookedDDP):
     """Plain DDP, then steps of each rank alone, with the weights averaged now and then.
 
-    They are also averaged before all ranks validate or save them. Lightning's and PyTorch's own averaging does not do
+    They are also averaged before all ranks validate or save them; averages over the steps would be each rank's own. Lightning's and PyTorch's own averaging does not do
     that, and lays out the parameters in memory anew.
 
     Args:
@@ -51,6 +52,14 @@ class LocalSGD(HookedDDP):
 
     def _enable_model_averaging(self) -> None:
         pass
+
+    def on_train_start(self) -> None:
+        if any(isinstance(callback, WeightAveraging) for callback in self._trainer.callbacks):
+            raise ValueError(
+                "gradients=post_local_sgd does not go with averaged weights, of which each rank would have its own; give "
+                "callbacks=plain"
+            )
+        super().on_train_start()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
         output = super().optimizer_step(*args, **kwargs)

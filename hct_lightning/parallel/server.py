@@ -159,12 +159,21 @@ class Server:
         self._changed.notify_all()
 
     def _receive(self, line: Line, rank: int) -> None:
-        try:
-            while (gradient := line.receive(rank)) is not None:
-                assert isinstance(gradient, Gradient)
+        while True:
+            try:
+                gradient = line.receive(rank)
+            except RuntimeError:
+                self._lose(rank)
+                return
+            if gradient is None:
+                return
+            assert isinstance(gradient, Gradient)
+            try:
                 self.deliver(gradient, rank)
-        except RuntimeError:
-            self._lose(rank)
+            except Exception as error:  # of the optimiser, say; in this thread nobody would see it
+                log.debug("with the gradient of rank %d", rank, exc_info=True)
+                self.mailbox.fail(f"{type(error).__name__}: {error}")
+                return
 
     def _send(self, line: Line, rank: int) -> None:
         while True:

@@ -1,8 +1,12 @@
 """DDP's hooks on the CPU: what is sent is less, and the weights come out nearly the same."""
 
+import types
+
 import pytest
 import torch
+from hydra import compose, initialize_config_module
 
+from hct_lightning.callbacks.average_weights import AverageWeights
 from hct_lightning.parallel import hooks
 from hct_lightning.training.checkpoints import load_checkpoint
 
@@ -71,3 +75,17 @@ def test_the_weights_are_near_those_of_ddp(cli, ddp, tmp_path, options, most):
     cli(*SMALL, *options, f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
     ours, theirs = trained_weights(tmp_path / "run"), trained_weights(ddp)
     assert 0 < (ours - theirs).norm() < most * theirs.norm()
+
+
+def test_weights_of_each_rank_are_not_averaged_over_the_steps(monkeypatch):
+    strategy = hooks.post_local_sgd(period=2, after_steps=2)
+    callbacks = [AverageWeights(span=0.5)]
+    monkeypatch.setattr(hooks.HookedDDP, "_trainer", types.SimpleNamespace(callbacks=callbacks, global_step=0))
+    with pytest.raises(
+        ValueError, match=r"gradients=post_local_sgd does not go with averaged weights.*callbacks=plain"
+    ):
+        strategy.on_train_start()
+    callbacks.clear()
+    strategy.on_train_start()
+    with initialize_config_module("hct_lightning.conf", version_base="1.3"):
+        assert "average" not in compose("config", overrides=["gradients=post_local_sgd"]).callbacks

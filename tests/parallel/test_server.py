@@ -133,3 +133,19 @@ def test_flat_and_back():
     tensors = [torch.randn(2, 3).to(torch.bfloat16), torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)]
     for before, after in zip(tensors, unflat(flat(tensors), tensors), strict=True):
         assert torch.equal(before.float(), after)
+
+
+def test_what_the_optimizer_raises_ends_the_run_and_no_rank_is_taken_for_dead():
+    class Broken(torch.optim.SGD):
+        def step(self, closure=None):
+            raise RuntimeError("no such kernel")
+
+    common = {"rates": lambda version: [0.1], "clip": lambda parameters: None, "meets": lambda version: False}
+    server = Server(Scheme("k_sync", 1), 2, Broken([torch.zeros(2)], lr=0.1), version=0, **common)
+    lines = connected(2, 2)
+    server.connect(lines[0])
+    Remote(lines[1], Mailbox()).deliver(Gradient(0, torch.ones(2), SILENT, 0))
+    with pytest.raises(RuntimeError, match="RuntimeError: no such kernel"):
+        server.mailbox.wait(0, 30)
+    assert server.alive == (0, 1)
+    server.close()
