@@ -1,5 +1,6 @@
 """BatchNorm's statistics: measured for validation, and frozen for the last part of training."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import lightning
@@ -8,6 +9,7 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import Tensor
 
+from hct_lightning.callbacks.last_checkpoint import LastCheckpoint
 from hct_lightning.models import FromPixels
 from hct_lightning.training.batch_norm import measure_statistics, norms_of
 from hct_lightning.training.progress import total_steps
@@ -88,8 +90,16 @@ class BatchNormStatistics(Callback):
         if not self.images:
             return
         self._batches = self._batches or trainer.datamodule.without_augmentation(self.images)
+        listening = [callback for callback in trainer.callbacks if isinstance(callback, LastCheckpoint)]
+
+        def batches() -> Iterator[Tensor]:
+            for batch in self._batches:
+                yield batch.images.to(module.device)
+                for callback in listening:  # it may take minutes
+                    callback.listen()
+
         with trainer.precision_plugin.val_step_context():
-            measure_statistics(module, (batch.images.to(module.device) for batch in self._batches), _gather)
+            measure_statistics(module, batches(), _gather)
 
 
 def _gather(seen: Tensor) -> Tensor:

@@ -125,8 +125,8 @@ class LastCheckpoint(Checkpoint):
     """Keeps `checkpoints/last.ckpt` current, and ends training with it when that is asked for.
 
     It is saved after each epoch, in between when it is old, and before training ends after SIGTERM or one of
-    `slurm_notices` to any rank. In a validation pass such a signal ends training without saving: the checkpoint is from
-    before the pass. Lightning's own handler is replaced, because it enters a collective wherever the signal happens to
+    `slurm_notices` to any rank. In a validation pass, and while statistics are measured for it, such a signal ends training
+    without saving: the checkpoint is from before the pass. Lightning's own handler is replaced, because it enters a collective wherever the signal happens to
     come, and now and then waits there for ever.
 
     Args:
@@ -194,8 +194,11 @@ class LastCheckpoint(Checkpoint):
             self._hear_now()
 
     def on_validation_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        if trainer.sanity_checking:
-            return
+        if not trainer.sanity_checking:
+            self.listen()
+
+    def listen(self) -> None:
+        """Ends training, without saving, where that was asked for; every rank calls it as often."""
         heard = self._hear()
         self._exchange.send(self._words())
         if heard.told:

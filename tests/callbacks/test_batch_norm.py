@@ -1,5 +1,6 @@
 """When statistics are measured and frozen. How they are measured: tests/training/test_batch_norm.py."""
 
+import signal
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from lightning.pytorch.callbacks import Callback
 
 from hct_lightning.callbacks.average_weights import AverageWeights
 from hct_lightning.callbacks.batch_norm import BatchNormStatistics, _gather
+from hct_lightning.callbacks.last_checkpoint import LastCheckpoint
 from hct_lightning.models import HCT, FromPixels
+from hct_lightning.runs.signals import Terminated
 from hct_lightning.training.batch_norm import measure_statistics
 
 
@@ -162,3 +165,28 @@ def test_what_can_not_be_measured_is_refused_before_training(fit):
     with pytest.raises(ValueError, match="memory=stream takes the statistics"):
         fit(Streams(), seen, BatchNormStatistics(images=8, freeze=0.0))
     assert not seen.training
+
+
+class Measured(Callback):
+    """Tells the process to end before statistics are measured; counts what comes after."""
+
+    def __init__(self) -> None:
+        self.batches = self.validated = 0
+
+    def on_validation_epoch_start(self, trainer, module) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        module.register_forward_hook(lambda *_: setattr(self, "batches", self.batches + 1))
+
+    def on_validation_batch_start(self, *_) -> None:
+        self.validated += 1
+
+
+def test_a_signal_is_heard_while_statistics_are_measured(fit):
+    before = signal.getsignal(signal.SIGTERM)
+    measured, last = Measured(), LastCheckpoint(every_minutes=None, every_steps=None)
+    try:
+        with pytest.raises(Terminated):
+            fit(measured, last, BatchNormStatistics(images=16, freeze=0), enable_checkpointing=True)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (measured.batches, measured.validated) == (2, 0)  # said with the first of four, and heard with the next
