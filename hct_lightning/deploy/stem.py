@@ -19,6 +19,7 @@ from hct_lightning.machine.compiled import compiled_library
 FILE = "stem.bin"  # of an artifact; cpp/stem.cpp tells its form
 CHANNELS = (1, 3)  # of images that it takes
 OUT = 16  # channels of the map
+LEAST = 5  # pixels a side that make one of the map
 LINE = 64  # bytes of the cache
 WAYS = ("portable", "vnni", "amx")  # of the program, in its order
 
@@ -71,6 +72,10 @@ def run_by(library: ctypes.CDLL, stem: bytes, threads: int, *, way: int | None =
     def run(pixels: Tensor) -> Tensor:
         nonlocal found
         height, width, given = pixels.shape
+        if min(height, width) < LEAST:
+            raise ValueError(
+                f"an image of {width}x{height} pixels is too small for the stem, which takes {LEAST} a side"
+            )
         if given != channels or pixels.dtype != torch.uint8 or not pixels.is_contiguous():
             raise ValueError(f"the stem takes uint8 h w {channels}, not {pixels.dtype} {tuple(pixels.shape)}")
         shape = library.hct_stem_side(height), library.hct_stem_side(width), OUT

@@ -11,7 +11,9 @@ with extra("serve"):
     from fastapi import HTTPException, Request
     from starlette.datastructures import UploadFile
     from starlette.formparsers import MultiPartParser
+    from starlette.requests import ClientDisconnect
 
+GONE = 499  # a status of nginx's, which others know: nobody sees it but the log and the figures
 PATIENCE_S = 30.0  # for a body to come
 # Of the first bytes: what is taken, of all that data/reading reads.
 KINDS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"} | dict.fromkeys(
@@ -24,13 +26,15 @@ async def image_of(request: Request) -> bytes:
     """The image of a request: its body, or the one file of a `multipart/form-data` form.
 
     Raises:
-        HTTPException: 400 for what is no PNG, JPEG or TIFF, 408 when it does not come.
+        HTTPException: 400 for what is no PNG, JPEG or TIFF, 408 when it does not come, 499 when the client goes.
     """
     try:
         async with asyncio.timeout(PATIENCE_S):
             content = await _content(request)
     except TimeoutError as error:
         raise HTTPException(408, f"the image has not come within {PATIENCE_S:.0f} s") from error
+    except ClientDisconnect as error:
+        raise HTTPException(GONE, "the client has gone") from error
     if not content:
         raise HTTPException(400, "there is no image; send its bytes as the body, or as the file of a form")
     if not content.startswith(tuple(KINDS)):

@@ -107,6 +107,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     if OmegaConf.is_missing(cfg.explain, "input"):
         raise ValueError("explain.input is not set; give explain.input=<image, folder, glob or list>")
     options = plain(cfg.explain)
+    options |= {name: str(options[name]) for name in ("target", "against", "output") if options[name] is not None}
     check_look(options["colours"], options["alpha"])
     if not isinstance(options["places"], int) or options["places"] < 0:
         raise ValueError(f"explain.places={options['places']}: give a number, 0 for none")
@@ -116,9 +117,14 @@ def main(cfg: DictConfig, folder: Path) -> None:
     if options["target"] not in (None, *subject.spec.classes):
         raise ValueError(f"explain.target={options['target']}: the classes are {', '.join(subject.spec.classes)}")
     methods = Methods(subject.network, options, subject.spec.mean, subject.title)
-    fields = [subject] if options["receptive_field"] else []
-    if fields and options["against"]:
-        fields.append(Subject.of(cfg, Run(Path(options["against"]).expanduser()).checkpoint("best")))
+    fields = {subject.title: subject} if options["receptive_field"] else {}
+    if against := options["against"] and Path(options["against"]).expanduser():
+        if not fields:
+            raise ValueError(
+                f"explain.against={against}: it compares receptive fields; add explain.receptive_field=true"
+            )
+        other = Subject.of(cfg, Run(against).checkpoint("best"))
+        fields[other.title if other.title not in fields else f"{other.title}, {against.name}"] = other
 
     out = Path(options["output"] or folder / "explain").expanduser()
     out.mkdir(parents=True, exist_ok=True)
@@ -181,7 +187,7 @@ def explain(
     look = methods.look(subject.network, image, subject.stream)
     probabilities = look.logits.softmax(dim=0).tolist()
     answer = max(range(len(classes)), key=probabilities.__getitem__)
-    target = classes.index(options["target"]) if options["target"] else answer
+    target = answer if options["target"] is None else classes.index(options["target"])
     maps, seconds = {}, {}
     for name, method in look.maps.items():
         began = time.perf_counter()
@@ -231,9 +237,9 @@ def written(file: Path) -> dict[str, Any]:
 
 
 def receptive_fields(
-    subjects: list[Subject], images: list[str], out: Path, seed: int, *, skips: bool
+    subjects: dict[str, Subject], images: list[str], out: Path, seed: int, *, skips: bool
 ) -> list[dict[str, Any]]:
-    """Those of each network, with random weights and trained, over all images: a figure, and figures."""
+    """Those of each network, by its name, with random weights and trained, over all images: a figure, and figures."""
 
     def readable(subject: Subject) -> Iterator[Tensor]:
         for path in track("receptive field", images, len(images)):
@@ -246,8 +252,8 @@ def receptive_fields(
                 yield pixels
 
     fields = [
-        (subject.title, state, receptive_field(network, readable(subject)))
-        for subject in subjects
+        (title, state, receptive_field(network, readable(subject)))
+        for title, subject in subjects.items()
         for state, network in (("random weights", subject.untrained(seed)), ("trained", subject.network))
     ]
     for ending in ("png", "jpg"):

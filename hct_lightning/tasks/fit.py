@@ -62,7 +62,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     if job.goes_on() and not cfg.run and run.record.get("status") == "completed":
         log.info("done already: %s", folder)
         return
-    with run.recording(task=verb_of(cfg, run), machine=machine_facts(), paths=absolute_paths(cfg)):
+    with run.alone(), run.recording(task=verb_of(cfg, run), machine=machine_facts(), paths=absolute_paths(cfg)):
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)
         data: ImageData = instantiate(cfg.data, _convert_="all")
         dataset = data.dataset
@@ -163,6 +163,12 @@ def check_task(cfg: DictConfig, dataset: Dataset) -> None:
             raise ValueError(f"task=pretrain: {option} {why}; leave it out")
     if (largest := max(dataset.size)) < SMALLEST:
         raise ValueError(f"data.resolution={largest}: task=pretrain takes images of {SMALLEST} pixels or more")
+    small = [size for size in dataset.source_sizes if max(size) < SMALLEST] if dataset.reader.varies else []
+    if small and not cfg.data.augment.crop_size:
+        raise ValueError(
+            f"data.resolution=native: {len(small)} of the images have less than the {SMALLEST} pixels a side that "
+            "task=pretrain takes; remove them, or give a data.resolution"
+        )
 
 
 def build_callbacks(cfg: DictConfig, timer: EpochTime, global_batch: int) -> list[Callback]:

@@ -89,7 +89,7 @@ def by_checkpoint(cfg: DictConfig, folder: Path) -> None:
         first = FirstStages(find_artifact(folder, str(name), "predict.first_stages"), network)
         made_by |= {"first_stages": first.sha256}
     file = Predictions(
-        Path(cfg.predict.output or folder / "predict" / "predictions.csv").expanduser(),
+        Path(str(cfg.predict.output or folder / "predict" / "predictions.csv")).expanduser(),
         images,
         spec.classes,
         made_by,
@@ -179,7 +179,7 @@ def by_artifact(cfg: DictConfig, folder: Path) -> None:
         trust=options["trust"],
     )
     file = Predictions(
-        Path(options["output"] or folder / "predict" / "predictions.csv").expanduser(),
+        Path(str(options["output"] or folder / "predict" / "predictions.csv")).expanduser(),
         images,
         artifact.classes,
         {"artifact": artifact.description["sha256"], "decoding": decoding.as_json()},

@@ -14,8 +14,8 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig, folder: Path) -> None:
     """`task=report run=<folder>`, `task=report report.runs=[a,b]`: `report/report.html` and `report.md`."""
     options = plain(cfg.report)
-    more = [options["runs"]] if isinstance(options["runs"], str) else options["runs"] or []
-    folders = [Path(run) for run in ([cfg.run] if cfg.run else []) + more]
+    more = options["runs"] if isinstance(options["runs"], list) else [options["runs"]]
+    folders = [Path(str(run)) for run in (cfg.run, *more) if run is not None]
     if not folders:
         raise ValueError("task=report is about runs; give run=<folder>, or report.runs=[<folder>,<folder>]")
     page = write_report(folders, folder, against=options["against"])

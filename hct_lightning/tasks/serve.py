@@ -27,7 +27,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
             f"run={cfg.run} is of task=pretrain, whose network has no classes to answer with; train it first: "
             f"ckpt={folder}/checkpoints/best.ckpt, without task= and run="
         )
-    place = Path(options["artifact"] or folder / "artifacts" / options["name"]).expanduser().resolve()
+    place = Path(str(options["artifact"] or folder / "artifacts" / options["name"])).expanduser().resolve()
     check(options)
     server.check_free(options["host"], options["port"])
     # What is wrong with it is said here, in a line, and not by the process that serves.

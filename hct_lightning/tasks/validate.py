@@ -59,7 +59,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
     data: ImageData = instantiate(cfg.data, **fed, _convert_="all")
     dataset = data.dataset
     side = cfg.validate.split
-    by = [cfg.validate.by] if isinstance(cfg.validate.by, str) else list(cfg.validate.by)
+    by = plain(cfg.validate)["by"] or []
+    by = [str(column) for column in (by if isinstance(by, list) else [by])]
     split, data.measured = chosen_split(dataset.catalogue, side, by), side
     spec.check_classes(dataset.classes)
     spec.check_decoding(dataset.decoding, chosen=given)

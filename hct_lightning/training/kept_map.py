@@ -65,7 +65,10 @@ class KeptMap:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with open(self.folder / "map.bin", "r+b" if self.done else "w+b") as file:
-                os.posix_fallocate(file.fileno(), 0, size)  # a full disk would kill the process later
+                if hasattr(os, "posix_fallocate"):  # not on macOS
+                    os.posix_fallocate(file.fileno(), 0, size)  # a full disk would kill the process later
+                else:
+                    file.truncate(size)
                 values = np.memmap(file, np.uint8, "r+", shape=(size,))
         except OSError as error:
             if self.done:

@@ -86,7 +86,11 @@ class ImageClassifier(Learner):
         self.confusion: Tensor | None = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        logits = self(batch.images).float()
+        try:
+            logits = self(batch.images).float()
+        except UnreadableImageError as error:
+            batch.images.skips(error)
+            return self._nothing()
         total = F.cross_entropy(
             logits,
             batch.labels,
@@ -98,6 +102,13 @@ class ImageClassifier(Learner):
         labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(dim=1)  # mixed: the larger share
         right = (logits.detach().argmax(dim=1) == labels).float().mean()
         return self.logged(total, images=size, crops=len(batch.labels) // size, accuracy=right)
+
+    def _nothing(self) -> Tensor:
+        """The loss of an image of which a region can't be read: no gradient, of every weight, for ranks wait for all."""
+        return sum(
+            (weight.sum() * 0.0 for weight in self.parameters() if weight.requires_grad),
+            torch.zeros((), device=self.device),
+        )
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()

@@ -194,6 +194,7 @@ def test_bad_artifacts_end_with_3(program, export, picture, tmp_path):
     broken = shutil.copytree(artifact, tmp_path / "broken")
     (broken / "artifact.json").write_text('{"format": 1')
     digest = "0" * 64
+    decoding = json.loads((artifact / "artifact.json").read_text())["decoding"]
     for folder, message in {
         tmp_path: "no artifact.json",
         flipped: "has changed since it was exported",
@@ -202,6 +203,7 @@ def test_bad_artifacts_end_with_3(program, export, picture, tmp_path):
         changed(artifact, tmp_path / "abacus", runtime="abacus"): "abacus is unknown",
         changed(artifact, tmp_path / "out", sha256={"model.ts": digest, "../x": digest}): "outside",
         changed(artifact, tmp_path / "none", file="other.ts"): "no digest",
+        changed(artifact, tmp_path / "small", decoding=decoding | {"size": [0, 128]}): "images without pixels",
     }.items():
         done = run(program, folder, tmp_path / "x.png")
         assert (done.returncode, done.stdout) == (3, ""), folder

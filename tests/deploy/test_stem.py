@@ -139,3 +139,11 @@ def test_images_of_another_form_are_refused(library):
     for pixels in (torch.zeros((128, 128, 1), dtype=torch.uint8), torch.zeros((128, 128, 3))):
         with pytest.raises(ValueError, match="the stem takes uint8 h w 3"):
             run(pixels)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 300), (300, 4)])
+def test_an_image_without_a_pixel_of_the_map_is_refused(library, size):
+    run = stem.run_by(library, stem.pack(*parts(1)), 1)
+    with pytest.raises(ValueError, match=f"{size[1]}x{size[0]} pixels is too small for the stem, which takes 5 a side"):
+        run(torch.zeros(*size, 1, dtype=torch.uint8))
+    assert run(torch.zeros(5, 5, 1, dtype=torch.uint8)).shape == (1, 1, 16)

@@ -63,3 +63,14 @@ def test_nothing_is_written_to_the_disk(tmp_path, monkeypatch):
         assert os.readlink(path).startswith("/memfd:")
         assert Path(path).read_bytes() == BIG
     assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize("kind", ["image/png", "multipart/form-data; boundary=x"])
+def test_a_client_that_goes_is_no_failure_of_the_server(kind):
+    async def receive() -> dict:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "app": None, "method": "POST", "headers": [(b"content-type", kind.encode())]}
+    with pytest.raises(HTTPException) as raised:
+        asyncio.run(image_of(Request(scope, receive)))
+    assert raised.value.status_code == 499

@@ -31,7 +31,9 @@ def explained(cli, trained, photos, tmp_path_factory) -> tuple[Path, str]:
             image.resize((480, 320)).save(home / "images" / str(i) / "photo.png")
     (home / "images" / "broken.png").write_bytes(b"no image")
     command = ("task=explain", f"run={trained}", "explain.input=images", "data.on_error=skip", "explain.tile=32")
-    done = cli(*command, "explain.receptive_field=true", f"explain.output={home}/out", cwd=home)
+    shutil.copytree(trained, home / "again")
+    fields = ("explain.receptive_field=true", "explain.against=again")
+    done = cli(*command, *fields, f"explain.output={home}/out", cwd=home)
     return home / "out", done.stdout
 
 
@@ -108,8 +110,9 @@ def test_the_receptive_field_before_and_after(explained):
     out, said = explained
     fields = json.loads((out / "explain.json").read_text())["receptive_field"]
     assert [(row["network"], row["weights"]) for row in fields] == [
-        ("HCT, conv_stages=3", "random weights"),
-        ("HCT, conv_stages=3", "trained"),
+        (name, state)
+        for name in ("HCT, conv_stages=3", "HCT, conv_stages=3, again")
+        for state in ("random weights", "trained")
     ]
     assert (out / "receptive_field.png").exists()
     assert "half of the gradient within" in said
@@ -132,6 +135,11 @@ def test_an_unreadable_image_is_named_and_what_was_done_is_kept(cli, trained, ex
     ("option", "message"),
     [
         ("explain.method=[lime]", "explain.method=lime: choose of gradient, attention, occlusion"),
+        ("explain.target=1", "explain.target=1: the classes are dots, grid, rings, stripes"),
+        (
+            "explain.against=other",
+            "explain.against=other: it compares receptive fields; add explain.receptive_field=true",
+        ),
         ("explain.target=cat", "explain.target=cat: the classes are dots, grid, rings, stripes"),
         ("explain.tile=0.5", "explain.tile=0.5: give a positive number"),
         ("explain.method=[]", "leaves nothing to do"),

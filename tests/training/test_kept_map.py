@@ -60,3 +60,9 @@ def test_a_full_disk_leaves_it_in_memory(tmp_path, monkeypatch, caplog):
     kept.note(1)
     assert "is not kept" in caplog.text
     assert KeptMap(tmp_path / "map", {}).done == 0
+
+
+def test_on_macos_which_can_not_ask_for_the_room(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate")
+    KeptMap(tmp_path / "map", {}).map(SHAPE, torch.float32)
+    assert (tmp_path / "map" / "map.bin").stat().st_size == 240

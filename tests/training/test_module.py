@@ -154,5 +154,12 @@ def test_an_image_whose_regions_can_not_be_read_is_not_counted_where_it_is_skipp
     assert noted == [damaged]
     assert module._answers[0].index.tolist() == [-4]
     assert module.predict_step(seen, 0).shape == (1, 3)
+    module.head = nn.Linear(2, 3)
+    loss = module.training_step(seen, 0)
+    loss.backward()  # no gradient, and yet one of every weight, for which other ranks wait
+    assert loss == 0
+    assert not any(weight.grad.any() for weight in module.parameters())
     with pytest.raises(UnreadableImageError, match=r"x\.tif: damaged"):
         module.validation_step(seen._replace(images=Image(refuse)), 0)
+    with pytest.raises(UnreadableImageError, match=r"x\.tif: damaged"):
+        module.training_step(seen._replace(images=Image(refuse)), 0)

@@ -68,6 +68,8 @@ Decoding decoding_of(const nlohmann::json& json) {
                     .window = window_of(saved.at("window")),
                     .srgb = saved.at("srgb"),
                     .reduce_to = {}};
+  if (decoding.size.height < 1 || decoding.size.width < 1 || decoding.channels < 1)
+    throw Error(kArtifact, "its decoding is of images without pixels; export it again");
   if (const auto& pixels = saved.at("reduce_to"); !pixels.is_null()) decoding.reduce_to = pixels.get<int64_t>();
   return decoding;
 }

@@ -148,6 +148,8 @@ int hct_stem_channels(const uint8_t* stem, size_t size) {
 int hct_stem_side(int side) { return ((side - 1) / 2 + 1 - 3) / 2 + 1; }
 
 void hct_stem(const uint8_t* stem, const uint8_t* pixels, int height, int width, uint8_t* map, int threads, int way) {
+  constexpr int kSmallest = 5;  // pixels a side; of fewer the map has none
+  if (height < kSmallest || width < kSmallest) return;
   const Stem parsed = parse(stem);
 #if defined(WITH_AMX)
   if (way == kAmx) return run<Amx>(parsed, pixels, height, width, map, threads);
