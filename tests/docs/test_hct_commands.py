@@ -113,6 +113,8 @@ SHORTER = {
     "trainer.max_epochs=30": "trainer.max_epochs=1",
     "trainer.max_time=00:10:00:00": "trainer.max_time=00:00:00:03",
     "trainer.max_time=00:02:00:00": "trainer.max_time=00:00:00:03",
+    "trainer.max_time=00:00:08:00": "trainer.max_time=00:00:00:03",
+    "trainer.max_time=00:00:05:00": "trainer.max_time=00:00:00:03",
 }
 
 
