@@ -244,7 +244,7 @@ def test_a_time_ends_a_run_whose_epochs_are_open(cli, tiny, tmp_path):
 
 def test_bad_options_end_with_one_clear_line(cli, tiny, tmp_path):
     cases = {
-        ("data.batch_size=0",): r"data\.batch_size=0: give at least 1",
+        ("data.batch_size=0",): r"data\.batch_size=0: give a whole number of at least 1",
         ("data=folder", "data.root=nowhere"): r"data\.root=nowhere: there is no",
         ("model._target_=os.system",): r"model\._target_=os\.system is none of the public classes",
         (*tiny, "fit.against=nowhere"): "fit.against=nowhere: there is no run in",

@@ -17,7 +17,7 @@ from hct_lightning.data.reading.decoding import Decoding, padding_note
         ({"size": [0, 5]}, "resolution="),
         ({"reduce_to": -1}, r"data\.reduce_to=-1"),
         ({"max_pixels": "many"}, r"data\.max_pixels=many"),
-        ({"channels": "three"}, "damaged"),
+        ({"channels": "three"}, r"data\.channels=three"),
     ],
 )
 def test_a_description_that_can_not_be_is_refused(change, message):
