@@ -23,6 +23,7 @@ SMALL = (
     "trainer.max_epochs=1",
     "model.drop_rate=0",
     "drop_path_rate=0",
+    "callbacks=plain",
     "optim=sgd",
     "optim.lr=1e-4",
     "schedule=constant",
