@@ -125,9 +125,9 @@ class LastCheckpoint(Checkpoint):
     """Keeps `checkpoints/last.ckpt` current, and ends training with it when that is asked for.
 
     It is saved after each epoch, in between when it is old, and before training ends after SIGTERM or one of
-    `slurm_notices` to any rank. In a validation pass, and while statistics are measured for it, such a signal ends training
-    without saving: the checkpoint is from before the pass. Lightning's own handler is replaced, because it enters a collective wherever the signal happens to
-    come, and now and then waits there for ever.
+    `slurm_notices` to any rank. In a validation pass, and while statistics are measured for it, such a signal ends
+    training without saving: the checkpoint is from before the pass. Lightning's own handler is replaced, because it
+    enters a collective wherever the signal happens to come, and now and then waits there for ever.
 
     Args:
         every_minutes: also save when the last one is this old, after an optimiser step; None: not.

@@ -34,5 +34,7 @@ def memory_left(own: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sy
 
 def _left(group: Path, limit: str, taken: str, cached: str) -> int:
     most, now = (int((group / name).read_text()) for name in (limit, taken))
-    counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    counts = {}
+    with contextlib.suppress(OSError):
+        counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     return max(0, most - now + int(counts.get(cached, 0)))

@@ -36,8 +36,8 @@ class HookedDDP(DDPStrategy):
 class LocalSGD(HookedDDP):
     """Plain DDP, then steps of each rank alone, with the weights averaged now and then.
 
-    They are also averaged before all ranks validate or save them; averages over the steps would be each rank's own. Lightning's and PyTorch's own averaging does not do
-    that, and lays out the parameters in memory anew.
+    They are also averaged before all ranks validate or save them; averages over the steps would be each rank's own.
+    Lightning's and PyTorch's own averaging does not do that, and lays out the parameters in memory anew.
 
     Args:
         period: steps from one average to the next.

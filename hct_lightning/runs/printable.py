@@ -2,10 +2,7 @@
 
 import copy
 import logging
-import os
 import re
-import sys
-from io import TextIOWrapper
 
 # What a terminal obeys instead of showing it: it could hide text, or forge it.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -35,14 +32,3 @@ class Printable(logging.Formatter):
         shown = copy.copy(record)  # other handlers have the record itself
         shown.msg, shown.args = printable(record.getMessage(), line=ours), ()
         return printable(super().format(shown))
-
-
-class RunLog(logging.FileHandler):
-    """A run's log; where its folder can't be written, none, which is said once."""
-
-    def _open(self) -> TextIOWrapper:
-        try:
-            return super()._open()
-        except OSError as error:
-            print(printable(f"no log is kept: {error}", line=True), file=sys.stderr)
-            return open(os.devnull, "w")

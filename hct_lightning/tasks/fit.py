@@ -28,7 +28,6 @@ from hct_lightning.cli.changes import options_of_training, say_changes
 from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import absolute_paths, given_options, since_begun
 from hct_lightning.data.datamodule import ImageData
-from hct_lightning.data.dataset import Dataset
 from hct_lightning.data.reading.geometry import NATIVE
 from hct_lightning.deploy.export import Exporter, check_open_sizes, choose_exporters
 from hct_lightning.machine import slurm as job
@@ -66,7 +65,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
         lightning.seed_everything(cfg.seed, workers=True, verbose=False)
         data: ImageData = instantiate(cfg.data, _convert_="all")
         dataset = data.dataset
-        check_task(cfg, dataset)
+        check_task(cfg, data)
         describe(dataset.summary())
         against = cfg.fit.against and epoch_times_of(cfg.fit.against, dataset.decoding.size, dataset.decoding.channels)
         resume = checkpoint_to_resume(run, cfg.ckpt, goes_on=bool(cfg.run))
@@ -148,8 +147,9 @@ def verb_of(cfg: DictConfig, run: Run) -> str:
     return verb
 
 
-def check_task(cfg: DictConfig, dataset: Dataset) -> None:
+def check_task(cfg: DictConfig, data: ImageData) -> None:
     """Raises ValueError where data or options are not for what is to be learned."""
+    dataset = data.dataset
     if not cfg.pretrain:
         dataset.check_classes()
         return
@@ -163,11 +163,12 @@ def check_task(cfg: DictConfig, dataset: Dataset) -> None:
             raise ValueError(f"task=pretrain: {option} {why}; leave it out")
     if (largest := max(dataset.size)) < SMALLEST:
         raise ValueError(f"data.resolution={largest}: task=pretrain takes images of {SMALLEST} pixels or more")
-    small = [size for size in dataset.source_sizes if max(size) < SMALLEST] if dataset.reader.varies else []
-    if small and not cfg.data.augment.crop_size:
+    sizes = dataset.source_sizes if dataset.reader.varies else []
+    crops = [data.augment.crops(size, progress) for size in sizes for progress in (0.0, 1.0)]
+    if any(count == 1 and max(crop) < SMALLEST for count, crop in crops):
         raise ValueError(
-            f"data.resolution=native: {len(small)} of the images have less than the {SMALLEST} pixels a side that "
-            "task=pretrain takes; remove them, or give a data.resolution"
+            f"data.resolution=native: the smallest image gives one crop of less than the {SMALLEST} pixels that "
+            f"task=pretrain takes alone; remove what has less a side, or give a data.resolution"
         )
 
 

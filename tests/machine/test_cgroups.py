@@ -40,6 +40,8 @@ def test_a_container_sees_its_group_at_the_top(tmp_path):
         own.write_text(f"0::{path}\n")
         group(tmp_path / "mounted", str(300 * MIB), 100 * MIB, 0, NEWER)
         assert memory_left(own, tmp_path / "mounted") == 200 * MIB
+    (tmp_path / "mounted" / "memory.stat").unlink()
+    assert memory_left(own, tmp_path / "mounted") == 200 * MIB
 
 
 @pytest.mark.parametrize("controllers", ["memory", "cpu,memory"])

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from hydra.utils import get_class
 
-from hct_lightning.runs.printable import RunLog, printable
+from hct_lightning.runs.printable import printable
 
 EVIL = "dog\x1b[2J\x1b]0;title\x07\x9b2J\u202ecat"
 SHOWN = r"dog\x1b[2J\x1b]0;title\x07\x9b2J\u202ecat"
@@ -48,17 +48,3 @@ def test_a_log_has_no_control_characters_and_no_forged_line(logged):
         assert f"two\nlines {SHOWN}" in text
         assert "\nKeyError: " in text
         assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(text)
-
-
-def test_without_a_place_for_its_log_a_run_goes_on(tmp_path, capsys):
-    (tmp_path / "run.log").mkdir()
-    log = logging.getLogger("hct_lightning.test")
-    handler = RunLog(tmp_path / "run.log", delay=True)
-    log.addHandler(handler)
-    try:
-        log.error("one")
-        log.error("two")
-    finally:
-        log.removeHandler(handler)
-        handler.close()
-    assert capsys.readouterr().err.count("no log is kept: ") == 1

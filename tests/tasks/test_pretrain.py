@@ -6,12 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
 from PIL import Image
 
+from hct_lightning.data.feeding.augment.augmentation import Augmentation
+from hct_lightning.tasks.fit import check_task
 from hct_lightning.training.checkpoints import load_checkpoint
 
 SMALL = (
@@ -155,3 +160,15 @@ def test_what_it_can_not_be_asked_for_is_said(cli, pretrained, unlabelled, pictu
         assert message in cli(*mine, option, cwd=tmp_path, status=1).stderr
     said = cli("data=unlabelled", f"data.root={unlabelled}", cwd=tmp_path, status=1).stderr
     assert "has one class, unlabelled; it takes two" in said
+
+
+@pytest.mark.parametrize(
+    ("size", "crop_size", "refused"), [((200, 250), 256, True), ((200, 250), 128, False), ((300, 256), 256, False)]
+)
+def test_an_image_that_is_too_small_alone_is_said_before_training(size, crop_size, refused):
+    with initialize_config_module("hct_lightning.conf", version_base="1.3"):
+        cfg = compose("config", ["task=pretrain", "data=unlabelled", "data.resolution=native"])
+    dataset = SimpleNamespace(size=(400, 500), source_sizes=[size, (400, 500)], reader=SimpleNamespace(varies=True))
+    data = SimpleNamespace(dataset=dataset, augment=Augmentation(crop_size=crop_size, crops=4))
+    with pytest.raises(ValueError, match="gives one crop of less than the 256 pixels") if refused else nullcontext():
+        check_task(cfg, data)

@@ -3,6 +3,7 @@
 import types
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import timm
@@ -50,24 +51,29 @@ def plan(step, remembered, build, monkeypatch) -> Callable[..., MemoryPlan]:
     return plan
 
 
+def by_speed(step: Callable[..., Any], global_batch: int, ranks: int, pixels: int) -> MemoryPlan:
+    """The choice of ranks of one machine that have an equal share of images of three channels, or one more."""
+    return choose_memory(
+        torch.device("cpu"),
+        global_batch=global_batch,
+        ranks=ranks,
+        ranks_here=ranks,
+        memory="speed",
+        micro_batches="auto",
+        step=step,
+        pixels=pixels,
+        channels=3,
+        batch_size=max(1, global_batch // ranks),
+        feeding=Feeding(),
+    )
+
+
 def test_a_network_hungrier_than_hct_does_not_slip_through(monkeypatch):
     """Its weights and moments alone take more than there is, for images so small that HCT would not notice."""
     monkeypatch.setattr("hct_lightning.training.memory_plan.available_bytes", lambda *_: 150 * 2**20)
     build = lambda: FromPixels(timm.create_model("resnet18", num_classes=4), (0.5,) * 3, (0.2,) * 3)  # noqa: E731
     with pytest.raises(ValueError, match=r"one image takes about 0\.2 GiB; 0\.1 GiB are available"):
-        choose_memory(
-            torch.device("cpu"),
-            global_batch=2,
-            ranks=1,
-            ranks_here=1,
-            memory="speed",
-            micro_batches="auto",
-            step=partial(step_memory, build, channels=3, size=(128, 128), precision="32-true"),
-            pixels=128**2,
-            channels=3,
-            batch_size=2,
-            feeding=Feeding(),
-        )
+        by_speed(partial(step_memory, build, channels=3, size=(128, 128), precision="32-true"), 2, 1, 128**2)
 
 
 @pytest.mark.slow
@@ -148,25 +154,13 @@ def test_ranks_that_do_not_divide_a_batch_take_no_more_than_fits(monkeypatch, th
     """Shares of 2, 1 and 1: parts of one image each there can't be."""
     monkeypatch.setattr("hct_lightning.training.memory_plan.available_bytes", lambda *_: there_mib * 2**20)
 
-    def choose() -> MemoryPlan:
-        return choose_memory(
-            torch.device("cpu"),
-            global_batch=4,
-            ranks=3,
-            ranks_here=3,
-            memory="speed",
-            micro_batches="auto",
-            step=lambda batch, **_: types.SimpleNamespace(on=lambda device: batch * 200 * 2**20),
-            pixels=2**20,
-            channels=3,
-            batch_size=1,
-            feeding=Feeding(),
-        )
+    def step(*, batch: int, **_) -> types.SimpleNamespace:
+        return types.SimpleNamespace(on=lambda device: batch * 200 * 2**20)
 
     if images == 2:
-        assert choose().micro_batches == 1
+        assert by_speed(step, 4, 3, 2**20).micro_batches == 1
     else:
         with pytest.raises(
             ValueError, match=r"3 ranks can't share a global batch of 4 in 2 parts each.*trainer\.devices"
         ):
-            choose()
+            by_speed(step, 4, 3, 2**20)

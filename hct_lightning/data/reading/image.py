@@ -103,10 +103,10 @@ def probe(path: Path | str, *, max_pixels: int) -> tuple[int, int, int]:
             shape = tiff.probe(path)
         else:
             with open_image(path) as image:
-                more = tiff.has_bands_beside_colours(image)
-                shape = (1 if image.mode in GREY_MODES else 3), *_upright_size(image)
-            if more:
-                shape = tiff.probe(path)
+                if tiff.has_bands_beside_colours(image):
+                    shape = tiff.probe(path)
+                else:
+                    shape = (1 if image.mode in GREY_MODES else 3), *_upright_size(image)
         _refuse_huge(path, shape, max_pixels)
         return shape
 

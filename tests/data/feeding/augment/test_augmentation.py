@@ -166,6 +166,10 @@ def test_crops_need_not_become_whole():
     assert augmentation.crops((2048, 1440), 1.0) == (2, (1440, 1024))
     assert Augmentation(crop=0.8, crop_end=0.7).crops((1000, 1000), 1.0) == (1, (800, 800))
     assert not Augmentation(crop=1.0, crop_end=0.7).active
+    grow = [
+        Augmentation(**how).grows for how in ({"crop": 0.5}, {"crop": 0.5, "crop_end": 0.5}, {"crop_size": 256}, {})
+    ]
+    assert grow == [True, False, False, False]
 
 
 def test_crops_of_one_size_and_no_more_than_are_asked_for():
