@@ -27,6 +27,7 @@ from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.pillow import open_image
 from hct_lightning.data.reading.vips import read_with_vips
 from hct_lightning.data.reading.window import Window, to_uint8
+from hct_lightning.runs import out_of_memory
 
 SUFFIXES = (".avif", ".bmp", ".dcm", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
@@ -63,9 +64,9 @@ def _naming(path: Path | str) -> Iterator[None]:
         yield
     except UnreadableImageError:
         raise
-    except MemoryError as error:
-        raise MemoryError(f"{_shown(path)}: {error}") from error
     except Exception as error:  # damaged files make decoders raise everything there is
+        if out_of_memory.shows_in(error):
+            raise MemoryError(f"{_shown(path)}: {error}") from error
         raise unreadable(path, error) from error
 
 

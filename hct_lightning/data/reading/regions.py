@@ -18,6 +18,7 @@ from hct_lightning.data.reading.image import UnreadableImageError, unreadable
 from hct_lightning.data.reading.slides import Slide, is_slide
 from hct_lightning.data.reading.vips_regions import Strips, open_with_vips
 from hct_lightning.data.reading.window import Window, to_uint8
+from hct_lightning.runs import out_of_memory
 
 
 class Regions:
@@ -58,9 +59,9 @@ class Regions:
         """
         try:
             values = to_uint8(np.ascontiguousarray(self._values[y0:y1, x0:x1]), self._window)
-        except MemoryError:
-            raise
         except Exception as error:  # damaged files make decoders raise everything there is
+            if out_of_memory.shows_in(error):
+                raise
             raise unreadable(self.name, error) from error
         values = values.reshape(y1 - y0, x1 - x0, -1)
         if values.shape[2] == self.shape[2]:
@@ -120,6 +121,8 @@ def open_regions(path: Path | str, decoding: Decoding) -> Regions:
             raise ValueError("data.reduce_to takes whole images, and this one is read by region; leave it out")
         regions = Regions(_values(path, decoding), decoding.channels, decoding.window, str(path))
     except Exception as error:  # damaged files make decoders raise everything there is
+        if out_of_memory.shows_in(error):
+            raise
         raise UnreadableImageError(f"{path}: {error}") from error
     height, width, _ = regions.shape
     if height * width > decoding.max_pixels:

@@ -1,5 +1,7 @@
 """Regions hold the pixels that the whole image has there."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import tifffile
@@ -160,6 +162,18 @@ def test_bad_files_are_named(tmp_path):
     ):
         with pytest.raises(UnreadableImageError, match=rf"{name}.*{message}"):
             open_regions(tmp_path / name, how)
+
+
+def test_memory_that_is_short_is_no_damage_of_the_file(tmp_path, photo, monkeypatch):
+    photo.save(tmp_path / "a.png")
+    short = Mock(side_effect=MemoryError("Unable to allocate 10 GiB"))
+    regions = open_regions(tmp_path / "a.png", decoding())
+    monkeypatch.setattr("hct_lightning.data.reading.regions.to_uint8", short)
+    with pytest.raises(MemoryError, match="Unable"):
+        regions.read(0, 5, 0, 5)
+    monkeypatch.setattr("hct_lightning.data.reading.regions.open_with_vips", short)
+    with pytest.raises(MemoryError, match="Unable"):
+        open_regions(tmp_path / "a.png", decoding())
 
 
 def test_grey_of_colour_and_back():
