@@ -1,6 +1,7 @@
 """The training step of `task=fit` without its trainer, for the sides that are ours; on the device that it would take.
 
-Its optimiser is AdamW and no block is dropped (`optim=adamw drop_path_rate=0`), as in the steps that are written plainly.
+Its optimiser is AdamW and no block is dropped (`optim=adamw drop_path_rate=0`): the steps that are written plainly have
+Adam, and drop none.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 Kept for the backward pass: the bytes of the distinct storages that a forward pass saves, parameters
 aside, images included. plain: contiguous, fp32, pixels made float and normalised. speed, low: the
-settings of `task=fit` with AdamW and no block dropped, as the plain one has them; low fp32 the same without autocast.
+settings of `task=fit`, but with AdamW, where plain has Adam, and no block dropped; low fp32 the same without autocast.
 
 Predicted: the peak of HCT's step, as `benchmark=memory_grid` measures it for other networks too.
 """

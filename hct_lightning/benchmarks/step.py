@@ -2,7 +2,7 @@
 
 plain: contiguous, fp32, pixels made float and normalised, torch's default allocator. tuned: the same
 network in channels_last under bf16 autocast. ours: the network and settings that `task=fit` uses,
-with the optimiser that the others have (AdamW) and no block dropped.
+but with AdamW, where the others have Adam, and no block dropped.
 All on a GPU where there is one, from pinned memory, in fp16 where the card does not compute in bf16.
 """
 
