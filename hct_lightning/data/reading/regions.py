@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from hct_lightning.data.reading.decoding import Decoding
-from hct_lightning.data.reading.image import UnreadableImageError, unreadable
+from hct_lightning.data.reading.image import UnreadableImageError, refuse_huge, unreadable
 from hct_lightning.data.reading.slides import Slide, is_slide
 from hct_lightning.data.reading.vips_regions import Strips, open_with_vips
 from hct_lightning.data.reading.window import Window, to_uint8
@@ -124,12 +124,8 @@ def open_regions(path: Path | str, decoding: Decoding) -> Regions:
         if out_of_memory.shows_in(error):
             raise
         raise UnreadableImageError(f"{path}: {error}") from error
-    height, width, _ = regions.shape
-    if height * width > decoding.max_pixels:
-        raise UnreadableImageError(
-            f"{path}: {width}x{height} pixels are more than data.max_pixels={decoding.max_pixels}; "
-            "raise it if the image is genuine"
-        )
+    height, width, bands = regions.shape
+    refuse_huge(path, (bands, height, width), decoding.max_pixels)
     return regions
 
 

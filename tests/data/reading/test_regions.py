@@ -150,6 +150,7 @@ def test_bad_files_are_named(tmp_path):
     np.save(tmp_path / "pickle.npy", np.array([{}]))
     np.save(tmp_path / "two.npy", np.zeros((10, 10, 2), np.uint8))
     np.save(tmp_path / "good.npy", np.zeros((10, 10, 3), np.uint8))
+    np.save(tmp_path / "twelve.npy", np.zeros((10, 10, 12), np.uint8))
     for name, how, message in (
         ("a.png", decoding(), "libvips can't read it"),
         ("none.png", decoding(), "there is no such file"),
@@ -159,6 +160,7 @@ def test_bad_files_are_named(tmp_path):
         ("pickle.npy", decoding(), "Python objects"),
         ("two.npy", decoding(), r"the shape \(10, 10, 2\)"),
         ("good.npy", decoding(max_pixels=99), "10x10 pixels are more than"),
+        ("twelve.npy", decoding(channels=12, max_pixels=299), "10x10 pixels of 12 bands are more than"),
     ):
         with pytest.raises(UnreadableImageError, match=rf"{name}.*{message}"):
             open_regions(tmp_path / name, how)
