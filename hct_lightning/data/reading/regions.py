@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from hct_lightning.data.reading.channels import to_channels
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import UnreadableImageError, refuse_huge, unreadable
 from hct_lightning.data.reading.slides import Slide, is_slide
@@ -63,12 +63,7 @@ class Regions:
             if out_of_memory.shows_in(error):
                 raise
             raise unreadable(self.name, error) from error
-        values = values.reshape(y1 - y0, x1 - x0, -1)
-        if values.shape[2] == self.shape[2]:
-            return values
-        if values.shape[2] == 1:
-            return np.repeat(values, 3, axis=2)
-        return np.array(Image.fromarray(values).convert("L"))[..., None]
+        return to_channels(values.reshape(y1 - y0, x1 - x0, -1), self.shape[2], self.name)
 
 
 def _raise(error: UnreadableImageError) -> None:
