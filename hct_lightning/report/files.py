@@ -14,7 +14,7 @@ from typing import Any
 from hct_lightning.deploy.artifact import read_descriptions
 from hct_lightning.report.predictions import Predictions, read_predictions
 from hct_lightning.runs.overrides import read_overrides
-from hct_lightning.runs.record import read_record
+from hct_lightning.runs.record import accuracy_of, read_record
 from hct_lightning.runs.secrets import hide
 
 EPOCHS = re.compile(r"val/|time/|memory/|train/(accuracy|loss_epoch)$")  # what is logged once an epoch
@@ -105,9 +105,7 @@ class RunFiles:
 
     @property
     def accuracy(self) -> float | None:
-        """The best on validation images; the last, where another metric chose the checkpoint."""
-        metrics = self.record.get("metrics") or {}
-        return metrics.get("best", metrics.get("val/accuracy"))
+        return accuracy_of(self.record)
 
     @property
     def classifies(self) -> bool:
