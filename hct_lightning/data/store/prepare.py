@@ -127,17 +127,21 @@ def prepare(
 
 @contextmanager
 def _alone(root: Path) -> Iterator[None]:
-    with (root / ".lock").open("w") as lock:
+    """Of processes that prepare one store the first alone goes on; its lock is a file that stays.
+
+    Removed, it would leave whoever has opened it just now with a lock on a file that is gone, beside the next one's.
+
+    Raises:
+        ValueError: for the others.
+    """
+    with (root / ".lock").open("a") as lock:  # a link's file is not emptied
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             raise ValueError(f"{root} is being prepared by another process") from error
         except OSError as error:
             log.debug("%s: no locks here: %s", root, error)
-        try:
-            yield
-        finally:
-            (root / ".lock").unlink(missing_ok=True)
+        yield
 
 
 def _begin(root: Path, manifest: dict[str, Any]) -> dict[str, Item]:
