@@ -108,11 +108,12 @@ def main(cfg: DictConfig, folder: Path) -> None:
         set_up(network, data, devices, plan, synchronises=cfg.trainer.sync_batchnorm, compiles=cfg.compile)
         module = build_module(cfg, network, spec, data, devices, plan)
         trainer = build_trainer(
-            cfg,
+            plain(cfg.trainer),
             folder,
             devices,
             callbacks=callbacks,
             loggers=loggers,
+            gradients=plain(cfg.gradients) if cfg.gradients else None,
             micro_batches=plan.micro_batches,
             gradient_bytes=sum(p.nbytes for p in network.parameters()),
         )
