@@ -6,10 +6,11 @@ from typing import Any, cast
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.callbacks import Callback
 
 from hct_lightning.machine.devices import synchronise
 from hct_lightning.runs.console import duration
+from hct_lightning.training.progress import timer_of
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Forecast(Callback):
             steps = trainer.estimated_stepping_batches - trainer.global_step
             self.epoch_s = batch_s * trainer.num_training_batches
             self.left_s = batch_s * steps * trainer.accumulate_grad_batches
-            if min(self.left_s, _allowed_s(trainer)) > 60 * self.over_minutes:
+            if min(self.left_s, _left_s(trainer)) > 60 * self.over_minutes:
                 self._say(trainer, batch_s, waited_s / elapsed_s, _size_of(batch.images))
         elif self._warming_up:
             self._warming_up, self._batches = False, 0
@@ -99,10 +100,10 @@ def _size_of(images: Any) -> tuple[int, int, int]:
     return 1, *images.shape[:2]  # one that is read by region
 
 
-def _allowed_s(trainer: Any) -> float:
+def _left_s(trainer: lightning.Trainer) -> float:
     """What `trainer.max_time` leaves of the run."""
-    timers = (callback for callback in trainer.callbacks if isinstance(callback, Timer))
-    return min((timer.time_remaining() or 0.0 for timer in timers), default=float("inf"))
+    timer = timer_of(trainer)
+    return timer.time_remaining() or 0.0 if timer else float("inf")
 
 
 def advice(side: int, waiting: float, device_type: str) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback, Timer
 
+from hct_lightning.training.progress import timer_of
 from hct_lightning.training.resuming import StepSchedule
 
 
@@ -26,7 +27,7 @@ class TimeBudget(Callback):
 
     def on_load_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
         # Before optimisers and schedules come back, for their rates depend on it.
-        saved, timer = checkpoint["callbacks"].get(self.state_key), _timer(trainer)
+        saved, timer = checkpoint["callbacks"].get(self.state_key), timer_of(trainer)
         self.steps = saved["steps"] if saved and timer else math.inf
         if timer and self.steps < math.inf:
             self.allowed_s = _allowed_s(timer)
@@ -34,7 +35,7 @@ class TimeBudget(Callback):
         module.steps_in_time = self.steps
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        if not (timer := _timer(trainer)):
+        if not (timer := timer_of(trainer)):
             return
         self.allowed_s = _allowed_s(timer)
         steps = trainer.global_step * self.allowed_s / timer.time_elapsed("train")
@@ -42,11 +43,6 @@ class TimeBudget(Callback):
         for config in trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, StepSchedule):
                 config.scheduler.apply()
-
-
-def _timer(trainer: Any) -> Timer | None:
-    """Lightning's for `trainer.max_time`."""
-    return next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)
 
 
 def _allowed_s(timer: Timer) -> float:

@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 
 from hct_lightning.deploy.artifact import read_descriptions
-from hct_lightning.report.predictions import Predictions, curves, read_predictions, reliability
+from hct_lightning.report.predictions import JudgedImages, curves, read_predictions, reliability
 from hct_lightning.runs.secrets import hide_in
 
 POINTS = 10_000  # of a chart that W&B draws
@@ -95,7 +95,7 @@ def confusion_chart(classes: Sequence[str], counts: Sequence[Sequence[float]], t
     return wandb.plot_table("wandb/confusion_matrix/v1", table, dict(zip(names, names, strict=True)), {"title": title})
 
 
-def prediction_table(found: Predictions) -> wandb.Table:
+def prediction_table(found: JudgedImages) -> wandb.Table:
     """The rows that a report shows too: the least probability for the true class first, then the surest right answers."""
     table = wandb.Table(["image", "label", "predicted", "probability", "probability of the label", "kind", "file"])
     for kind, rows in (("worst", found.worst()), ("surest", found.best())):
@@ -114,7 +114,7 @@ def prediction_table(found: Predictions) -> wandb.Table:
     return table
 
 
-def curve_charts(found: Predictions) -> Iterator[tuple[str, Any]]:
+def curve_charts(found: JudgedImages) -> Iterator[tuple[str, Any]]:
     """ROC, and precision and recall, of each class against the rest."""
     roc, precision = [], []
     for i, name in enumerate(found.classes):

@@ -25,7 +25,7 @@ NEIGHBOURS = {
     ("tasks", "callbacks"),
 }
 # Where a DictConfig may be seen: Hydra gives it to these, everything below takes plain arguments.
-CONFIGURED = ("app.py", "cli/", "slurm/", "tasks/", "training/trainer.py")
+CONFIGURED = ("app.py", "cli/", "slurm/", "tasks/")
 LONGEST_FUNCTION = 80  # lines
 
 # Modules without a test of their own in tests/<path>/test_<name>.py.

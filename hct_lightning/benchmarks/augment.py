@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from hct_lightning.benchmarks.fit_step import random_batch, step_of_fit, work_of
+from hct_lightning.benchmarks.fit_step import comparable_step, random_batch, work_of
 from hct_lightning.benchmarks.harness.interleave import interleave
 from hct_lightning.benchmarks.harness.side import process, serve
 from hct_lightning.data.feeding.augment.augmentation import Augmentation
@@ -55,12 +55,12 @@ def benchmark(
 
 
 def training(resolution: int, channels: int, batch_size: int) -> None:
-    step, facts = step_of_fit(channels=channels)
+    step, facts = comparable_step(channels=channels)
     serve(work_of(step, random_batch(batch_size, resolution, channels)), **facts)
 
 
 def augmenting(resolution: int, channels: int, batch_size: int, options: dict[str, Any]) -> None:
-    step, facts = step_of_fit(channels=channels)  # for its settings and its device
+    step, facts = comparable_step(channels=channels)  # for its settings and its device
     device = next(step.network.parameters()).device
     images, labels = (part.to(device) for part in random_batch(batch_size, resolution, channels))
     augmentation, epochs = Augmentation(**options), iter(range(2**31))

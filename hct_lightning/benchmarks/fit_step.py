@@ -1,4 +1,8 @@
-"""The training step of `task=fit` without its trainer, for the sides that are ours; on the device that it would take."""
+"""The training step of `task=fit` without its trainer, for the sides that are ours; on the device that it would take.
+
+Its optimiser is AdamW and no block is dropped (`optim=adamw drop_path_rate=0`): the steps that are written plainly have
+Adam, and drop none.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,16 +21,16 @@ from hct_lightning.training.spec import build_network
 from hct_lightning.training.step import TrainingStep
 
 
-def step_of_fit(
+def comparable_step(
     memory: Memory = "speed", *, channels: int = 3, classes: int = 4, precision: str | None = None
 ) -> tuple[TrainingStep, dict[str, Any]]:
-    """A step with the network, optimiser, precision and settings of the process that `task=fit` has, on its device.
+    """A step with the network, precision and settings of the process that `task=fit` has, on its device.
 
     Returns:
         The step, and facts about it.
     """
     with initialize_config_module("hct_lightning.conf", version_base="1.3"):
-        cfg = compose("config", ["optim=adamw", "drop_path_rate=0"])  # as the network written plainly
+        cfg = compose("config", ["optim=adamw", "drop_path_rate=0"])
     runtime.configure(cfg.runtime)
     torch.manual_seed(0)
     device = best_device()

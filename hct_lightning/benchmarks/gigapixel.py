@@ -26,6 +26,7 @@ from hct_lightning.models import HCT, FromPixels
 from hct_lightning.models.streaming import StreamedHCT
 from hct_lightning.models.tiles import Source
 from hct_lightning.runs.console import Lines
+from hct_lightning.training.fast_stem import with_fast_stem
 from hct_lightning.training.memory import STREAM_TILE
 from hct_lightning.training.step import AUTOCAST, TrainingStep
 
@@ -45,8 +46,8 @@ def benchmark(
     """Measures and gives ratios and a row per side.
 
     The ratios: `pixels_per_s_ratio` of made to whole, `pixels_per_s_ratio_from_tiff` of tiff to whole, and the
-    processes' peaks in GB (10^9 bytes): `peak_gb_40k` of tiff, `peak_gb_100k` of huge, `peak_gb_train_24k` of train,
-    named after the default sizes.
+    processes' peaks in GB (10^9 bytes): `peak_gb_40k` of tiff, `peak_gb_100k` of huge, `peak_gb_train_24k` of train.
+    These three are named after the default sizes, and are of the sizes that are given.
 
     Args:
         photo: the file that the TIFF repeats.
@@ -129,6 +130,7 @@ def network() -> tuple[FromPixels, str]:
     """An HCT with random weights, set up as `task=predict` runs it, and its precision."""
     runtime.keep_memory()
     made = FromPixels(HCT(), IMAGENET_MEAN, IMAGENET_STD).to(memory_format=torch.channels_last)
+    with_fast_stem(made, "cpu")
     return made, runtime.resolve_precision("auto", "cpu")
 
 

@@ -2,7 +2,7 @@
 
 Kept for the backward pass: the bytes of the distinct storages that a forward pass saves, parameters
 aside, images included. plain: contiguous, fp32, pixels made float and normalised. speed, low: the
-settings of `task=fit`; low fp32 the same without autocast.
+settings of `task=fit`, but with AdamW, where plain has Adam, and no block dropped; low fp32 the same without autocast.
 
 Predicted: the peak of HCT's step, as `benchmark=memory_grid` measures it for other networks too.
 """
@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from hct_lightning.benchmarks.baselines import plain_training
-from hct_lightning.benchmarks.fit_step import random_batch, step_of_fit, work_of
+from hct_lightning.benchmarks.fit_step import comparable_step, random_batch, work_of
 from hct_lightning.benchmarks.harness.interleave import Measured, interleave, paired_ratio
 from hct_lightning.benchmarks.harness.kept import kept_mib
 from hct_lightning.benchmarks.harness.side import process, serve
@@ -92,7 +92,7 @@ def peak_row(px: int, batch: int, precision: str, memory: Memory) -> dict[str, A
 
 def keeping(memory: Memory, resolution: int, precision: str | None = None) -> None:
     """Tells what a forward pass keeps."""
-    step, facts = step_of_fit(memory, precision=precision)
+    step, facts = comparable_step(memory, precision=precision)
     batch = random_batch(1, resolution)
     kept = kept_mib(step.network, partial(step.forward, batch[0].to(best_device())))
     serve(work_of(step, batch), kept_mib=kept, precision=facts["precision"])

@@ -48,11 +48,10 @@ def open_study(folder: Path, *, sampler: str, pruner: str, arguments: Mapping[st
             arguments that it does not take; for a storage that is damaged, or that of another kind of search.
         ImportError: for a class that needs a package which is not installed.
     """
-    with extra("search"):
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna = _quiet_optuna()
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     made = []
     for kind, name in (("sampler", sampler), ("pruner", pruner)):
@@ -95,6 +94,14 @@ def open_study(folder: Path, *, sampler: str, pruner: str, arguments: Mapping[st
     if directions != [optuna.study.StudyDirection.MAXIMIZE]:
         raise ValueError(f"{folder / STORAGE} is of a search for something else; give another search.folder")
     return study
+
+
+def _quiet_optuna() -> Any:
+    """The package. Raises ImportError, saying how to install it, where it is missing."""
+    with extra("search"):
+        import optuna
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
 
 
 def refuse_another(study: Any, folder: Path, base: Sequence[str]) -> None:
@@ -148,22 +155,30 @@ def suggest(trial: Any, space: Mapping[str, Any]) -> list[str]:
     for option, given in options_of(space):
         try:
             if "choices" in given:
+                if not isinstance(given["choices"], list):
+                    raise TypeError("choices are no list")
                 value = trial.suggest_categorical(option, [_stored(choice) for choice in given["choices"]])
             elif isinstance(given["low"], int) and isinstance(given["high"], int):
                 value = trial.suggest_int(option, **given)
             else:
                 value = trial.suggest_float(option, **given)
-        except (KeyError, TypeError, ValueError) as error:
+            held = _holds(given, value)
+        except (ArithmeticError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"search.space.{option}={given}: give {{low: 1, high: 8}}, with log: true if you like, or "
                 f"{{choices: [a, b]}} ({error!r})"
             ) from error
-        if not _holds(given, value):  # the storage is a stranger's, or the space has changed
+        if not held:  # the storage is a stranger's, or the space has changed
             raise ValueError(
                 f"search.space.{option}={given}: trial {trial.number} has {value!r:.100}; give another search.folder"
             )
         overrides.append(override(option, value))
     return overrides
+
+
+def check_space(space: Mapping[str, Any]) -> None:
+    """Raises ValueError for what `suggest` does not take: a trial that is thrown away is asked for it."""
+    suggest(_quiet_optuna().create_study().ask(), space)
 
 
 def override(option: str, value: Any) -> str:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from hct_lightning.cli.recompose import key_of, quoted
 from hct_lightning.runs import endings, signals
 from hct_lightning.runs.folder import Run, is_of, refuse_replacing
+from hct_lightning.runs.record import accuracy_of
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def run_point(cfg: DictConfig, folder: Path) -> float | None:
     begun = is_of(run.record, overrides)
     if begun and run.record.get("status") == "completed":
         log.info("done already: %s", folder)
-        return _accuracy(run.record)
+        return accuracy_of(run.record)
     if begun and (folder / "checkpoints" / "last.ckpt").exists():
         # All of them, for not everything is believed that a folder says, but for the weights that it began with.
         command = [*(o for o in overrides if not new_run or key_of(o) != "ckpt"), f"run={quoted(folder)}"]
@@ -79,7 +80,7 @@ def run_point(cfg: DictConfig, folder: Path) -> float | None:
         log.error("failed: %s", reason)
     elif not new_run:
         run.end("completed", None)
-    return _accuracy(run.record)
+    return accuracy_of(run.record)
 
 
 def start_run(overrides: list[str], *, but: tuple[str, ...] = ()) -> subprocess.Popen:
@@ -95,11 +96,6 @@ def start_run(overrides: list[str], *, but: tuple[str, ...] = ()) -> subprocess.
         stdout=sys.stderr,  # standard output is for the sweep's own results
         preexec_fn=signals.end_with_parent,
     )
-
-
-def _accuracy(record: dict[str, Any]) -> float | None:
-    metrics = record.get("metrics") or {}
-    return metrics.get("best", metrics.get("val/accuracy"))
 
 
 class ReportSweep(Callback):

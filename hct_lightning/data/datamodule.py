@@ -123,7 +123,7 @@ class ImageData(lightning.LightningDataModule):
         self._dataset: Dataset | None = None
         self._training: Loader | None = None  # reads ahead until it is closed
         self._more: Loader | None = None  # likewise
-        self.global_batch: int | None = None  # over all ranks; by default batch_size on each
+        self._global_batch: int | None = None
         self.micro_batches = 1
         self.total_steps: Callable[[], float] = lambda: self._running.estimated_stepping_batches
         self.measured = "valid"  # the split that validation goes through
@@ -168,6 +168,15 @@ class ImageData(lightning.LightningDataModule):
         assert self.trainer, "a trainer asks for batches"
         return self.trainer
 
+    @property
+    def global_batch(self) -> int:
+        """Images of a step, over all ranks; where `trains_with` has not said it, batch_size on each."""
+        return self._global_batch or self.batch_size * self._running.world_size
+
+    def trains_with(self, global_batch: int, micro_batches: int, total_steps: Callable[[], float]) -> None:
+        """Takes what is planned: images of a step, in how many parts a rank takes its own, and how many steps there are."""
+        self._global_batch, self.micro_batches, self.total_steps = global_batch, micro_batches, total_steps
+
     def setup(self, stage: str | None = None) -> None:
         _ = self.dataset
 
@@ -191,7 +200,7 @@ class ImageData(lightning.LightningDataModule):
         trainer, train = self._running, self.dataset.catalogue.train
         self.order = GlobalBatches(
             len(train),
-            self.global_batch or self.batch_size * trainer.world_size,
+            self.global_batch,
             seed=self.seed,
             step=lambda: trainer.global_step,
             rank=trainer.global_rank,
@@ -208,7 +217,7 @@ class ImageData(lightning.LightningDataModule):
         taken = 0
         order = GlobalBatches(
             len(train),
-            self.global_batch or self.batch_size * trainer.world_size,
+            self.global_batch,
             seed=self.seed + 1,
             step=lambda: taken,
             rank=trainer.global_rank,
@@ -241,7 +250,7 @@ class ImageData(lightning.LightningDataModule):
         They are as large as in training. Every rank has as many, and which they are depends on their size alone.
         """
         world, train = self._running.world_size, self.dataset.catalogue.train
-        size = max(1, (self.global_batch or self.batch_size * world) // (world * self.micro_batches))
+        size = max(1, self.global_batch // (world * self.micro_batches))
         batches = max(1, min(count, len(train)) // (size * world)) * world
         order = np.random.default_rng(self.seed).permutation(len(train))[: batches * size]
         mine = order.reshape(batches, size)[self._running.global_rank :: world]

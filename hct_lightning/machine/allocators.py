@@ -1,30 +1,19 @@
-"""What allocators take for the tensors that a program asks them for, simulated.
+"""What PyTorch's CUDA allocator takes of a card for the tensors that a program asks it for, simulated by its source.
 
 It is more than the bytes of the tensors: blocks are rounded up, and a freed one leaves a gap that the next
-tensor may not fit. The simulations follow the sources of glibc 2.36 and of PyTorch's CUDA allocator.
+tensor may not fit.
 """
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable
-from typing import Protocol
 
 KIB, MIB = 2**10, 2**20
 Event = tuple[int, int | None]  # a block's number and its bytes; None where it is freed
 
 
-class Allocator(Protocol):
-    """held: bytes taken from the system or the card now."""
-
-    held: int
-
-    def take(self, key: int, size: int) -> None: ...
-
-    def free(self, key: int) -> None: ...
-
-
-def most_held(allocator: Allocator, events: Iterable[Event]) -> int:
-    """The most bytes that an allocator holds at once while it serves the events."""
-    most = allocator.held
+def most_held(events: Iterable[Event]) -> int:
+    """The most bytes that the allocator holds at once while it serves the events."""
+    allocator, most = CudaCaching(), 0
     for key, size in events:
         if size is None:
             allocator.free(key)
@@ -81,6 +70,9 @@ class CudaCaching:
     """PyTorch's allocator with its default settings, on one stream: segments of the card, cut into blocks.
 
     Segments that are wholly free go back at once, as they do where the card is full: it is what a card must have.
+
+    Attributes:
+        held: bytes taken of the card now.
     """
 
     BLOCK = 512

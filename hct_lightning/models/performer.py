@@ -134,22 +134,17 @@ class PerformerAttention(nn.Module):
             out = out.transpose(1, 2).to(dtype, memory_format=torch.contiguous_format).flatten(2)
         return self.drop(self.proj(out))
 
-    def received(self, x: Tensor, weights: Tensor) -> Tensor:
-        """How much each token is attended to: a weighted mean of the rows of the attention matrix, and of the heads.
+    def asked(self, x: Tensor, weights: Tensor, sums: Tensor) -> Tensor:
+        """What tokens with such weights ask of all keys, b n c -> b h m; those of parts add up.
 
-        The matrix itself, n x n, is not formed. Part by part: `sums`, then `asked`, then `given`.
+        With `given` it is how much each token is attended to: a weighted mean of the rows of the attention matrix, and
+        of the heads. The matrix itself, n x n, is not formed.
 
         Args:
             x: b n c.
-            weights: of the tokens that attend, b n; they sum to 1.
-
-        Returns:
-            b n, which sum to 1.
+            weights: of the tokens that attend, b n; over all parts they sum to 1.
+            sums: of all parts.
         """
-        return self.given(x, self.asked(x, weights, self.sums(x)))
-
-    def asked(self, x: Tensor, weights: Tensor, sums: Tensor) -> Tensor:
-        """What tokens with such weights ask of all keys, b n c -> b h m; those of parts add up."""
         q = self.q(x)
         with _without_autocast(x):
             q = self._features(self._split_heads(q), is_query=True)  # b h n m

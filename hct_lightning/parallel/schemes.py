@@ -46,13 +46,16 @@ class Scheme(NamedTuple):
         return 1 if self.repeats else self.k
 
     def check(self, workers: int) -> None:
-        """Raises ValueError for what can't be."""
+        """Raises ValueError for what can't be, beginning with the option: `k=0: ...`."""
         if self.name not in SCHEMES:
-            raise ValueError(f"the scheme {self.name} is none of {', '.join(SCHEMES)}")
+            raise ValueError(f"scheme={self.name}: choose from {', '.join(SCHEMES)}")
         if self.k < 1:
             raise ValueError(f"k={self.k}: give at least 1")
         if self.least > workers:
-            raise ValueError(f"k={self.k}: {self.name} takes one gradient of a worker, and there are {workers}")
+            raise ValueError(
+                f"k={self.k}: {self.name} takes one gradient of a worker, and there are {workers}; give at most "
+                f"{workers}, or more workers"
+            )
 
 
 class Arrival(NamedTuple):

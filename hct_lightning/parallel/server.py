@@ -34,14 +34,12 @@ def unflat(values: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 class Tally(NamedTuple):
     """What happened since the last tally.
 
-    updates: of the weights.
-    update_s: seconds per update.
+    update_s: seconds per update of the weights.
     staleness: of the gradients that counted, updates, on average.
     dropped: share of the gradients that were begun and did not count.
     ranks: that live.
     """
 
-    updates: int
     update_s: float
     staleness: float
     dropped: float
@@ -225,7 +223,6 @@ class Server:
         with self._changed:
             begun = self._counted + self._dropped
             found = Tally(
-                self._updates,
                 (self._last - self._since) / max(1, self._updates),
                 self._stale / max(1, self._counted),
                 self._dropped / max(1, begun),

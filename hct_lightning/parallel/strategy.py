@@ -86,7 +86,7 @@ class FirstArrivals(DDPStrategy):
         try:
             self._scheme.check(ranks)
         except ValueError as error:
-            raise ValueError(f"gradients.{error}; give another gradients.k, or more trainer.devices") from None
+            raise ValueError(f"gradients.{error}") from None
         super().setup_environment()
 
     def configure_ddp(self) -> None:

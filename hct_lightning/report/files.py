@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from hct_lightning.deploy.artifact import read_descriptions
-from hct_lightning.report.predictions import Predictions, read_predictions
+from hct_lightning.report.predictions import JudgedImages, read_predictions
 from hct_lightning.runs.overrides import read_overrides
-from hct_lightning.runs.record import read_record
+from hct_lightning.runs.record import accuracy_of, read_record
 from hct_lightning.runs.secrets import hide
 
 EPOCHS = re.compile(r"val/|time/|memory/|train/(accuracy|loss_epoch)$")  # what is logged once an epoch
@@ -66,7 +66,7 @@ class RunFiles:
         return found
 
     @cached_property
-    def predictions(self) -> Predictions | None:
+    def predictions(self) -> JudgedImages | None:
         """What the best checkpoint, or else the last, said of the validation images."""
         paths = (self.folder / "validate" / f"{name}.csv" for name in ("best", "last"))
         return next((read_predictions(path) for path in paths if path.exists()), None)
@@ -105,9 +105,7 @@ class RunFiles:
 
     @property
     def accuracy(self) -> float | None:
-        """The best on validation images; the last, where another metric chose the checkpoint."""
-        metrics = self.record.get("metrics") or {}
-        return metrics.get("best", metrics.get("val/accuracy"))
+        return accuracy_of(self.record)
 
     @property
     def classifies(self) -> bool:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 IMAGES = 1600  # an epoch, on all devices
 SIZE = 4000  # px
-RANKS = {"single_gpu": 1, "ddp4_annealed": 4}
 NAMES = {"single_gpu": "paper, 1 GPU", "ddp4_annealed": "paper, 4 GPUs"}
 # Seconds an epoch, as its table says: loading, training, running.
 EPOCH_S = {"loading": (1000, 271), "training": (160, 90), "running": (1170, 360)}

@@ -13,7 +13,7 @@ BINS = 10  # of the reliability diagram
 
 
 @dataclass(frozen=True)
-class Predictions:
+class JudgedImages:
     """n labelled images.
 
     Args:
@@ -118,7 +118,7 @@ class Reliability(NamedTuple):
     ece: float
 
 
-def reliability(found: Predictions) -> Reliability:
+def reliability(found: JudgedImages) -> Reliability:
     """How often answers are right that are given with some probability.
 
     Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
@@ -141,7 +141,7 @@ def prediction_rows(paths: list[str], labels: list[str], classes: list[str], pro
     return [header, *([*row[:3], *row[3]] for row in zip(paths, labels, winners, shown, strict=True))]
 
 
-def read_predictions(path: Path) -> Predictions | None:
+def read_predictions(path: Path) -> JudgedImages | None:
     """What `prediction_rows` has made of images; None where there are none.
 
     Raises:
@@ -158,4 +158,4 @@ def read_predictions(path: Path) -> Predictions | None:
             raise ValueError("a probability is not between 0 and 1")
     except (ValueError, IndexError, csv.Error) as error:
         raise ValueError(f"{path} is damaged: {error!r:.200}; make it again with task=validate run=...") from error
-    return Predictions([row[0] for row in rows], labels, probabilities, classes, path) if rows else None
+    return JudgedImages([row[0] for row in rows], labels, probabilities, classes, path) if rows else None

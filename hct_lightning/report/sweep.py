@@ -10,7 +10,7 @@ from rich.table import Table
 from hct_lightning.report import peers
 from hct_lightning.runs.console import results
 from hct_lightning.runs.files import write_whole
-from hct_lightning.runs.record import read_record
+from hct_lightning.runs.record import accuracy_of, read_record
 
 MEASURED = {
     "accuracy": "validation accuracy",
@@ -84,7 +84,7 @@ def read_points(folder: Path) -> list[dict[str, Any]]:
                 "options": {name: _number(options[path].get(name)) for name in differ},
                 "status": record.get("status"),
                 "reason": record.get("reason"),
-                "accuracy": metrics.get("best", metrics.get("val/accuracy")),
+                "accuracy": accuracy_of(record),
                 "loss": metrics.get("val/loss"),
                 "images_s": sum(t["images_s"] for t in steady) / len(steady) if steady else None,
                 "peak_gib": metrics.get("memory/peak_gib"),

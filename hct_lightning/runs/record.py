@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,12 @@ def read_record(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}; remove it, and the run goes on without") from error
     return found
+
+
+def accuracy_of(record: Mapping[str, Any]) -> float | None:
+    """The best on validation images; the last, where another metric chose the checkpoint."""
+    metrics = record.get("metrics") or {}
+    return metrics.get("best", metrics.get("val/accuracy"))
 
 
 def _check(value: Any, shape: Any, name: str) -> None:

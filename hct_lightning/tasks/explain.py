@@ -133,10 +133,10 @@ def main(cfg: DictConfig, folder: Path) -> None:
     try:
         if methods.names:
             fresh = subject.untrained(cfg.seed) if options["sanity"] else None
-            for path, place in zip(images, places(out, images), strict=True):
+            for path, into in zip(images, folders(out, images), strict=True):
                 log.info("%s (%d of %d)", path, len(rows) + 1, len(images))
                 try:
-                    rows.append({"path": path} | explain(path, subject, fresh, methods, place, options))
+                    rows.append({"path": path} | explain(path, subject, fresh, methods, into, options))
                 except UnreadableImageError as error:
                     if not skips:
                         raise
@@ -150,7 +150,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     show(record, out)
 
 
-def places(out: Path, images: list[str]) -> Iterator[Path]:
+def folders(out: Path, images: list[str]) -> Iterator[Path]:
     """A folder for each image, named after it; a number tells those of one name apart."""
     taken = {"explain.json", "receptive_field.png", "receptive_field.jpg"}
     for path in images:
@@ -167,7 +167,7 @@ def explain(
     subject: Subject,
     fresh: FromPixels | None,
     methods: Methods,
-    place: Path,
+    folder: Path,
     options: dict[str, Any],
 ) -> dict[str, Any]:
     """Writes the overlays of an image, full and small; of one that is read by region reduced, and of places in full.
@@ -177,7 +177,7 @@ def explain(
         subject: the network.
         fresh: one with random weights to compare with, or None.
         methods: that make the maps.
-        place: the folder to write to.
+        folder: to write to.
         options: those of the task.
 
     Returns:
@@ -195,7 +195,7 @@ def explain(
         seconds[name] = time.perf_counter() - began
     del look, method  # of an image that is read by region they hold a large map
     again = methods.look(fresh, image, subject.stream).maps if fresh else {}
-    place.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     spots: dict[str, list[tuple[Place, Tensor]]] = {}
     if isinstance(image, Tensor):
         picture = as_rgb(read_seen(path, subject.reader.decoding))
@@ -209,8 +209,8 @@ def explain(
     for name, found in maps.items():
         text = f"{name}: {classes[target]}, probability {probabilities[target]:.3f}"
         save = partial(save_overlay, text=text, colours=options["colours"], alpha=options["alpha"])
-        save(place / name, picture, found)
-        about[name] = written(place / name) | {
+        save(folder / name, picture, found)
+        about[name] = written(folder / name) | {
             "unit": found.unit,
             "range": found.range,
             "cells": list(found.values.shape),
@@ -219,7 +219,7 @@ def explain(
             "places": [],
         }
         for i, (one, pixels) in enumerate(spots.get(name, []), start=1):
-            save(file := place / f"{name}-{i}", pixels, one.found)
+            save(file := folder / f"{name}-{i}", pixels, one.found)
             sides = {"rows": [one.rows.start, one.rows.stop], "columns": [one.columns.start, one.columns.stop]}
             about[name]["places"].append(written(file) | sides)
     return {

@@ -106,18 +106,18 @@ def main(cfg: DictConfig, folder: Path) -> None:
         share = -(-devices.global_batch // devices.world)
         out_of_memory.advise(plan.to_take_less(share, dataset.size))
         set_up(network, data, devices, plan, synchronises=cfg.trainer.sync_batchnorm, compiles=cfg.compile)
-        data.global_batch, data.micro_batches = devices.global_batch, plan.micro_batches
         module = build_module(cfg, network, spec, data, devices, plan)
         trainer = build_trainer(
-            cfg,
+            plain(cfg.trainer),
             folder,
             devices,
             callbacks=callbacks,
             loggers=loggers,
+            gradients=plain(cfg.gradients) if cfg.gradients else None,
             micro_batches=plan.micro_batches,
             gradient_bytes=sum(p.nbytes for p in network.parameters()),
         )
-        data.total_steps = partial(total_steps, trainer)
+        data.trains_with(devices.global_batch, plan.micro_batches, partial(total_steps, trainer))
         introduce(cfg, trainer, module, devices, plan)
         if resume:
             go_on_from(resume, run, max_epochs=cfg.trainer.max_epochs or 0, allow=cfg.safety.allow)

@@ -118,7 +118,7 @@ def by_checkpoint(cfg: DictConfig, folder: Path) -> None:
             reader = reader.opening(way.most_pixels)
         todo = Images(images[begun["done"] :], [0] * (len(images) - begun["done"]), reader, skipped=skipped)
         callbacks = [progress_bar(), WatchRanks(records=False), WritePredictions(file, todo)]
-        trainer = build_trainer(cfg, folder, devices, callbacks=callbacks)
+        trainer = build_trainer(plain(cfg.trainer), folder, devices, callbacks=callbacks)
         log.info(
             "%d images %s on %s x %d, %s, %d at a time",
             *(len(todo), sizes_in_words(decoding)),

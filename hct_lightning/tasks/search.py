@@ -17,6 +17,7 @@ from hct_lightning.cli.plain import plain
 from hct_lightning.cli.recompose import key_of, quoted
 from hct_lightning.cli.search import (
     begin_with,
+    check_space,
     leading,
     next_trial,
     only_failures,
@@ -58,6 +59,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     for name in ("trials", "seeds"):
         if not isinstance(options[name], int) or options[name] < 1:
             raise ValueError(f"search.{name}={options[name]}: give a whole number of at least 1")
+    check_space(options["space"])
     _refuse_more(HydraConfig.get().runtime.choices.get("sweeps"))
     home = Path(str(options["folder"])).expanduser().resolve()
     now = {option: present(cfg, option) for option, _ in options_of(options["space"])}

@@ -92,7 +92,7 @@ def main(cfg: DictConfig, folder: Path) -> None:
     module = ImageClassifier(either, classes=dataset.classes)
     callbacks = [progress_bar(), WatchRanks(records=False), SkippedImages("validate/skipped.csv")]
     callbacks += [attention] if attention else []
-    trainer = build_trainer(cfg, folder, devices, callbacks=callbacks)
+    trainer = build_trainer(plain(cfg.trainer), folder, devices, callbacks=callbacks)
     log.info("on %s x %d, %s, %d at a time", devices.accelerator, trainer.world_size, precision, data.batch_size)
     with run.together():
         trainer.validate(module, datamodule=data, verbose=False)

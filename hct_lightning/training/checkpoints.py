@@ -13,6 +13,7 @@ from torch import Tensor
 from hct_lightning.cli.allowed import check_network
 from hct_lightning.deploy.trust import refuse_inflated, refuse_larger
 from hct_lightning.models import HCT, FromPixels, load_original_state_dict
+from hct_lightning.runs import out_of_memory
 from hct_lightning.training.spec import NetworkSpec
 
 log = logging.getLogger(__name__)
@@ -29,13 +30,18 @@ def load_checkpoint(path: Path, allow: Iterable[str] = ()) -> tuple[dict[str, An
         ValueError: when it isn't a checkpoint of this project, or is broken.
     """
     checkpoint = _read(path)
+    return checkpoint, _described(checkpoint, path, allow)
+
+
+def _described(checkpoint: Mapping[str, Any], path: Path, allow: Iterable[str]) -> NetworkSpec:
+    """The description in a checkpoint of ours. Raises ValueError when it has none, or is broken."""
     try:
         spec = NetworkSpec.from_json(checkpoint["hyper_parameters"]["spec"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is not a checkpoint written by hct_lightning, or it is damaged: {error!r:.300}"
         ) from error
-    return checkpoint, replace(spec, model=check_network(spec.model, allow, str(path)))
+    return replace(spec, model=check_network(spec.model, allow, str(path)))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -56,6 +62,8 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except Exception as error:  # of the unpickler, which has many; torch would have the file unpickled as it is
+        if out_of_memory.shows_in(error):
+            raise
         log.debug("%s: %s", path, error)
         raise ValueError(
             f"{path} is not a checkpoint, or it is damaged: it holds no tensors and plain containers of torch.save "
@@ -89,6 +97,8 @@ def _network_of(checkpoint: Mapping[str, Any], spec: NetworkSpec, path: Path) ->
         state = checkpoint["state_dict"].items()
         network.load_state_dict({key.removeprefix(prefix): value for key, value in state if key.startswith(prefix)})
     except Exception as error:  # a network says in its own way which options it does not take
+        if out_of_memory.shows_in(error):
+            raise
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{path} is damaged, its network can't be made: {type(error).__name__}: {reason:.500}"
@@ -116,7 +126,8 @@ def begin_network(
     """
     if start is None:
         return spec.build(pretrained=True), spec
-    trained = load_checkpoint(start, allow)[1] if "hyper_parameters" in _read(start) else None
+    saved = _read(start)  # once: it may be large
+    trained = _described(saved, start, allow) if "hyper_parameters" in saved else None
     if trained and goes_on:
         trained.check_classes(spec.classes)
         trained.check_normalisation(given)
@@ -126,7 +137,7 @@ def begin_network(
             log.info("mean %s and deviation %s are those of %s", trained.mean, trained.std, start)
         spec = replace(spec, mean=trained.mean, std=trained.std)
     network = spec.build()
-    load_weights(network, start, classes=len(spec.classes), allow=allow)
+    load_weights(network, saved, trained, start, classes=len(spec.classes))
     return network, spec
 
 
@@ -148,24 +159,25 @@ def check_resumable(path: Path, allow: Iterable[str] = ()) -> dict[str, Any]:
     return checkpoint
 
 
-def load_weights(network: FromPixels, path: Path, *, classes: int, allow: Iterable[str] = ()) -> None:
-    """Starts `network` from the weights of a file: a checkpoint of ours, or one of the original HCT.
+def load_weights(
+    network: FromPixels, saved: Mapping[str, Any], spec: NetworkSpec | None, path: Path, *, classes: int
+) -> None:
+    """Starts `network` from the weights that a file holds: a checkpoint of ours, or one of the original HCT.
 
     Its normalisation stays its own, and its classifier where the weights are for another number of classes.
 
     Args:
         network: that is to begin.
-        path: the file.
+        saved: what the file holds.
+        spec: its description, where it is of ours.
+        path: the file, for messages.
         classes: of `network`.
-        allow: see `load_checkpoint`.
 
     Raises:
         ValueError: when the weights don't fit, naming the first keys that don't.
     """
-    weights = _read(path)
-    if "hyper_parameters" in weights:
-        checkpoint, spec = load_checkpoint(path, allow)
-        trained = _network_of(checkpoint, spec, path).network
+    if spec:
+        trained = _network_of(saved, spec, path).network
         own, state = network.network.state_dict(), trained.state_dict()
         anew = classes != len(spec.classes)
         if anew:
@@ -185,7 +197,7 @@ def load_weights(network: FromPixels, path: Path, *, classes: int, allow: Iterab
         if anew:
             log.info("the classifier begins anew: %s has %d classes", path, len(spec.classes))
     elif isinstance(network.network, HCT):
-        load_original_state_dict(network.network, weights.get("state_dict", weights))
+        load_original_state_dict(network.network, saved.get("state_dict", saved))
     else:
         raise ValueError(f"{path} holds no weights of {type(network.network).__name__}")
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed._tools.mem_tracker import MemTracker
 
 from hct_lightning.data.reading.geometry import Size
 from hct_lightning.models import FromPixels
+from hct_lightning.training.memory import Allocations
 from hct_lightning.training.memory_plan import available_bytes
 from hct_lightning.training.step import TrainingStep
 
@@ -30,12 +30,13 @@ def inference_bytes(build: Callable[[], FromPixels], *, channels: int, size: Siz
     network = build().to(memory_format=torch.channels_last).eval()
     with FakeTensorMode() as fake, torch.no_grad():
         network._apply(fake.from_tensor)
-        tracker = MemTracker()
-        tracker.track_external(network)
-        with tracker:
+        taken = Allocations()
+        for tensor in (*network.parameters(), *network.buffers()):
+            taken.add(tensor)
+        with taken:
             image = torch.empty((1, *size, channels), dtype=torch.uint8).permute(0, 3, 1, 2)
             TrainingStep(network, precision=precision).forward(image)
-    return max(sizes["Total"] for sizes in tracker.get_tracker_snapshot("peak").values())
+    return taken.most
 
 
 def images_at_a_time(

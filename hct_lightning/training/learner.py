@@ -9,10 +9,10 @@ from typing import Any
 import lightning
 import torch
 import torch.distributed as dist
-from lightning.pytorch.callbacks import Timer, WeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
-from hct_lightning.training.progress import total_steps
+from hct_lightning.training.progress import timer_of, total_steps
 from hct_lightning.training.resuming import StepSchedule, keep_options
 from hct_lightning.training.spec import NetworkSpec
 
@@ -105,9 +105,7 @@ class Learner(lightning.LightningModule):
         optimizer = self.optimizer(groups, lr=self.lr * self.scale)
         keep_options(optimizer)
         self.trainer.fit_loop.setup_data()  # else the batches of an epoch may not be known yet
-        trainer: Any = self.trainer
-        timed = any(isinstance(callback, Timer) for callback in trainer.callbacks)
-        if total_steps(self.trainer) == math.inf and not timed:
+        if total_steps(self.trainer) == math.inf and not timer_of(self.trainer):
             log.info("trainer.max_epochs and max_steps are open: the schedule holds its rate after the warm-up")
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         multiplier = partial(self.schedule, steps_per_epoch=steps_per_epoch, scale=self.scale)

@@ -1,7 +1,7 @@
 """How much memory a training step takes, said before it is taken.
 
 On a GPU too much is an exception; on the CPU it is a kill. So two steps are run on fake tensors first: shapes and
-lifetimes without data, on any machine, in seconds. What they ask for is given to the allocators, simulated.
+lifetimes without data, on any machine, in seconds. What they ask for is given to a GPU's allocator, simulated.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hct_lightning.data.reading.geometry import Size
-from hct_lightning.machine.allocators import CudaCaching, Event, most_held
+from hct_lightning.machine.allocators import Event, most_held
 from hct_lightning.models import FromPixels
 from hct_lightning.training.step import TrainingStep
 
@@ -161,7 +161,7 @@ def step_memory(
     found = StepMemory(
         taken.most,
         taken.most + KERNELS.get(precision, KERNELS["bf16-mixed"]),
-        most_held(CudaCaching(), taken.events) + taken.largest,
+        most_held(taken.events) + taken.largest,
     )
     if memory != "stream" or workers == 1:
         return found

@@ -1,9 +1,10 @@
-"""How long a training is, in steps, and whether it is over."""
+"""How long a training is, in steps or by the clock, and whether it is over."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import lightning
+from lightning.pytorch.callbacks import Timer
 
 
 def total_steps(trainer: lightning.Trainer) -> float:
@@ -13,6 +14,12 @@ def total_steps(trainer: lightning.Trainer) -> float:
     """
     module = trainer.lightning_module
     return min(trainer.estimated_stepping_batches, getattr(module, "steps_in_time", math.inf))
+
+
+def timer_of(trainer: lightning.Trainer) -> Timer | None:
+    """Lightning's for `trainer.max_time`, where there is one."""
+    callbacks: list[Any] = cast(Any, trainer).callbacks
+    return next((callback for callback in callbacks if isinstance(callback, Timer)), None)
 
 
 def is_over(trainer: lightning.Trainer) -> bool:

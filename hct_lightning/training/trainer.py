@@ -1,4 +1,4 @@
-"""The trainer of a run, from its configuration."""
+"""The trainer of a run, from the options of its configuration."""
 
 import logging
 import re
@@ -11,7 +11,6 @@ import lightning
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, EarlyStopping, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
-from omegaconf import DictConfig
 
 from hct_lightning.machine.devices import Devices
 from hct_lightning.machine.runtime import resolve_precision
@@ -34,23 +33,25 @@ _EXPECTED = (
 
 
 def build_trainer(
-    cfg: DictConfig,
+    options: Mapping[str, Any],
     folder: Path,
     devices: Devices,
     *,
     callbacks: list[Callback],
     loggers: list[Any] | None = None,
+    gradients: Mapping[str, Any] | None = None,
     micro_batches: int = 1,
     gradient_bytes: int = 0,
 ) -> lightning.Trainer:
-    """Lightning's Trainer with `cfg.trainer`, `auto` settings resolved, everything in `folder`.
+    """Lightning's Trainer with the group `trainer`, `auto` settings resolved, everything in `folder`.
 
     Args:
-        cfg: the whole configuration.
+        options: of that group.
         folder: of the run.
         devices: to run on.
         callbacks: of this task.
         loggers: beside metrics.csv; None logs nothing at all.
+        gradients: the group of this name, with the strategy of several ranks that train; None: DDP.
         micro_batches: of a rank's share of a global batch.
         gradient_bytes: of the network, which several ranks send one another; 0 where nothing is trained.
 
@@ -62,28 +63,29 @@ def build_trainer(
         logging.getLogger(name).handlers.clear()
     for message in _EXPECTED:
         warnings.filterwarnings("ignore", message)
-    _check_options(cfg.trainer, devices, trains=gradient_bytes > 0)
-    if cfg.trainer.limit_val_batches == 0 and gradient_bytes:
+    _check_options(options, devices, trains=gradient_bytes > 0)
+    if options["limit_val_batches"] == 0 and gradient_bytes:
         _say_that_nothing_is_validated(callbacks)
     # Lightning counts micro-batches here; a user means steps, whatever the memory divides them into.
     batches = {
-        name: _in_micro_batches(cfg, name, micro_batches) for name in ("limit_train_batches", "val_check_interval")
+        name: _in_micro_batches(name, options[name], micro_batches)
+        for name in ("limit_train_batches", "val_check_interval")
     }
-    strategy = cfg.trainer.strategy
-    shares = bool(cfg.get("gradients")) and gradient_bytes > 0
+    strategy = options["strategy"]
+    chosen = gradients if gradient_bytes else None
     if strategy == "auto" and devices.world > 1:
-        options = ddp_options(devices.accelerator, gradient_bytes)
-        strategy = instantiate(cfg.gradients, **options) if shares else DDPStrategy(**options)
-    elif shares:
+        of_ddp = ddp_options(devices.accelerator, gradient_bytes)
+        strategy = instantiate(chosen, **of_ddp, _convert_="all") if chosen else DDPStrategy(**of_ddp)
+    elif chosen:
         log.info("gradients=... does nothing here: it is for several ranks, and trainer.strategy=auto")
     return instantiate(
-        cfg.trainer,
+        options,
         strategy=strategy,
         accelerator=devices.accelerator,
         devices=devices.devices,
         num_nodes=devices.num_nodes,
         sync_batchnorm=False,  # the task has converted the network
-        precision=resolve_precision(cfg.trainer.precision, devices.accelerator),
+        precision=resolve_precision(options["precision"], devices.accelerator),
         accumulate_grad_batches=micro_batches,  # the data module divides global batches into so many
         **batches,
         callbacks=callbacks,
@@ -94,25 +96,25 @@ def build_trainer(
     )
 
 
-def _check_options(options: DictConfig, devices: Devices, *, trains: bool) -> None:
-    if (given := options.accumulate_grad_batches) != 1:
+def _check_options(options: Mapping[str, Any], devices: Devices, *, trains: bool) -> None:
+    if (given := options["accumulate_grad_batches"]) != 1:
         raise ValueError(
             f"trainer.accumulate_grad_batches={given}: a step has data.batch_size images for each device; "
             "give a larger data.batch_size for more, or micro_batches to divide them"
         )
-    if options.use_distributed_sampler:
+    if options["use_distributed_sampler"]:
         raise ValueError(
             "trainer.use_distributed_sampler=true: the data module divides the images among the ranks itself, and "
             "counts each once; leave it out"
         )
-    if options.sync_batchnorm and devices.accelerator == "cpu":
+    if options["sync_batchnorm"] and devices.accelerator == "cpu":
         raise ValueError(
             "trainer.sync_batchnorm=true needs GPUs: PyTorch's SyncBatchNorm does not run on the CPU; "
             "set it to false (each rank then normalises by its own micro-batch)"
         )
-    if options.limit_train_batches == 0:
+    if options["limit_train_batches"] == 0:
         raise ValueError("trainer.limit_train_batches=0 trains nothing; give 1 or more, or task=validate")
-    time = options.max_time
+    time = options["max_time"]
     if not (time is None or isinstance(time, Mapping) or re.fullmatch(r"\d+:\d\d:\d\d:\d\d", str(time).strip())):
         raise ValueError(f'trainer.max_time={time}: give DD:HH:MM:SS, as "00:00:10:00" for ten minutes')
     if not trains:
@@ -120,8 +122,8 @@ def _check_options(options: DictConfig, devices: Devices, *, trains: bool) -> No
     for name in ("max_epochs", "max_steps"):
         if options[name] == 0:
             raise ValueError(f"trainer.{name}=0 trains nothing; give 1 or more, or task=validate")
-    if options.limit_val_batches != 0 and not options.fast_dev_run:
-        check_that_all_is_validated(options.limit_val_batches)
+    if options["limit_val_batches"] != 0 and not options["fast_dev_run"]:
+        check_that_all_is_validated(options["limit_val_batches"])
 
 
 def check_that_all_is_validated(limit: float | None) -> None:
@@ -153,9 +155,8 @@ def _say_that_nothing_is_validated(callbacks: list[Callback]) -> None:
     warnings.filterwarnings("ignore", r".*could not find the monitored key in the returned metrics.*")
 
 
-def _in_micro_batches(cfg: DictConfig, name: str, micro_batches: int) -> int | float | None:
+def _in_micro_batches(name: str, value: float | None, micro_batches: int) -> int | float | None:
     """An option that counts steps; a fraction, which could end within one, stands only where a step is one micro-batch."""
-    value = cfg.trainer.get(name)
     if isinstance(value, float) and value < 1 and micro_batches > 1:
         raise ValueError(
             f"trainer.{name}={value} could end within a step, which has {micro_batches} micro-batches here; give a whole "

@@ -2,7 +2,9 @@
 
 import pytest
 
+from hct_lightning.benchmarks import gigapixel
 from hct_lightning.benchmarks.gigapixel import benchmark
+from hct_lightning.training import fast_stem
 
 
 @pytest.mark.slow
@@ -26,3 +28,9 @@ def test_every_side_runs(photos):
         "peak_gb_100k",
         "peak_gb_train_24k",
     }
+
+
+def test_the_whole_image_has_the_stem_that_predicting_has(monkeypatch):
+    monkeypatch.setattr(gigapixel.runtime, "keep_memory", lambda: None)
+    made, _ = gigapixel.network()
+    assert made.fast_stem is (fast_stem.fast_stem if fast_stem.compiled() else None)

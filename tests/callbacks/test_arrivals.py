@@ -9,7 +9,7 @@ from hct_lightning.parallel.server import Tally
 def test_logs_the_tally_of_the_strategy():
     logged = {}
     module = SimpleNamespace(log_dict=lambda values, rank_zero_only: logged.update(values))
-    strategy = SimpleNamespace(tally=lambda: Tally(10, 0.2, 1.5, 0.25, 3))
+    strategy = SimpleNamespace(tally=lambda: Tally(0.2, 1.5, 0.25, 3))
     Arrivals().on_train_epoch_end(SimpleNamespace(strategy=strategy), module)
     assert logged == {
         "gradients/update_s": 0.2,

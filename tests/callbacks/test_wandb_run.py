@@ -9,7 +9,7 @@ import pytest
 from wandb_files import pieces, read
 
 from hct_lightning.callbacks.wandb_run import curve_charts, thinned
-from hct_lightning.report.predictions import Predictions
+from hct_lightning.report.predictions import JudgedImages
 from hct_lightning.report.wandb_workspace import LINES, STEP, TABLES
 
 SECRET = "canary-of-a-secret"
@@ -83,7 +83,7 @@ def test_charts_of_many_points_are_thinned():
     kept = thinned(100_000, 5000)
     assert (len(kept), kept[0], kept[-1]) == (5000, 0, 99_999)
     probabilities = np.random.default_rng(0).dirichlet([1, 1], 30_000)
-    found = Predictions(["a"] * 30_000, np.arange(30_000) % 2, probabilities, ["x", "y"], Path("best.csv"))
+    found = JudgedImages(["a"] * 30_000, np.arange(30_000) % 2, probabilities, ["x", "y"], Path("best.csv"))
     assert [name for name, _ in curve_charts(found)] == ["val/roc", "val/precision_recall"]
 
 

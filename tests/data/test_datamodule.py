@@ -258,6 +258,16 @@ def test_training_and_validation_see_what_they_should(root, image_data):
     assert torch.cat([batch.index for batch in seen.validated]).tolist() == [0, 1, 2, 3] * 2
 
 
+def test_a_step_is_as_large_as_planned_and_else_a_batch(root, image_data):
+    data = image_data(root, batch_size=3)
+    assert [len(batch.index) for _, batch in fit(data).trained] == [3] * 5
+    assert data.global_batch == 3
+    data = image_data(root, batch_size=3)
+    data.trains_with(8, 4, lambda: 2)
+    assert [len(batch.index) for _, batch in fit(data).trained] == [2] * 8
+    assert (data.global_batch, data.total_steps()) == (8, 2)
+
+
 def flipped(batch) -> dict[int, bool]:
     """By index: whether the image, once darker to the right, is now darker to the left."""
     darker_left = batch.images[:, 0, :, 0] < batch.images[:, 0, :, -1]

@@ -52,7 +52,7 @@ def test_a_large_block_is_cut_only_where_much_is_left():
 
 def test_the_most_that_was_held():
     events = [(0, 30 * MIB), (0, None), (1, 10), (1, None)]
-    assert most_held(CudaCaching(), events) == 30 * MIB
+    assert most_held(events) == 30 * MIB
 
 
 def test_pinned_memory_is_a_power_of_two():

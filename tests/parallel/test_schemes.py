@@ -53,7 +53,7 @@ def test_where_all_meet_what_was_before_does_not_count(name):
     [
         (Scheme("k_sync", 0), "k=0"),
         (Scheme("k_async", 5), "there are 4"),
-        (Scheme("ssp", 1), "none of k_sync"),
+        (Scheme("ssp", 1), "scheme=ssp: choose from k_sync"),
     ],
 )
 def test_what_cannot_be_is_refused(scheme, said):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,17 +45,27 @@ def metrics(run: Path) -> list[dict[str, str]]:
 
 
 def strategy(**options) -> FirstArrivals:
-    given = {"k": None, "delays": None} | options
-    made = FirstArrivals("k_sync", **given)
+    given = {"scheme": "k_sync", "k": None, "delays": None} | options
+    made = FirstArrivals(**given)
     made.parallel_devices = [torch.device("cpu")] * 4
     return made
 
 
-def test_a_k_that_cannot_be_is_refused():
-    with pytest.raises(
-        ValueError, match=r"gradients\.k=5: k_sync takes one gradient of a worker, and there are 4; give"
-    ):
-        strategy(k=5).setup_environment()
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"k": 0}, "gradients.k=0: give at least 1"),
+        (
+            {"k": 5},
+            "gradients.k=5: k_sync takes one gradient of a worker, and there are 4; give at most 4, or more workers",
+        ),
+        ({"scheme": "ssp"}, "gradients.scheme=ssp: choose from k_sync, k_batch_sync, k_async, k_batch_async"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, said):
+    """Naming the option, with one advice."""
+    with pytest.raises(ValueError, match=rf"^{re.escape(said)}$"):
+        strategy(**options).setup_environment()
 
 
 def test_delays_that_cannot_be_are_refused():

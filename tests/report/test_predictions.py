@@ -11,21 +11,28 @@ from torchmetrics.functional.classification import (
     multiclass_confusion_matrix,
 )
 
-from hct_lightning.report.predictions import Predictions, curves, prediction_rows, read_predictions, reliability, wilson
+from hct_lightning.report.predictions import (
+    JudgedImages,
+    curves,
+    prediction_rows,
+    read_predictions,
+    reliability,
+    wilson,
+)
 from hct_lightning.runs.files import csv_text
 
 CLASSES = ["=1+1", 'b, "quoted"', "p_c"]
 
 
 @pytest.fixture
-def found(tmp_path) -> Predictions:
+def found(tmp_path) -> JudgedImages:
     """300 images of three classes, with ties among the probabilities."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 3, 300)
     scores = random.random((300, 3)).round(1) + np.eye(3)[labels] * 0.4 + 0.05
     paths = [f"{i}.png" for i in range(300)]
     probabilities = (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
-    return Predictions(paths, labels, probabilities, CLASSES, tmp_path / "best.csv")
+    return JudgedImages(paths, labels, probabilities, CLASSES, tmp_path / "best.csv")
 
 
 def test_a_file_gives_what_was_written(found):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hct_lightning.runs.record import read_record
+from hct_lightning.runs.record import accuracy_of, read_record
 
 SOUND = {
     "id": "9fb81e59",
@@ -78,3 +78,16 @@ def test_what_is_no_record_at_all_is_named(tmp_path, text):
     file.write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(ValueError, match=r"run\.json is damaged: .*; remove it, and the run goes on without"):
         read_record(file)
+
+
+@pytest.mark.parametrize(
+    ("record", "accuracy"),
+    [
+        ({"metrics": {"best": 0.9, "val/accuracy": 0.8}}, 0.9),
+        ({"metrics": {"val/accuracy": 0.8}}, 0.8),
+        ({"metrics": None}, None),
+        ({}, None),
+    ],
+)
+def test_the_accuracy_of_a_run(record, accuracy):
+    assert accuracy_of(record) == accuracy

@@ -16,7 +16,7 @@ from hct_lightning.explain.attention import attention_map
 from hct_lightning.explain.gradient import gradient_map
 from hct_lightning.explain.maps import Map, rank_correlation
 from hct_lightning.explain.occlusion import occlusion_map
-from hct_lightning.tasks.explain import main, places, show
+from hct_lightning.tasks.explain import folders, main, show
 from hct_lightning.training import large_images
 from hct_lightning.training.checkpoints import load_network
 
@@ -159,7 +159,7 @@ def test_images_of_one_name_have_folders_of_their_own():
     """And none is another's, the folder above, or the place of a file."""
     images = ["a/x.png", "b/x.jpg", "y.png", "x-2.png", "...png", "explain.json.png"]
     names = ["x", "x-2", "y", "x-2-2", "image", "explain.json-2"]
-    assert list(places(Path("out"), images)) == [Path("out", name) for name in names]
+    assert list(folders(Path("out"), images)) == [Path("out", name) for name in names]
 
 
 def test_names_are_shown_as_they_are(tmp_path, capsys, monkeypatch):

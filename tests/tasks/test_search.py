@@ -81,6 +81,25 @@ def test_what_has_no_names_is_refused(cli, tmp_path, given):
     assert f"{given}: give options by their names" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("3", "3"),
+        ("{choices: 5}", "{'choices': 5}"),
+        ("{choices: abc}", "{'choices': 'abc'}"),
+        ("{low: a, high: 1}", "{'low': 'a', 'high': 1}"),
+        ("{low: '1', high: '2'}", "{'low': '1', 'high': '2'}"),
+    ],
+)
+def test_a_space_that_is_none_is_named(cli, tmp_path, given, named):
+    """Before anything is written, and without a traceback."""
+    options = (f"+search.space.optim.lr={given}", f"search.folder={tmp_path}/search")
+    done = cli("task=search", *options, cwd=tmp_path, status=1)
+    assert f"error: search.space.optim.lr={named}: give {{low: 1, high: 8}}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "search").exists()
+
+
 def test_a_folder_that_leads_elsewhere_is_refused(cli, tmp_path):
     (tmp_path / "search").mkdir()
     (tmp_path / "thesis.txt").write_text("years of work")

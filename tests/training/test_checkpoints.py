@@ -1,7 +1,9 @@
 """A checkpoint gives its network back, and runs nothing that is in it."""
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -30,6 +32,11 @@ def save(path: Path, network: FromPixels, spec: NetworkSpec) -> Path:
     return path
 
 
+def load(network: FromPixels, path: Path, *, classes: int) -> None:
+    """Starts a network from a checkpoint of ours."""
+    load_weights(network, *load_checkpoint(path), path, classes=classes)
+
+
 def test_the_network_comes_back_with_its_description(tmp_path):
     spec = spec_of()
     network = spec.build()
@@ -52,7 +59,7 @@ def test_what_is_no_checkpoint_or_names_what_is_not_allowed_is_refused(tmp_path)
         with pytest.raises(ValueError, match=rf"{name}\.ckpt "):
             check_resumable(tmp_path / f"{name}.ckpt")
     with pytest.raises(ValueError, match=r"text\.ckpt is not a checkpoint"):
-        load_weights(spec_of().build(), tmp_path / "text.ckpt", classes=3)
+        begin_network(spec_of(), tmp_path / "text.ckpt", goes_on=False, given={})
     with pytest.raises(ValueError, match=r"a\.ckpt is damaged: it has no loops"):
         check_resumable(save(tmp_path / "a.ckpt", spec_of().build(), spec_of()))
     with pytest.raises(FileNotFoundError):
@@ -99,11 +106,11 @@ def test_weights_start_another_network_of_the_same_shape(tmp_path):
     spec = spec_of()
     trained, fresh = spec.build(), spec.build()
     path = save(tmp_path / "a.ckpt", trained, spec)
-    load_weights(fresh, path, classes=3)
+    load(fresh, path, classes=3)
     assert all(torch.equal(fresh.state_dict()[key], value) for key, value in trained.state_dict().items())
     wider = replace(spec, model={**spec.model, "blocks": [2, 2, 2, 2, 3]})
     with pytest.raises(ValueError, match=r"a\.ckpt does not fit this network: (?s:.)*Missing key"):
-        load_weights(wider.build(), path, classes=3)
+        load(wider.build(), path, classes=3)
 
 
 # HCT; one whose classifier has layers of its own; one with two classifiers.
@@ -117,7 +124,7 @@ def test_for_another_number_of_classes_the_classifier_alone_begins_anew(tmp_path
     path = save(tmp_path / "a.ckpt", trained, old)
     before_loading = {key: value.clone() for key, value in fresh.state_dict().items()}
     with caplog.at_level("INFO"):
-        load_weights(fresh, path, classes=now)
+        load(fresh, path, classes=now)
     assert f"the classifier begins anew: {path} has {before} classes" in caplog.text
     loaded, theirs = fresh.state_dict(), trained.state_dict()
     same = {key for key in loaded if key in theirs and torch.equal(loaded[key], theirs[key])}
@@ -139,12 +146,12 @@ def test_what_has_no_classes_yet_is_trained_first(tmp_path):
 def test_weights_of_the_original_layout_are_for_hct_alone(tmp_path):
     published = tmp_path / "hct.pt"
     weights = HCT().state_dict()
-    torch.save({"state_dict": {original_key(key, 3): value for key, value in weights.items()}}, published)
+    saved = {"state_dict": {original_key(key, 3): value for key, value in weights.items()}}
     network = FromPixels(HCT(), (0.5,) * 3, (0.2,) * 3)
-    load_weights(network, published, classes=2)
+    load_weights(network, saved, None, published, classes=2)
     assert torch.equal(network.network.stem.conv.weight, weights["stem.conv.weight"])
     with pytest.raises(ValueError, match=r"hct\.pt holds no weights of Identity"):
-        load_weights(FromPixels(torch.nn.Identity(), (0.5,), (0.5,)), published, classes=2)
+        load_weights(FromPixels(torch.nn.Identity(), (0.5,), (0.5,)), saved, None, published, classes=2)
 
 
 def test_weights_come_with_their_normalisation_unless_another_is_asked_for(tmp_path, caplog):
@@ -168,6 +175,36 @@ def test_weights_come_with_their_normalisation_unless_another_is_asked_for(tmp_p
     assert torch.equal(network.network.stem.conv.weight, load_network(path)[0].network.stem.conv.weight)
     with pytest.raises(ValueError, match=r"data\.mean=\[0\.7\]: the network was trained with \[0\.4\], and keeps it"):
         begun(goes_on=True, mean=[0.7])
+
+
+def test_a_run_begins_from_published_weights(tmp_path):
+    spec = replace(spec_of(), mean=(0.5,) * 3, std=(0.2,) * 3)
+    spec = replace(spec, decoding=replace(spec.decoding, channels=3), classes=tuple("abcd"))
+    weights = HCT().state_dict()
+    torch.save({original_key(key, 3): value for key, value in weights.items()}, tmp_path / "hct.pt")
+    network, found = begin_network(spec, tmp_path / "hct.pt", goes_on=False, given={})
+    assert found == spec
+    assert torch.equal(network.network.stem.conv.weight, weights["stem.conv.weight"])
+
+
+def test_a_file_is_read_once(tmp_path, monkeypatch):
+    """It may be large, and its check sums take as long as itself."""
+    path = save(tmp_path / "a.ckpt", spec_of().build(), spec_of())
+    read = []
+    load, testzip = torch.load, zipfile.ZipFile.testzip
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: read.append("load") or load(*args, **kwargs))
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda self: read.append("testzip") or testzip(self))
+    begin_network(spec_of(), path, goes_on=False, given={})
+    assert read == ["testzip", "load"]
+
+
+@pytest.mark.parametrize("error", [MemoryError("no more"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize("where", [(torch, "load"), (NetworkSpec, "build")])
+def test_memory_that_is_short_is_no_damage_of_the_file(tmp_path, monkeypatch, error, where):
+    path = save(tmp_path / "a.ckpt", spec_of().build(), spec_of())
+    monkeypatch.setattr(*where, Mock(side_effect=error))
+    with pytest.raises(type(error), match=f"^{error}$"):
+        load_network(path)
 
 
 def test_a_run_keeps_its_classes(tmp_path):

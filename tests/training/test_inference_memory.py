@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
 
 from hct_lightning.training.inference_memory import images_at_a_time, inference_bytes
 
@@ -33,6 +35,18 @@ def at_a_time(build, one, monkeypatch) -> Callable[..., int]:
 
 def test_answering_takes_less_than_a_training_step(one, peak):
     assert 12 * SIDE * SIDE < one < peak(1) / 1.5  # the image as floats, at least
+
+
+def test_what_is_alive_is_what_torch_counts(build, one):
+    """Against torch's own tracker, which is slower."""
+    network = build().to(memory_format=torch.channels_last).eval()
+    with FakeTensorMode() as fake, torch.no_grad():
+        network._apply(fake.from_tensor)
+        tracker = MemTracker()
+        tracker.track_external(network)
+        with tracker:
+            network(torch.empty((1, SIDE, SIDE, 3), dtype=torch.uint8).permute(0, 3, 1, 2))
+    assert one == max(sizes["Total"] for sizes in tracker.get_tracker_snapshot("peak").values())
 
 
 def test_what_fits_goes_through_at_a_time(at_a_time, one):

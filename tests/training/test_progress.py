@@ -1,6 +1,8 @@
 import math
 
-from hct_lightning.training.progress import total_steps
+import lightning
+
+from hct_lightning.training.progress import timer_of, total_steps
 
 
 class Trainer:
@@ -10,6 +12,12 @@ class Trainer:
         self.estimated_stepping_batches = steps
         self.lightning_module = self
         self.steps_in_time = steps_in_time
+
+
+def test_the_clock_of_a_run_is_lightnings():
+    for max_time, s in (("00:00:00:09", 9), (None, None)):
+        timer = timer_of(lightning.Trainer(max_time=max_time, accelerator="cpu", logger=False))
+        assert (timer and timer.time_remaining()) == s
 
 
 def test_epochs_or_time_whichever_ends_first():

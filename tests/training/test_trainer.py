@@ -5,6 +5,7 @@ from hydra import compose, initialize_config_module
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from hct_lightning.callbacks.average_weights import AverageWeights
+from hct_lightning.cli.plain import plain
 from hct_lightning.machine.devices import choose_devices
 from hct_lightning.training.trainer import build_trainer, ddp_options
 
@@ -23,7 +24,7 @@ def test_what_means_something_else_here_is_refused_with_what_to_give_instead(opt
         cfg = compose("config", overrides=[option])
     devices = choose_devices("cpu", 1, 1, 1)
     with pytest.raises(ValueError, match=message):
-        build_trainer(cfg, tmp_path, devices, callbacks=[], micro_batches=2)
+        build_trainer(plain(cfg.trainer), tmp_path, devices, callbacks=[], micro_batches=2)
 
 
 @pytest.mark.parametrize(
@@ -59,13 +60,15 @@ def test_all_of_validation_or_one_batch_on_trial(options, batches, tmp_path):
 def built(tmp_path, *options):
     with initialize_config_module("hct_lightning.conf", version_base="1.3"):
         cfg = compose("config", overrides=list(options))
-    return build_trainer(cfg, tmp_path, choose_devices("cpu", 1, 1, 1), callbacks=[], gradient_bytes=9)
+    return build_trainer(plain(cfg.trainer), tmp_path, choose_devices("cpu", 1, 1, 1), callbacks=[], gradient_bytes=9)
 
 
 def built_without_validation(tmp_path, *callbacks):
     with initialize_config_module("hct_lightning.conf", version_base="1.3"):
         cfg = compose("config", overrides=["trainer.limit_val_batches=0"])
-    return build_trainer(cfg, tmp_path, choose_devices("cpu", 1, 1, 1), callbacks=list(callbacks), gradient_bytes=9)
+    return build_trainer(
+        plain(cfg.trainer), tmp_path, choose_devices("cpu", 1, 1, 1), callbacks=list(callbacks), gradient_bytes=9
+    )
 
 
 def test_what_is_left_out_without_validation_is_said(tmp_path, caplog):
@@ -88,7 +91,7 @@ def test_options_count_steps_and_not_micro_batches(tmp_path):
     options = ["trainer.limit_train_batches=3", "trainer.val_check_interval=2"]
     with initialize_config_module("hct_lightning.conf", version_base="1.3"):
         cfg = compose("config", overrides=options)
-    built = build_trainer(cfg, tmp_path, choose_devices("cpu", 1, 1, 1), callbacks=[], micro_batches=2)
+    built = build_trainer(plain(cfg.trainer), tmp_path, choose_devices("cpu", 1, 1, 1), callbacks=[], micro_batches=2)
     assert (built.limit_train_batches, built.val_check_interval) == (6, 4)
 
 

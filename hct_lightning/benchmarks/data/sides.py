@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hct_lightning.benchmarks.data.files import make_store
-from hct_lightning.benchmarks.fit_step import step_of_fit
+from hct_lightning.benchmarks.fit_step import comparable_step
 from hct_lightning.benchmarks.harness.side import serve
 from hct_lightning.data.feeding.images import Images
 from hct_lightning.data.feeding.loader import Loader
@@ -67,7 +67,7 @@ def loading(root: str, workers: int) -> None:
 
 def epoch(root: str, resident: bool) -> None:
     """An epoch of training from the store with one worker, or from batches that lie in memory; gives the waiting."""
-    step, facts = step_of_fit(classes=2)
+    step, facts = comparable_step(classes=2)
     batches = _one_by_one(root, 1)
     memory = list(batches) if resident else None
 

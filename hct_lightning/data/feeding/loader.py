@@ -109,7 +109,7 @@ class ReadAhead:
     def _enough(self) -> bool:
         if not self._pool or not self._reading:
             return bool(self._reading)
-        images, options = len(self._reading[-1].images), (self.num_workers, self.prefetch_factor)
+        images, options = len(self._reading[-1].waits), (self.num_workers, self.prefetch_factor)
         return len(self._reading) > batches_ahead(self.images.reader, images, *options)
 
     def _begin(self, indices: Sequence[int]) -> "Reading | Alone":
@@ -134,11 +134,11 @@ class Reading(NamedTuple):
     """A batch that is being read: its pixels, b h w c, and what waits for each image and gives (label, index)."""
 
     pixels: Tensor
-    images: Sequence[Callable[[], tuple[int, int]]]
+    waits: Sequence[Callable[[], tuple[int, int]]]
     pinned: bool
 
     def batch(self) -> Batch:
-        labels, index = zip(*(image() for image in self.images), strict=True)
+        labels, index = zip(*(wait() for wait in self.waits), strict=True)
         images = self.pixels.permute(0, 3, 1, 2)
         return Batch(images, torch.tensor(labels, pin_memory=self.pinned), torch.tensor(index))
 
@@ -146,13 +146,13 @@ class Reading(NamedTuple):
 class Alone(NamedTuple):
     """An image of its own size that is read: what waits for it gives (image, label, index)."""
 
-    images: Sequence[Callable[[], tuple[Tensor | Regions, int, int]]]
+    waits: Sequence[Callable[[], tuple[Tensor | Regions, int, int]]]
 
     def batch(self) -> Batch:
         """Raises ValueError for more than one image."""
-        if len(self.images) != 1:
-            raise ValueError(f"{len(self.images)} images of their own sizes can't go through the network together")
-        image, label, index = self.images[0]()
+        if len(self.waits) != 1:
+            raise ValueError(f"{len(self.waits)} images of their own sizes can't go through the network together")
+        image, label, index = self.waits[0]()
         pixels = image[None] if isinstance(image, Tensor) else image
         return Batch(pixels, torch.tensor([label]), torch.tensor([index]))
 

@@ -1,13 +1,12 @@
 """From the bands that a file has to the channels that the network takes."""
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
-
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, as Pillow's
 
 
 def to_channels(pixels: np.ndarray, channels: int, kind: str) -> np.ndarray:
-    """h w bands uint8 -> h w channels: grey is repeated, colour made grey, other bands stay as they are.
+    """h w bands uint8 -> h w channels: grey is repeated, colour made grey as Pillow does (ITU-R 601-2), other bands stay as they are.
 
     Raises:
         ValueError: where there are too many bands or too few, with `kind`: what the file is.
@@ -18,7 +17,7 @@ def to_channels(pixels: np.ndarray, channels: int, kind: str) -> np.ndarray:
     if (bands, channels) == (1, 3):
         return pixels.repeat(3, axis=2)
     if (bands, channels) == (3, 1):
-        return np.rint(pixels @ _LUMA).astype(np.uint8)[..., None]
+        return np.array(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[..., None]
     raise ValueError(f"it is {kind} where data.channels={channels}")
 
 

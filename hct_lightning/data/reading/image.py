@@ -27,6 +27,7 @@ from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.pillow import open_image
 from hct_lightning.data.reading.vips import read_with_vips
 from hct_lightning.data.reading.window import Window, to_uint8
+from hct_lightning.runs import out_of_memory
 
 SUFFIXES = (".avif", ".bmp", ".dcm", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
@@ -63,9 +64,9 @@ def _naming(path: Path | str) -> Iterator[None]:
         yield
     except UnreadableImageError:
         raise
-    except MemoryError as error:
-        raise MemoryError(f"{_shown(path)}: {error}") from error
     except Exception as error:  # damaged files make decoders raise everything there is
+        if out_of_memory.shows_in(error):
+            raise MemoryError(f"{_shown(path)}: {error}") from error
         raise unreadable(path, error) from error
 
 
@@ -77,7 +78,8 @@ def _refuse_what_is_no_file(path: Path | str) -> None:
         raise ValueError(f"it is {kind}, not a file")
 
 
-def _refuse_huge(path: Path | str, shape: tuple[int, int, int], max_pixels: int) -> None:
+def refuse_huge(path: Path | str, shape: tuple[int, int, int], max_pixels: int) -> None:
+    """Raises UnreadableImageError for an image of more pixels, its shape given as bands, height and width."""
     bands, height, width = shape
     if width * height * max(1, bands / _BANDS) > max_pixels:
         many = f" of {bands} bands" if bands > _BANDS else ""
@@ -107,7 +109,7 @@ def probe(path: Path | str, *, max_pixels: int) -> tuple[int, int, int]:
                     shape = tiff.probe(path)
                 else:
                     shape = (1 if image.mode in GREY_MODES else 3), *_upright_size(image)
-        _refuse_huge(path, shape, max_pixels)
+        refuse_huge(path, shape, max_pixels)
         return shape
 
 
@@ -157,15 +159,15 @@ def _sized(path: Path | str, how: Decoding, threads: int) -> Tensor:
     if slides.is_slide(path):
         raise ValueError("a whole slide is read by region: data.resolution=native")
     if dicom.is_dicom(path):
-        _refuse_huge(path, dicom.probe(path), how.max_pixels)
+        refuse_huge(path, dicom.probe(path), how.max_pixels)
         pixels = dicom.read(path, how.channels, how.window, breast=how.breast)
     elif tiff.is_multi_band(path) or (how.channels not in (1, 3) and tiff.is_tiff(path)):
-        _refuse_huge(path, tiff.probe(path), how.max_pixels)
+        refuse_huge(path, tiff.probe(path), how.max_pixels)
         pixels = tiff.read(path, how.channels, how.window)
     else:
         with open_image(path) as image:
             size, orientation = _upright_size(image), _orientation(image)
-            _refuse_huge(path, (1, *size), how.max_pixels)
+            refuse_huge(path, (1, *size), how.max_pixels)
             convert = how.srgb and "icc_profile" in image.info
             if how.size and image.mode in ("L", "RGB", "RGBA") and not convert:
                 ready = read_with_vips(

@@ -85,9 +85,7 @@ class NativeReader(Reader):
         Raises:
             UnreadableImageError: naming the file and the reason.
         """
-        _, height, width = native_shape(path, self.decoding)
-        by_region = self.whole_bytes is not None and height * width * self.decoding.channels > self.whole_bytes
-        if by_region or is_read_by_region(path):
+        if is_read_by_region(path) or self._is_large(path):
             image = open_regions(path, self.decoding)
             height, width, _ = image.shape
         else:
@@ -95,6 +93,13 @@ class NativeReader(Reader):
             height, width = size_of(image)  # data.breast crops
         check_own_size(path, (height, width))
         return image
+
+    def _is_large(self, path: str) -> bool:
+        """Whether a file has more bytes of pixels than are read whole, from its head alone."""
+        if self.whole_bytes is None:
+            return False
+        _, height, width = probe(path, max_pixels=self.decoding.max_pixels)
+        return height * width * self.decoding.channels > self.whole_bytes
 
 
 def check_own_size(path: str, size: Size) -> None:
@@ -104,15 +109,3 @@ def check_own_size(path: str, size: Size) -> None:
             f"{path}: {size[1]}x{size[0]} pixels are too few for data.resolution=native, which takes {SMALLEST} a side; "
             "remove it, or give data.on_error=skip"
         )
-
-
-def native_shape(path: str, decoding: Decoding) -> tuple[int, int, int]:
-    """Channels, height and width of an image at its own size, from its head alone.
-
-    Raises:
-        UnreadableImageError: naming the file and the reason.
-    """
-    if is_read_by_region(path):
-        height, width, channels = open_regions(path, decoding).shape
-        return channels, height, width
-    return probe(path, max_pixels=decoding.max_pixels)

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from hct_lightning.data.reading.channels import to_channels
 from hct_lightning.data.reading.decoding import Decoding
-from hct_lightning.data.reading.image import UnreadableImageError, unreadable
+from hct_lightning.data.reading.image import UnreadableImageError, refuse_huge, unreadable
 from hct_lightning.data.reading.slides import Slide, is_slide
 from hct_lightning.data.reading.vips_regions import Strips, open_with_vips
 from hct_lightning.data.reading.window import Window, to_uint8
+from hct_lightning.runs import out_of_memory
 
 
 class Regions:
@@ -58,16 +59,11 @@ class Regions:
         """
         try:
             values = to_uint8(np.ascontiguousarray(self._values[y0:y1, x0:x1]), self._window)
-        except MemoryError:
-            raise
         except Exception as error:  # damaged files make decoders raise everything there is
+            if out_of_memory.shows_in(error):
+                raise
             raise unreadable(self.name, error) from error
-        values = values.reshape(y1 - y0, x1 - x0, -1)
-        if values.shape[2] == self.shape[2]:
-            return values
-        if values.shape[2] == 1:
-            return np.repeat(values, 3, axis=2)
-        return np.array(Image.fromarray(values).convert("L"))[..., None]
+        return to_channels(values.reshape(y1 - y0, x1 - x0, -1), self.shape[2], self.name)
 
 
 def _raise(error: UnreadableImageError) -> None:
@@ -120,13 +116,11 @@ def open_regions(path: Path | str, decoding: Decoding) -> Regions:
             raise ValueError("data.reduce_to takes whole images, and this one is read by region; leave it out")
         regions = Regions(_values(path, decoding), decoding.channels, decoding.window, str(path))
     except Exception as error:  # damaged files make decoders raise everything there is
+        if out_of_memory.shows_in(error):
+            raise
         raise UnreadableImageError(f"{path}: {error}") from error
-    height, width, _ = regions.shape
-    if height * width > decoding.max_pixels:
-        raise UnreadableImageError(
-            f"{path}: {width}x{height} pixels are more than data.max_pixels={decoding.max_pixels}; "
-            "raise it if the image is genuine"
-        )
+    height, width, bands = regions.shape
+    refuse_huge(path, (bands, height, width), decoding.max_pixels)
     return regions
 
 

@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hct_lightning.data.catalogue import SIDES, Catalogue
 from hct_lightning.data.reading import geometry as geo
@@ -32,6 +32,17 @@ log = logging.getLogger(__name__)
 
 _KEEP_FREE = 2**28  # bytes of the disk that are left alone
 _GOLDEN = (5**0.5 - 1) / 2  # its multiples, modulo 1, fill the range evenly from the first on
+
+
+class _Job(NamedTuple):
+    """An item that is to be made: of the image `path`, to the file `file` of the store at `root`."""
+
+    split: str
+    label: str
+    path: str
+    file: str
+    root: Path
+    recipe: Recipe
 
 
 def prepare(
@@ -88,7 +99,7 @@ def prepare(
                 item = done.get(file)
                 items[file] = item if item and item.label == name and _is_current(item, path, root) else None
                 if items[file] is None:
-                    jobs.append((split, name, path, file, root, recipe))
+                    jobs.append(_Job(split, name, path, file, root, recipe))
         if part and (more := done.keys() - items.keys()):
             raise ValueError(
                 f"the store {root} holds {len(more)} images that are not among these {len(items)}, and they would be "
@@ -116,17 +127,21 @@ def prepare(
 
 @contextmanager
 def _alone(root: Path) -> Iterator[None]:
-    with (root / ".lock").open("w") as lock:
+    """Of processes that prepare one store the first alone goes on; its lock is a file that stays.
+
+    Removed, it would leave whoever has opened it just now with a lock on a file that is gone, beside the next one's.
+
+    Raises:
+        ValueError: for the others.
+    """
+    with (root / ".lock").open("a") as lock:  # a link's file is not emptied
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             raise ValueError(f"{root} is being prepared by another process") from error
         except OSError as error:
             log.debug("%s: no locks here: %s", root, error)
-        try:
-            yield
-        finally:
-            (root / ".lock").unlink(missing_ok=True)
+        yield
 
 
 def _begin(root: Path, manifest: dict[str, Any]) -> dict[str, Item]:
@@ -183,9 +198,9 @@ def _is_current(item: Item, path: str, root: Path) -> bool:
     )
 
 
-def _spread(jobs: list[tuple]) -> list[tuple]:
+def _spread(jobs: list[_Job]) -> list[_Job]:
     """The jobs with the formats, and small and large files, by turns: what is done tells how long the rest will take."""
-    by_kind = sorted(jobs, key=lambda job: (Path(job[2]).suffix.lower(), _bytes_of(job[2])))
+    by_kind = sorted(jobs, key=lambda job: (Path(job.path).suffix.lower(), _bytes_of(job.path)))
     return [by_kind[i] for i in sorted(range(len(jobs)), key=lambda i: i * _GOLDEN % 1)]
 
 
@@ -196,11 +211,11 @@ def _bytes_of(path: str) -> int:
         return 0
 
 
-def _make(jobs: list[tuple], workers: int, root: Path, unreadable: dict[str, str]) -> Generator[Item, None, None]:
+def _make(jobs: list[_Job], workers: int, root: Path, unreadable: dict[str, str]) -> Generator[Item, None, None]:
     """Makes the items, yields each when it is whole, and collects what can't be read."""
     if not jobs:
         return
-    recipe = jobs[0][5]
+    recipe = jobs[0].recipe
     if recipe.format == "raw":  # whose size is known before
         _check_space(root, len(jobs) * math.prod(recipe.size) * recipe.decoding.channels)
     size = count = 0
@@ -211,7 +226,7 @@ def _make(jobs: list[tuple], workers: int, root: Path, unreadable: dict[str, str
         with mapped(_convert, jobs, workers, context=context, start=_begin_worker) as results:
             for job, made in zip(jobs, results, strict=True):
                 if isinstance(made, str):
-                    unreadable[job[2]] = made
+                    unreadable[job.path] = made
                     continue
                 size += made.bytes
                 count += 1
@@ -222,7 +237,7 @@ def _make(jobs: list[tuple], workers: int, root: Path, unreadable: dict[str, str
                     _check_space(root, left * size // count)
     except BrokenProcessPool as error:
         at = count + len(unreadable)
-        near = ", ".join(job[2] for job in jobs[at : at + workers])
+        near = ", ".join(job.path for job in jobs[at : at + workers])
         raise OSError(
             f"a worker was killed (is the memory full?) at one of {near}, or soon after; use fewer "
             "prepare.workers or a lower data.max_pixels; the next call goes on"
@@ -249,7 +264,7 @@ def _begin_worker() -> None:
         import tifffile  # noqa: F401
 
 
-def _convert(job: tuple) -> Item | str:
+def _convert(job: _Job) -> Item | str:
     """Makes one item; or says why its source can't be read."""
     split, label, path, file, root, recipe = job
     try:

@@ -9,7 +9,7 @@ import numpy as np
 from hct_lightning.report.charts import Line, line_chart
 from hct_lightning.report.files import RunFiles
 from hct_lightning.report.page import Block, Charts, Note, Picture, Pictures, Section, Table
-from hct_lightning.report.predictions import Curves, Predictions, curves, reliability
+from hct_lightning.report.predictions import Curves, JudgedImages, curves, reliability
 from hct_lightning.report.sections.overview import command
 
 IN_DETAIL = 4  # of more runs only the best is looked at closely
@@ -41,7 +41,7 @@ def answers(runs: Sequence[RunFiles]) -> Section:
     return Section("Predictions", blocks)
 
 
-def in_detail(found: Predictions) -> list[Block]:
+def in_detail(found: JudgedImages) -> list[Block]:
     by_class = [curves(found.probabilities[:, i], found.labels == i) for i in range(len(found.classes))]
     calibration = reliability(found)
     hardest = sorted(range(len(by_class)), key=lambda i: (np.isnan(by_class[i].auroc), by_class[i].auroc))[:DRAWN]
@@ -72,7 +72,7 @@ def _from(first: float, values: np.ndarray) -> list[float]:
     return [first, *values.tolist()]
 
 
-def _confusion(found: Predictions) -> list[Block]:
+def _confusion(found: JudgedImages) -> list[Block]:
     """The matrix, or where it would be too large the commonest confusions."""
     counts = found.confusion()
     if len(counts) <= MATRIX:
@@ -87,7 +87,7 @@ def _confusion(found: Predictions) -> list[Block]:
     return [Table(["true", "predicted", "images"], rows, caption="Commonest confusions")] if rows else []
 
 
-def _scores(found: Predictions, by_class: Sequence[Curves]) -> list[list[str]]:
+def _scores(found: JudgedImages, by_class: Sequence[Curves]) -> list[list[str]]:
     """A row a class."""
     counts = found.confusion()
     rows = []
@@ -102,7 +102,7 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")
 
 
-def _pictures(caption: str, found: Predictions, rows: Sequence[int]) -> list[Block]:
+def _pictures(caption: str, found: JudgedImages, rows: Sequence[int]) -> list[Block]:
     pictures = []
     for row in rows:
         label, answer = int(found.labels[row]), int(found.answers[row])

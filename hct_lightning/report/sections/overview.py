@@ -7,6 +7,7 @@ from typing import Any
 
 from hct_lightning.report.files import PROGRAM, RunFiles
 from hct_lightning.report.page import Commands, Section, Table
+from hct_lightning.runs.console import duration
 from hct_lightning.runs.secrets import hide
 
 Row = tuple[str, Any]
@@ -153,12 +154,3 @@ def command(task: str, run: RunFiles, *options: str) -> str:
 def began(run: RunFiles) -> str:
     """2026-11-24T00:34:01+0000 -> 2026-11-24 00:34 UTC."""
     return re.sub(r"^([\d-]+)T(\d\d:\d\d):\d\d\+0000$", r"\1 \2 UTC", run.record.get("started") or "")
-
-
-def duration(seconds: float) -> str:
-    """90 -> 1 min 30 s."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

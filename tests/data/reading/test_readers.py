@@ -1,5 +1,7 @@
 """A reader gives images of one shape, also to where a batch wants them."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from PIL import Image
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import UnreadableImageError
 from hct_lightning.data.reading.readers import FileReader, NativeReader
-from hct_lightning.data.reading.regions import Regions
+from hct_lightning.data.reading.regions import Regions, open_regions
 
 
 def decoding(size: tuple[int, int] | None, channels: int = 3) -> Decoding:
@@ -54,6 +56,15 @@ def test_every_image_at_its_own_size_and_large_ones_by_region(tmp_path, read):
         UnreadableImageError, match=r"small\.png: 127x400 pixels are too few for data\.resolution=native"
     ):
         reader.open(str(tmp_path / "small.png"))
+
+
+def test_what_is_read_by_region_is_opened_once(tmp_path, monkeypatch):
+    """What lies at a url is asked for at each time."""
+    np.save(tmp_path / "a.npy", np.zeros((130, 140, 3), np.uint8))
+    opening = Mock(side_effect=open_regions)
+    monkeypatch.setattr("hct_lightning.data.reading.readers.open_regions", opening)
+    NativeReader(decoding(None)).opening(10).open(str(tmp_path / "a.npy"))
+    opening.assert_called_once()
 
 
 def test_what_cropping_leaves_too_small_is_refused(tmp_path, write_dicom):

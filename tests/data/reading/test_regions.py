@@ -1,5 +1,7 @@
 """Regions hold the pixels that the whole image has there."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import tifffile
@@ -148,6 +150,7 @@ def test_bad_files_are_named(tmp_path):
     np.save(tmp_path / "pickle.npy", np.array([{}]))
     np.save(tmp_path / "two.npy", np.zeros((10, 10, 2), np.uint8))
     np.save(tmp_path / "good.npy", np.zeros((10, 10, 3), np.uint8))
+    np.save(tmp_path / "twelve.npy", np.zeros((10, 10, 12), np.uint8))
     for name, how, message in (
         ("a.png", decoding(), "libvips can't read it"),
         ("none.png", decoding(), "there is no such file"),
@@ -157,9 +160,22 @@ def test_bad_files_are_named(tmp_path):
         ("pickle.npy", decoding(), "Python objects"),
         ("two.npy", decoding(), r"the shape \(10, 10, 2\)"),
         ("good.npy", decoding(max_pixels=99), "10x10 pixels are more than"),
+        ("twelve.npy", decoding(channels=12, max_pixels=299), "10x10 pixels of 12 bands are more than"),
     ):
         with pytest.raises(UnreadableImageError, match=rf"{name}.*{message}"):
             open_regions(tmp_path / name, how)
+
+
+def test_memory_that_is_short_is_no_damage_of_the_file(tmp_path, photo, monkeypatch):
+    photo.save(tmp_path / "a.png")
+    short = Mock(side_effect=MemoryError("Unable to allocate 10 GiB"))
+    regions = open_regions(tmp_path / "a.png", decoding())
+    monkeypatch.setattr("hct_lightning.data.reading.regions.to_uint8", short)
+    with pytest.raises(MemoryError, match="Unable"):
+        regions.read(0, 5, 0, 5)
+    monkeypatch.setattr("hct_lightning.data.reading.regions.open_with_vips", short)
+    with pytest.raises(MemoryError, match="Unable"):
+        open_regions(tmp_path / "a.png", decoding())
 
 
 def test_grey_of_colour_and_back():

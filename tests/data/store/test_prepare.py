@@ -159,7 +159,7 @@ def test_killed_before_anything_was_noted_it_begins_again(images, tmp_path):
     for name in (".lock", "items.jsonl", ".store.json.123.tmp", ".items.jsonl.123.tmp"):
         (root / name).touch()
     run(images, root)
-    assert {path.name for path in root.iterdir()} == {"store.json", "train", "valid"}
+    assert {path.name for path in root.iterdir()} == {".lock", "store.json", "train", "valid"}
 
 
 def test_an_image_that_is_named_twice_is_twice_in_the_store(images, tmp_path):
@@ -234,6 +234,15 @@ def test_a_part_of_the_images_does_not_replace_the_store_of_all(images, tmp_path
         do(found.at_most(4), root=tmp_path / "part", part=True)
     do(found, root=tmp_path / "part")
     assert contents(tmp_path / "part") == before
+
+
+def test_the_lock_is_the_same_file_for_all_who_come(images, tmp_path):
+    """Who has opened it while another prepares would else hold one that is gone, beside the next one's."""
+    root = tmp_path / "store"
+    root.mkdir()
+    with (root / ".lock").open("w") as waiting:
+        run(images, root)
+        assert os.path.samestat(os.fstat(waiting.fileno()), (root / ".lock").stat())
 
 
 def test_a_disk_without_locks_is_none_that_is_in_use(images, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@ import pytest
 
 from hct_lightning.report.files import open_runs
 from hct_lightning.report.page import Charts, Pictures, Table
-from hct_lightning.report.predictions import Predictions
+from hct_lightning.report.predictions import JudgedImages
 from hct_lightning.report.sections.answers import MATRIX, answers, in_detail
 
 
@@ -35,7 +35,7 @@ def test_many_classes_are_listed_by_their_confusions(tmp_path):
     classes = [str(i) for i in range(MATRIX + 1)]
     probabilities = np.eye(len(classes))[[1, 1, *range(2, len(classes))]]
     labels = np.array([0, 1, *range(2, len(classes))])
-    blocks = in_detail(Predictions([""] * len(labels), labels, probabilities, classes, tmp_path / "best.csv"))
+    blocks = in_detail(JudgedImages([""] * len(labels), labels, probabilities, classes, tmp_path / "best.csv"))
     confusions = next(block for block in blocks if isinstance(block, Table))
     assert confusions.rows == [["0", "1", 1]]
     assert not [block for block in blocks if isinstance(block, Pictures)]  # none lie there
