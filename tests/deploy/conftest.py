@@ -3,6 +3,7 @@
 import fcntl
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.deploy import export_artifact
 from hct_lightning.deploy.build_cpp import build
+from hct_lightning.deploy.int8.torchscript import export_static
 from hct_lightning.deploy.runtimes import torchscript
 from hct_lightning.models import HCT, FromPixels
 
@@ -49,6 +51,15 @@ def open_folder(network, about, tmp_path_factory) -> Path:
     """The artifact that takes any size."""
     place = tmp_path_factory.mktemp("open")
     return export_artifact("torchscript", torchscript.export, network, place, **about, dynamic=True)
+
+
+@pytest.fixture(scope="session")
+def int8_folder(network, about, tmp_path_factory) -> Path:
+    """The artifact of one size in int8."""
+    place = tmp_path_factory.mktemp("int8")
+    exporter = partial(export_static, percent=100)
+    images = torch.randint(0, 256, (1, 3, 192, 256), dtype=torch.uint8)
+    return export_artifact("torchscript_int8", exporter, network, place, **about, calibration=[images])
 
 
 @pytest.fixture(scope="session")

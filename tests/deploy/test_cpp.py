@@ -19,6 +19,7 @@ from hct_lightning.data.reading import geometry
 from hct_lightning.data.reading.image import read_image
 from hct_lightning.deploy import export_artifact, trust
 from hct_lightning.deploy.artifact import digest
+from hct_lightning.deploy.int8.layers import has_vnni_for_eager
 from hct_lightning.deploy.runtimes import aoti, openvino, torchscript
 from hct_lightning.models import HCT, FromPixels
 from hct_lightning.training.memory_plan import available_bytes
@@ -159,6 +160,17 @@ def test_a_model_that_fails_keeps_no_other_image_waiting(program, export, pictur
     done = run(program, "--trust", tmp_path / "signed", *images)
     assert (done.returncode, done.stdout) == (5, "")
     assert "failed in the TorchScript interpreter" in done.stderr
+
+
+@pytest.mark.skipif(has_vnni_for_eager(), reason="on a CPU with VNNI of AVX-512 nothing saturates")
+def test_int8_of_a_cpu_with_vnni_is_warned_of_elsewhere(program, int8_folder, picture, tmp_path):
+    picture.save(tmp_path / "x.png")
+    other = changed(int8_folder, tmp_path / "other", instruction_set="AVX512 avx512_vl avx512_vnni")
+    for folder, warned in ((int8_folder, False), (other, True)):
+        done = run(program, folder, tmp_path / "x.png")
+        assert done.returncode == 0
+        said = "was made on a CPU with avx512_vnni, which this one has not: sums of its int8 layers may saturate"
+        assert (said in done.stderr) == warned  # torch, too, has a warning of its own
 
 
 def changed(artifact: Path, place: Path, **fields: object) -> Path:

@@ -16,7 +16,6 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <semaphore>
-#include <sstream>
 #include <string>
 #include <thread>
 #include <utility>
@@ -226,16 +225,6 @@ void run(int argc, char** argv) {
     found.line["threads"] = threads / streams;
     print(std::move(found), *model, options);
   }
-}
-
-// With control characters escaped, which a terminal would obey: an artifact may be a stranger's.
-std::string printable(const std::string& text) {
-  std::ostringstream shown;
-  for (const unsigned char c : text) {
-    if (c < 0x20 || c == 0x7f) shown << "\\x" << std::hex << std::setw(2) << std::setfill('0') << int{c};
-    else shown << c;
-  }
-  return shown.str();
 }
 
 }  // namespace
