@@ -103,6 +103,22 @@ def test_a_profile_is_refused_where_it_counts(program, picture, tmp_path, suffix
     assert "it embeds an ICC profile" in refused.stderr
 
 
+def test_a_profile_that_libpng_does_not_take_counts_too(program, picture, tmp_path):
+    """It warns, and goes on as if there were none; Python converts by it, or refuses."""
+    image = tmp_path / "x.png"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture.convert("L").resize((24, 18)).save(image, icc_profile=profile)  # of RGB
+    counts = pixels_artifact(tmp_path / "counts", (18, 12), srgb=True)
+    ignored = pixels_artifact(tmp_path / "ignored", (18, 12))
+    assert_same_pixels(seen(program, ignored, image), expected(image, (18, 12)))
+    for broken in (False, True):
+        if broken:  # what Python can't use, either
+            picture.resize((24, 18)).save(image, icc_profile=b"no profile")
+        refused = run(program, counts, image)
+        assert refused.returncode == 4
+        assert "it embeds an ICC profile" in refused.stderr
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_an_image_of_other_channels_is_refused(program, picture, tmp_path, suffix):
     artifact = pixels_artifact(tmp_path, (18, 12), channels=4)

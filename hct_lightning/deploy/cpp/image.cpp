@@ -185,6 +185,7 @@ at::Tensor read_jpeg(const Bytes& bytes, const Decoding& how, const Reduce& redu
 struct PngErrors {
   std::jmp_buf jump;
   char message[256];
+  bool profile = false;  // it has one that libpng does not take
 };
 
 void on_png_error(png_structp png, png_const_charp message) {
@@ -193,7 +194,9 @@ void on_png_error(png_structp png, png_const_charp message) {
   std::longjmp(errors->jump, 1);
 }
 
-void on_png_warning(png_structp, png_const_charp) {}
+void on_png_warning(png_structp png, png_const_charp message) {
+  if (std::string_view(message).starts_with("iCCP")) static_cast<PngErrors*>(png_get_error_ptr(png))->profile = true;
+}
 
 struct PngSource {
   const Bytes& bytes;
@@ -278,7 +281,7 @@ at::Tensor read_png(const Bytes& bytes, const Decoding& how) {
     png_read_info(png, info);
     const int64_t height = png_get_image_height(png, info), width = png_get_image_width(png, info);
     check_size(height, width, how);
-    check_profile(png_get_valid(png, info, PNG_INFO_iCCP), how);
+    check_profile(errors.profile || png_get_valid(png, info, PNG_INFO_iCCP), how);
     turned = png_orientation(png, info);
     const int kind = png_get_color_type(png, info);
     const bool windowed = kind == PNG_COLOR_TYPE_GRAY && png_get_bit_depth(png, info) == 16;
