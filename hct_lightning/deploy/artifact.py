@@ -87,7 +87,7 @@ class Artifact:
         """n c h w uint8 -> n classes probabilities, fp32.
 
         Raises:
-            ValueError: when the images are not what the artifact takes.
+            ValueError: when the images are not what the artifact takes, or it names other classes than its model has.
         """
         return self.logits(images).softmax(dim=1)
 
@@ -98,7 +98,13 @@ class Artifact:
             return torch.empty((0, len(self.classes)))
         with torch.inference_mode():
             batches = images.split(self.description["input"]["batch"] or len(images))
-            return torch.cat([self._run(batch) for batch in batches])
+            found = torch.cat([self._run(batch) for batch in batches])
+        if found.shape != (len(images), len(self.classes)):
+            raise ValueError(
+                f"the model gives {tuple(found.shape)} for {len(images)} images where artifact.json names "
+                f"{len(self.classes)} classes; export it again"
+            )
+        return found
 
     def _check(self, images: Tensor) -> None:
         takes = self.description["input"]

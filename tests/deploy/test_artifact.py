@@ -83,6 +83,16 @@ def test_refuses_images_that_it_does_not_take(folder, x, message):
         load_artifact(folder)(x)
 
 
+@pytest.mark.parametrize("classes", [["a", "b", "c"], ["a", "b", "c", "d", "e"]])
+def test_as_many_classes_as_the_model_has(folder, tmp_path, classes):
+    """Its answers would stand under other names."""
+    other = shutil.copytree(folder, tmp_path / "other")
+    description = json.loads((other / "artifact.json").read_text())
+    (other / "artifact.json").write_text(json.dumps(description | {"classes": classes}))
+    with pytest.raises(ValueError, match=rf"gives \(1, 4\) for 1 images where artifact\.json names {len(classes)} classes"):
+        load_artifact(other)(images(1, 3, 192, 256))
+
+
 def test_open_size_has_a_least_one(open_folder):
     with pytest.raises(ValueError, match="at least"):
         load_artifact(open_folder)(images(1, 3, 127, 400))

@@ -180,6 +180,24 @@ def changed(artifact: Path, place: Path, **fields: object) -> Path:
     return other
 
 
+@pytest.mark.parametrize("classes", [CLASSES[:3], [*CLASSES, "e"]])
+def test_as_many_classes_as_the_model_has(program, export, picture, tmp_path, classes):
+    picture.save(tmp_path / "x.png")
+    done = run(program, changed(export("torchscript"), tmp_path / "other", classes=classes), tmp_path / "x.png")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"gives 4 numbers an image where artifact.json names {len(classes)} classes" in done.stderr
+
+
+def test_an_answer_that_is_not_finite_is_none(program, export, picture, tmp_path):
+    picture.save(tmp_path / "x.png")
+    infinite = changed(export("torchscript"), tmp_path / "infinite")
+    write(infinite / "model.ts", "return torch.mul(torch.slice(torch.flatten(torch.to(x, 6), 1), 1, 0, 4), inf)")
+    changed(infinite, tmp_path / "signed", sha256={"model.ts": digest(infinite / "model.ts")})
+    done = run(program, "--trust", tmp_path / "signed", tmp_path / "x.png")
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr == f"error: {tmp_path / 'x.png'}: the network's answer is not finite\n"
+
+
 def test_wrong_usage_ends_with_2(program, tmp_path):
     for args, message in {
         (): "give an artifact and at least one image",

@@ -1,5 +1,6 @@
 // hct_predict: the class and the probabilities of images, from an artifact, without Python.
 #include <ATen/Parallel.h>
+#include <ATen/ops/isfinite.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
@@ -126,12 +127,22 @@ struct Turn {
   ~Turn() { computing.release(); }
 };
 
+void check_answer(const at::Tensor& found, const Artifact& artifact, const std::string& path) {
+  const int64_t classes = artifact.classes.size();
+  if (found.numel() != classes)
+    throw Error(kArtifact, artifact.file.string() + " gives " + std::to_string(found.numel()) +
+                               " numbers an image where artifact.json names " + std::to_string(classes) +
+                               " classes; export it again");
+  if (!at::isfinite(found).all().item<bool>()) throw Error(kRuntime, path + ": the network's answer is not finite");
+}
+
 Answer answer(const std::string& path, int threads, const Artifact& artifact, Model& model,
               std::counting_semaphore<>& computing) {
   at::Tensor images, found;
   const double read_s = seconds([&] { images = read_image(path, artifact.decoding, threads).unsqueeze(0); });
   const Turn turn(computing);
   const double first_s = seconds([&] { found = probabilities(model, images); });
+  check_answer(found, artifact, path);
   nlohmann::ordered_json line = {{"image", path}};
   line["class"] = artifact.classes.at(found.argmax(1).item<int64_t>());
   for (size_t c = 0; c < artifact.classes.size(); ++c)
