@@ -232,6 +232,7 @@ def test_bad_artifacts_end_with_3(program, export, picture, tmp_path):
         changed(artifact, tmp_path / "new", format=99): "has format 99",
         changed(artifact, tmp_path / "abacus", runtime="abacus"): "abacus is unknown",
         changed(artifact, tmp_path / "out", sha256={"model.ts": digest, "../x": digest}): "outside",
+        changed(artifact, tmp_path / "up", file="../x", sha256={"../x": digest}): "outside",
         changed(artifact, tmp_path / "none", file="other.ts"): "no digest",
         changed(artifact, tmp_path / "small", decoding=decoding | {"size": [0, 128]}): "images without pixels",
     }.items():
