@@ -181,11 +181,18 @@ def load_artifact(
         raise ImportError(f"{folder}: {error}") from error
     try:
         return Artifact(description, server.load(file, description, threads, streams, **options), streams)
+    except MemoryError:
+        raise  # another export needs no less
     except Exception as error:  # each runtime has its own for a file that it can't read
         if isinstance(error, ValueError) and str(file) in str(error):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{file} can't be loaded: {reason}; export it again") from error
+        raise ValueError(f"{file} can't be loaded: {reason_of(error)}; export it again") from error
+
+
+def reason_of(error: Exception) -> str:
+    """The line that says why. OpenVINO's errors begin with where in its source they were thrown."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in lines if not line.startswith(("Exception from ", "Check '"))), lines[-1])
 
 
 def checked_file(folder: Path, description: Mapping[str, Any]) -> Path:

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from hct_lightning.deploy import load_artifact
+from hct_lightning.deploy.artifact import digest
+from hct_lightning.deploy.runtimes import torchscript
 
 
 def images(*shape: int) -> torch.Tensor:
@@ -89,7 +91,9 @@ def test_as_many_classes_as_the_model_has(folder, tmp_path, classes):
     other = shutil.copytree(folder, tmp_path / "other")
     description = json.loads((other / "artifact.json").read_text())
     (other / "artifact.json").write_text(json.dumps(description | {"classes": classes}))
-    with pytest.raises(ValueError, match=rf"gives \(1, 4\) for 1 images where artifact\.json names {len(classes)} classes"):
+    with pytest.raises(
+        ValueError, match=rf"gives \(1, 4\) for 1 images where artifact\.json names {len(classes)} classes"
+    ):
         load_artifact(other)(images(1, 3, 192, 256))
 
 
@@ -130,6 +134,28 @@ def test_refuses_what_it_does_not_know(folder, tmp_path, field, value, message):
     (other / "artifact.json").write_text(json.dumps(description | {field: value}))
     with pytest.raises(ValueError, match=message):
         load_artifact(other)
+
+
+def test_why_a_model_does_not_load_is_said(folder, tmp_path):
+    """OpenVINO says it in the third line of its message, and torch in the first."""
+    pytest.importorskip("openvino")
+    for runtime, reason in (("openvino", "Unable to read the model: "), ("torchscript", "is no TorchScript archive: ")):
+        other = shutil.copytree(folder, tmp_path / runtime)
+        (other / "model.ts").write_bytes(b"no model")
+        description = json.loads((other / "artifact.json").read_text())
+        changed = {"runtime": runtime, "sha256": {"model.ts": digest(other / "model.ts")}}
+        (other / "artifact.json").write_text(json.dumps(description | changed))
+        with pytest.raises(ValueError, match=rf"model\.ts (can't be loaded: )?{reason}"):
+            load_artifact(other)
+
+
+def test_memory_that_is_short_is_no_fault_of_the_artifact(folder, monkeypatch):
+    def load(*args: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(torchscript, "load", load)
+    with pytest.raises(MemoryError):
+        load_artifact(folder)
 
 
 def test_a_description_of_any_depth_is_damaged(tmp_path):

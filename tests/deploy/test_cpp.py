@@ -267,6 +267,27 @@ def test_a_model_that_does_not_load_ends_with_5(program, export, picture, tmp_pa
     assert done.stderr.splitlines()[-1].startswith("error: ")
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda folder: {"decoding": decoding((160, 160)).as_json()}, r"the tensor .*160.* are incompatible"),
+        (lambda folder: {"sha256": {"model.xml": broken(folder / "model.xml")}}, "Error parsing"),
+    ],
+)
+def test_why_openvino_fails_is_said(program, export, picture, tmp_path, change, reason):
+    """Its messages begin with where in its source they were thrown."""
+    picture.save(tmp_path / "x.png")
+    other = shutil.copytree(export("openvino"), tmp_path / "other")
+    done = run(program, changed(other, tmp_path / "changed", **change(other)), tmp_path / "x.png")
+    assert done.returncode == 5
+    assert re.search(f"^error: .*{reason}", done.stderr.splitlines()[-1])
+
+
+def broken(file: Path) -> str:
+    file.write_bytes(file.read_bytes()[:9999])
+    return digest(file)
+
+
 @pytest.mark.parametrize("runtime", ["torchscript", "aoti"])
 def test_a_program_has_to_be_ones_own_or_trusted(program, export, picture, tmp_path, monkeypatch, runtime):
     picture.save(tmp_path / "x.png")

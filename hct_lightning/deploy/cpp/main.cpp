@@ -241,9 +241,8 @@ void run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const auto fail = [](ExitCode code, std::string message) {
-    // torch's messages go on with a backtrace; the first line says it.
-    std::cerr << "error: " << printable(message.substr(0, message.find('\n'))) << std::endl;
+  const auto fail = [](ExitCode code, const std::string& message) {
+    std::cerr << "error: " << printable(reason_in(message)) << std::endl;
     return static_cast<int>(code);
   };
   if (std::any_of(argv, argv + argc, [](const char* arg) { return !std::strcmp(arg, "--help"); })) {
