@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -141,6 +142,14 @@ def test_fewer_at_a_time_where_memory_is_short(program, export, picture, tmp_pat
     assert {line["threads"] for line in lines} == {many // int(said[1])}
 
 
+def test_machine_code_computes_one_image_at_a_time(program, export, picture, tmp_path):
+    """A package says itself how many threads a call takes. What is none stands for one: its model is not looked at yet."""
+    picture.save(tmp_path / "x.png")
+    other = changed(export("torchscript"), tmp_path / "other", runtime="aoti")
+    done = run(program, "--threads", "2", "--streams", "2", other, tmp_path / "x.png")
+    assert done.stderr.startswith("one image at a time, not 2: the code of AOTInductor's packages computes no more\n")
+
+
 def test_a_name_that_is_not_utf8_keeps_no_other_image_waiting(program, export, picture, tmp_path):
     images = [tmp_path / name for name in (os.fsdecode(b"\xe9t\xe9.png"), "\u00e9t\u00e9.png")]
     for image in images:
@@ -212,6 +221,18 @@ def test_wrong_usage_ends_with_2(program, tmp_path):
         assert message in done.stderr
         assert done.stderr.count("\n") == 1
     assert "usage" in run(program, "--help").stdout
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_answers_that_can_not_be_written_end_with_5(program, export, picture, tmp_path, count):
+    images = [tmp_path / f"{i}.png" for i in range(count)]
+    for image in images:
+        picture.save(image)
+    for args in (("--help",), (export("torchscript"), *images)):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run([program, *args], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        assert done.returncode == 5
+        assert "error: standard output can't be written: No space left on device" in done.stderr
 
 
 def test_bad_artifacts_end_with_3(program, export, picture, tmp_path):

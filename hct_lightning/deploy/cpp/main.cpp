@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <charconv>
 #include <chrono>
 #include <climits>
@@ -42,8 +43,8 @@ Prints a line of JSON for each image (PNG or JPEG): its class, the probabilities
   --trust      run TorchScript and machine code (AOTInductor's) that you have not exported on this machine
   --help       this text
 
-Exit codes: 0 done; 2 wrong usage; 3 the artifact, 4 an image can't be read; 5 the model can't be loaded or run.
-)";
+Exit codes: 0 done; 2 wrong usage; 3 the artifact, 4 an image can't be read; 5 the model can't be loaded or run,
+or its answer not be written.)";
 
 struct Options {
   int repeat = 0;
@@ -166,6 +167,15 @@ int streams_that_fit(const Artifact& artifact, Model& model, int streams, int64_
   return static_cast<int>(fit);
 }
 
+// Writes a line of standard output, so that a full disk does not end as if all were there.
+void say(const std::string& line) {
+  errno = 0;
+  std::cout << line << std::endl;
+  if (std::cout) return;
+  const std::string reason = errno ? std::strerror(errno) : "it is closed";
+  throw Error(kRuntime, "standard output can't be written: " + reason + "; give it a place that can");
+}
+
 // Adds what the options ask for, and prints the line.
 void print(Answer found, Model& model, const Options& options) {
   const auto again = [&] { probabilities(model, found.images); };
@@ -179,10 +189,10 @@ void print(Answer found, Model& model, const Options& options) {
   }
   found.line["peak_gib"] = gib(peak_bytes());
   // A file's name need not be UTF-8, which JSON is: what is not becomes U+FFFD.
-  std::cout << found.line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << std::endl;
+  say(found.line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   std::string word;
   while (options.wait && std::getline(std::cin, word))
-    std::cout << nlohmann::json{{"seconds", seconds(again)}, {"peak_gib", gib(peak_bytes())}}.dump() << std::endl;
+    say(nlohmann::json{{"seconds", seconds(again)}, {"peak_gib", gib(peak_bytes())}}.dump());
 }
 
 void run(int argc, char** argv) {
@@ -192,9 +202,14 @@ void run(int argc, char** argv) {
   const size_t count = options.paths.size() - 1;
   const bool measured = options.repeat || options.wait || options.loading.profile;
   int streams = std::min(options.loading.streams, threads);
-  at::set_num_threads(threads / streams);  // of each thread that computes
   c10::InferenceMode guard;
   const Artifact artifact = read_artifact(options.paths[0]);
+  if (artifact.runtime == "aoti" && streams > 1) {
+    std::cerr << "one image at a time, not " << streams << ": the code of AOTInductor's packages computes no more"
+              << std::endl;
+    streams = 1;
+  }
+  at::set_num_threads(threads / streams);  // of each thread that computes
   std::unique_ptr<Model> model;
   const double load_s = seconds([&] {
     const int64_t before = resident_bytes();
@@ -234,7 +249,12 @@ void run(int argc, char** argv) {
     Answer found = answers[i].get_future().get();
     found.line["load_s"] = load_s;
     found.line["threads"] = threads / streams;
-    print(std::move(found), *model, options);
+    try {
+      print(std::move(found), *model, options);
+    } catch (...) {
+      next = count;  // no line would be printed of the images that are left
+      throw;
+    }
   }
 }
 
@@ -245,12 +265,10 @@ int main(int argc, char** argv) {
     std::cerr << "error: " << printable(reason_in(message)) << std::endl;
     return static_cast<int>(code);
   };
-  if (std::any_of(argv, argv + argc, [](const char* arg) { return !std::strcmp(arg, "--help"); })) {
-    std::cout << kHelp;
-    return 0;
-  }
+  const bool help = std::any_of(argv, argv + argc, [](const char* arg) { return !std::strcmp(arg, "--help"); });
   try {
-    run(argc, argv);
+    if (help) say(kHelp);
+    else run(argc, argv);
     return 0;
   } catch (const Error& error) {
     return fail(error.code, error.what());
