@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
+import resource
 import struct
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +150,28 @@ def test_the_limit_on_pixels_is_the_artifacts(program, picture, tmp_path):
         done = run(program, artifact, tmp_path / f"{side}.png")
         assert done.returncode == status
     assert "20x21 pixels are more than data.max_pixels=400" in done.stderr
+
+
+def test_what_is_no_file_is_not_read(program, tmp_path):
+    artifact = pixels_artifact(tmp_path, (18, 12))
+    os.mkfifo(tmp_path / "pipe.png")
+    for name, kind in ((tmp_path / "pipe.png", "a pipe"), ("/dev/zero", "a device or socket"), (tmp_path, "a folder")):
+        done = run(program, artifact, name)
+        assert (done.returncode, done.stderr) == (4, f"error: {name}: it is {kind}, not a file\n")
+
+
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [(b"no image", "neither a PNG nor a JPEG file"), (b"\xff\xd8\xff\xe0", "there is not enough memory to read it")],
+)
+def test_a_huge_file_is_read_only_if_it_is_an_image(program, tmp_path, start, reason):
+    """And where memory does not suffice for one, it is named."""
+    image = tmp_path / "huge.jpg"
+    image.write_bytes(start)
+    os.truncate(image, 2**42)
+    limit = partial(resource.setrlimit, resource.RLIMIT_AS, (2**38, 2**38))
+    done = run(program, pixels_artifact(tmp_path, (18, 12)), image, preexec_fn=limit)
+    assert (done.returncode, done.stderr) == (4, f"error: {image}: {reason}\n")
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])

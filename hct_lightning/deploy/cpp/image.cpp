@@ -1,9 +1,11 @@
 #include "image.h"
 
 #include <ATen/ops/empty.h>
+#include <c10/util/Exception.h>
 
 #include <libexif/exif-data.h>
 
+#include <algorithm>
 #include <charconv>
 #include <csetjmp>
 #include <cmath>
@@ -11,6 +13,7 @@
 #include <cstring>
 #include <fstream>
 #include <memory>
+#include <new>
 #include <regex>
 #include <sstream>
 #include <string>
@@ -30,15 +33,38 @@ namespace {
 using namespace std::string_view_literals;
 using Bytes = std::vector<unsigned char>;
 
+constexpr size_t kStart = 16;  // bytes of a file that say what it is
+
 [[noreturn]] void fail(const std::string& reason) { throw Error(kImage, reason); }
 
+bool is_png(const Bytes& bytes) { return bytes.size() > 8 && png_sig_cmp(bytes.data(), 0, 8) == 0; }
+
+bool is_jpeg(const Bytes& bytes) {
+  return bytes.size() > 3 && bytes[0] == 0xFF && bytes[1] == 0xD8 && bytes[2] == 0xFF;
+}
+
+// A PNG or a JPEG as a whole, and of anything else no more than its start.
 Bytes read_file(const std::filesystem::path& path) {
+  using std::filesystem::file_type;
   std::error_code error;
-  if (!std::filesystem::exists(path, error)) fail("there is no such file");
+  const file_type type = std::filesystem::status(path, error).type();
+  if (type == file_type::not_found) fail("there is no such file");
+  if (type == file_type::none) fail("it can't be opened: " + error.message());
+  if (type != file_type::regular) {  // a pipe would be waited for, and a device read for ever
+    const bool folder = type == file_type::directory, pipe = type == file_type::fifo;
+    fail(std::string("it is ") + (folder ? "a folder" : pipe ? "a pipe" : "a device or socket") + ", not a file");
+  }
   std::ifstream file(path, std::ios::binary);
-  if (!file || std::filesystem::is_directory(path, error)) fail("it can't be opened");
-  Bytes bytes(std::filesystem::file_size(path));
-  file.read(reinterpret_cast<char*>(bytes.data()), bytes.size());
+  if (!file) fail("it can't be opened");
+  Bytes bytes(std::min<uintmax_t>(kStart, std::filesystem::file_size(path)));
+  const auto read = [&](size_t from) {
+    file.read(reinterpret_cast<char*>(bytes.data()) + from, bytes.size() - from);
+    bytes.resize(from + file.gcount());  // it may have become shorter
+  };
+  read(0);
+  if (!is_png(bytes) && !is_jpeg(bytes)) fail("neither a PNG nor a JPEG file");
+  bytes.resize(std::filesystem::file_size(path));
+  read(std::min(bytes.size(), kStart));
   return bytes;
 }
 
@@ -313,14 +339,12 @@ at::Tensor read_image(const std::filesystem::path& path, const Decoding& how, in
     const Bytes bytes = read_file(path);
     int reduced = 1;
     at::Tensor image;
-    if (bytes.size() > 8 && png_sig_cmp(bytes.data(), 0, 8) == 0) {
+    if (is_png(bytes)) {
       image = read_png(bytes, how);
-    } else if (bytes.size() > 3 && bytes[0] == 0xFF && bytes[1] == 0xD8 && bytes[2] == 0xFF) {
+    } else {
       image = read_jpeg(bytes, how, [&](Size source) {
         return reduced = shrink_factor(source, choose_region(source, how.size, how.geometry), how.size);
       }, threads);
-    } else {
-      fail("neither a PNG nor a JPEG file");
     }
     if (image.size(2) != how.channels)
       fail("it has " + std::to_string(image.size(2)) + " channels where the network takes " +
@@ -332,5 +356,9 @@ at::Tensor read_image(const std::filesystem::path& path, const Decoding& how, in
     return how.reduce_to ? coarsen(image, *how.reduce_to) : image;
   } catch (const Error& error) {
     throw Error(error.code, path.string() + ": " + error.what());
+  } catch (const std::bad_alloc&) {
+    throw Error(kImage, path.string() + ": there is not enough memory to read it");
+  } catch (const c10::Error& error) {  // as of memory for its pixels
+    throw Error(kImage, path.string() + ": " + error.what_without_backtrace());
   }
 }
