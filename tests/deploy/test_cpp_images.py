@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import struct
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -60,6 +61,39 @@ def test_every_kind_of_png(program, picture, tmp_path, channels):
         kind(picture.resize((18, 24))).save(image)
         found = seen(program, artifact, image)
         assert_same_pixels(found, expected(image, (18, 12), channels=channels))
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png(head: bytes, rows: bytes) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_interlaced_png(program, picture, tmp_path, channels):
+    """Seven passes: the first has every eighth pixel of every eighth row, and so on."""
+    pixels = np.asarray(picture.resize((18, 24)))
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    rows = [b"\0" + row.tobytes() for y, x, down, right in passes for row in pixels[y::down, x::right]]
+    image, plain = tmp_path / "x.png", tmp_path / "plain.png"
+    image.write_bytes(png(struct.pack(">IIBBBBB", 18, 24, 8, 2, 0, 0, 1), b"".join(rows)))
+    picture.resize((18, 24)).save(plain)
+    artifact = pixels_artifact(tmp_path, (18, 12), channels=channels)
+    wanted = expected(plain, (18, 12), channels=channels)
+    assert torch.equal(expected(image, (18, 12), channels=channels), wanted)
+    assert_same_pixels(seen(program, artifact, image), wanted)
+
+
+def test_a_png_takes_the_memory_of_its_pixels(program, tmp_path):
+    """A list of its rows would take eight bytes each and more."""
+    artifact, peaks = pixels_artifact(tmp_path, (18, 12)), []
+    for height in (2**10, 2**24):
+        image = tmp_path / f"{height}.png"
+        image.write_bytes(png(struct.pack(">IIBBBBB", 1, height, 8, 0, 0, 0, 0), bytes(2 * height)))
+        peaks.append(answer(program, artifact, image)["peak_gib"])
+    assert peaks[1] - peaks[0] < 0.1, peaks
 
 
 def test_window_of_16_bit(program, picture, tmp_path):
@@ -325,6 +359,15 @@ def test_a_large_jpeg_is_reduced_while_it_is_decoded(program, picture, tmp_path,
         reduced = torch.from_numpy(np.array(file)).permute(2, 0, 1)
     wanted = geometry.apply(reduced, (18, 27), "cover").flatten().float()
     assert_same_pixels(seen(program, artifact, image), wanted, atol=2)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("RGB", 1), ("L", 3)])
+def test_a_jpeg_that_is_converted_is_not_reduced(program, photos, tmp_path, mode, channels):
+    image = tmp_path / "x.jpg"
+    with Image.open(photos / "Plant" / "blue-periwinkle.jpg") as photo:
+        photo.convert(mode).resize((144, 96)).save(image, quality=95)
+    wanted = expected(image, (24, 36), channels=channels)
+    assert_same_pixels(seen(program, pixels_artifact(tmp_path, (24, 36), channels=channels), image), wanted, atol=2)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

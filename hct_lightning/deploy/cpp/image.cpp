@@ -185,7 +185,9 @@ at::Tensor read_jpeg(const Bytes& bytes, const Decoding& how, const Reduce& redu
     }
     turned = orientation(exif, xmp);
     info.scale_num = 1;
-    info.scale_denom = turned == 1 ? reduce({info.image_height, info.image_width}) : 1;
+    // Python takes whole what it then converts to grey, or to RGB.
+    const bool reducible = turned == 1 && info.num_components == how.channels;
+    info.scale_denom = reducible ? reduce({info.image_height, info.image_width}) : 1;
     info.out_color_space = info.num_components == 1 && how.channels == 1 ? JCS_GRAYSCALE : JCS_RGB;
     jpeg_calc_output_dimensions(&info);
     image = empty_image(info.output_height, info.output_width, info.output_components);
@@ -294,8 +296,7 @@ at::Tensor read_png(const Bytes& bytes, const Decoding& how) {
   PngSource source{bytes};
   PngReader reader;
   at::Tensor image;
-  Bytes wide;                   // 16-bit grey
-  std::vector<png_bytep> rows;  // where each row goes
+  Bytes wide;  // 16-bit grey
   int turned = 1;
   const bool read = completes(errors.jump, [&] {
     reader.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &errors, on_png_error, on_png_warning);
@@ -315,14 +316,15 @@ at::Tensor read_png(const Bytes& bytes, const Decoding& how) {
     if (kind == PNG_COLOR_TYPE_PALETTE) png_set_palette_to_rgb(png);
     if (kind == PNG_COLOR_TYPE_GRAY) png_set_expand_gray_1_2_4_to_8(png);
     png_set_strip_alpha(png);
-    png_set_interlace_handling(png);
+    int passes = png_set_interlace_handling(png);  // each adds its pixels to those of the passes before
     png_read_update_info(png, info);
     const size_t row = png_get_rowbytes(png, info);
     if (windowed) wide.resize(row * height);
     image = empty_image(height, width, png_get_channels(png, info));
     unsigned char* to = windowed ? wide.data() : image.data_ptr<uint8_t>();
-    for (int64_t y = 0; y < height; ++y) rows.push_back(to + y * row);
-    png_read_image(png, rows.data());
+    // Row by row, for a list of all rows can be larger than the image.
+    for (; passes; --passes)
+      for (int64_t y = 0; y < height; ++y) png_read_row(png, to + y * row, nullptr);
     png_read_end(png, info);
   });
   if (!read) fail(errors.message);
