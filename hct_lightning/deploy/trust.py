@@ -21,25 +21,34 @@ _TABLES = 2**28  # bytes that a network may compute when it is built
 
 
 def _list() -> Path:
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    """Raises OSError where this user has no home."""
+    try:
+        home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError as error:
+        raise FileNotFoundError(f"{error} Give one by XDG_STATE_HOME") from error
     return Path(home) / "hct_lightning" / "compiled.txt"
 
 
 def remember(digest: str) -> None:
     """Notes that this user has made the file with this digest, where that can be written."""
-    file = _list()
     try:
+        file = _list()
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with file.open("a", encoding="ascii") as lines:
             lines.write(f"{digest}\n")
     except OSError as error:  # as in a container, whose home is read only
-        log.warning("%s can't be written, so this artifact has to be trusted as a stranger's: %s", file, error)
+        log.warning(
+            "the list of your own artifacts can't be written, so this artifact has to be trusted as a stranger's: %s",
+            error,
+        )
 
 
 def is_own(digest: str) -> bool:
     """Whether this user has made the file with this digest."""
-    file = _list()
-    return file.is_file() and digest in file.read_text(encoding="ascii").split()
+    try:
+        return digest in _list().read_text(encoding="ascii").split()
+    except OSError:  # there is none, or none that can be read
+        return False
 
 
 def refuse_inflated(path: Path, *, compressed: int = 0) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,6 +42,20 @@ def test_a_home_that_is_read_only_ends_no_export(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     trust.remember("0" * 64)
     assert "can't be written, so this artifact has to be trusted as a stranger's" in caplog.text
+    assert not trust.is_own("0" * 64)
+
+
+def test_a_user_without_a_home_has_no_artifacts_of_their_own(monkeypatch, caplog):
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    trust.remember("0" * 64)
+    assert (
+        "has to be trusted as a stranger's: Could not determine home directory. Give one by XDG_STATE_HOME"
+        in caplog.text
+    )
     assert not trust.is_own("0" * 64)
 
 
