@@ -55,11 +55,13 @@ PROGRAMS = ("torchscript", "aoti")  # those that run what the model file says, a
 
 
 def instruction_set() -> str:
-    """What compiled code may use here: `AVX2 avx_vnni`, say, with all of AVX-512 and AMX that there is."""
-    beyond = ("amx_", "avx512_", "avx_")
-    extras = sorted(
-        name for name, has in torch.cpu.get_capabilities().items() if has is True and name.startswith(beyond)
-    )
+    """What compiled code may use here: `AVX2 avx_vnni`, say, with all of AVX-512 and AMX that there is.
+
+    Other CPUs than x86 have all that PyTorch knows of them, such as `neon` and `sve`.
+    """
+    has = torch.cpu.get_capabilities()
+    beyond = ("amx_", "avx512_", "avx_") if "avx2" in has else ""
+    extras = sorted(name for name, value in has.items() if value is True and name.startswith(beyond))
     return " ".join([torch.backends.cpu.get_cpu_capability(), *extras])
 
 

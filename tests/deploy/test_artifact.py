@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hct_lightning.deploy import load_artifact
-from hct_lightning.deploy.artifact import digest
+from hct_lightning.deploy.artifact import digest, instruction_set
 from hct_lightning.deploy.runtimes import torchscript
 
 
@@ -156,6 +156,19 @@ def test_memory_that_is_short_is_no_fault_of_the_artifact(folder, monkeypatch):
     monkeypatch.setattr(torchscript, "load", load)
     with pytest.raises(MemoryError):
         load_artifact(folder)
+
+
+@pytest.mark.parametrize(
+    ("has", "extras"),
+    [
+        ({"avx2": True, "sse4_1": True, "avx_vnni": True, "avx512_f": False, "cpu_name": "x"}, ["avx_vnni"]),
+        ({"neon": True, "sve": True, "sme": False, "architecture": "aarch64", "l2_cache_size": 1}, ["neon", "sve"]),
+    ],
+)
+def test_the_instruction_set_of_any_cpu(monkeypatch, has, extras):
+    """Machine code for SVE must not be taken for that of a CPU without it."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert instruction_set().split()[1:] == extras
 
 
 def test_a_description_of_any_depth_is_damaged(tmp_path):

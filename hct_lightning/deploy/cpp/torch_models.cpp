@@ -48,9 +48,12 @@ void check_own(const Artifact& artifact, bool trust) {
 std::string instruction_set() {
   std::string found = at::get_cpu_capability();
   std::set<std::string> extras;
-  for (const auto& [name, has] : at::cpu::get_cpu_capabilities())
-    for (const char* beyond : {"amx_", "avx512_", "avx_"})
-      if (has.isBool() && has.toBool() && name.starts_with(beyond)) extras.insert(name);
+  const auto capabilities = at::cpu::get_cpu_capabilities();
+  const bool x86 = capabilities.contains("avx2");
+  for (const auto& [name, has] : capabilities)
+    if (has.isBool() && has.toBool() &&
+        (!x86 || name.starts_with("amx_") || name.starts_with("avx512_") || name.starts_with("avx_")))
+      extras.insert(name);
   for (const std::string& name : extras) found += " " + name;
   return found;
 }
