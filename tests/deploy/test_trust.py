@@ -85,6 +85,22 @@ def test_machine_code_has_to_be_ones_own_or_trusted(folder, tmp_path, monkeypatc
         load_artifact(other)
 
 
+@pytest.mark.parametrize(
+    ("options", "special"),
+    [
+        ({"blocks": [1, 2, (3, 4.5)], "kernel": "softmax", "drop": None, "deep": {"a": True}}, None),
+        ({"blocks": [1, 1, 10**9]}, "1000000000"),
+        ({"scale": float("nan")}, "nan"),
+        ({"deep": [{"_target_": "os.system"}]}, "_target_"),
+        ({"deep": {3: 1}}, "3"),
+        ({"name": "${oc.env:HOME}"}, "${oc.env:HOME}"),
+        ({"blocks": {1, 2}}, "{1, 2}"),
+    ],
+)
+def test_a_networks_options_are_plain(options, special):
+    assert trust.first_special(options) == special
+
+
 def test_what_would_fill_the_memory_is_refused(tmp_path):
     file = tmp_path / "a.ckpt"
     torch.save({"x": torch.zeros(1000)}, file)
