@@ -22,7 +22,7 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
 from hct_lightning.deploy.artifact import read_descriptions
-from hct_lightning.deploy.export import Exporter, Reference, export_artifact
+from hct_lightning.deploy.export import Exporter, NoImagesError, Reference, export_artifact
 from hct_lightning.machine.runtime import cpu_count
 from hct_lightning.report.card import write_card
 from hct_lightning.training.checkpoints import load_network
@@ -90,7 +90,10 @@ class ExportAtEnd(Callback):
         calibration = data.calibration(self.calibration)
         reference = None
         if self.evaluation:
-            reference = Reference(network, data.evaluation(self.evaluation))
+            try:
+                reference = Reference(network, data.evaluation(self.evaluation))
+            except NoImagesError as error:  # at the end of a long run
+                log.warning("artifacts are made, and not compared with the network: %s", error)
         for name, exporter in self.exporters.items():
             made = export_artifact(
                 name,

@@ -54,7 +54,8 @@ LONGEST = (
     "tasks/test_inspect.py",
     "tasks/test_predict.py",
     "tasks/test_pretrain.py",
-    "deploy/test_cpp_images.py",  # behind the other one, which builds the program
+    "deploy/test_cpp_errors.py",  # behind the other one, which builds the program
+    "deploy/test_cpp_images.py",
 )
 
 Cli = Callable[..., subprocess.CompletedProcess]

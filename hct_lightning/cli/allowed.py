@@ -30,7 +30,6 @@ KINDS = {
 METRIC = "torchmetrics.Metric"  # anywhere
 PACKAGES = ("hct_lightning", "lightning", "torch.optim", "torchmetrics")  # of these classes
 
-_LARGEST = 10_000  # number among the options of a network: the depth of one that a file describes must not take hours
 # What timm.create_model takes to find weights. Those of a checkpoint are in the checkpoint.
 _WEIGHTS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 
@@ -109,6 +108,8 @@ def check_network(model: Mapping[str, Any], allow: Iterable[str], where: str) ->
     Raises:
         ValueError: for any other target, and for one that is nested.
     """
+    from hct_lightning.deploy.trust import first_special  # with PyTorch, which the command line need not wait for
+
     target = model.get("_target_")
     if not isinstance(target, str) or target not in _named("model"):
         if not isinstance(target, str) or not _inside(target, allow):
@@ -119,22 +120,8 @@ def check_network(model: Mapping[str, Any], allow: Iterable[str], where: str) ->
             )
         _check(target, tuple(allow), where)
     options = {name: value for name, value in model.items() if name not in ("_target_", *_WEIGHTS)}
-    if name := _first_special(options):
+    if name := first_special(options):
         raise ValueError(
             f"{where}: its network has the option {name!r:.100}; a network's are plain values and no large numbers"
         )
     return {"_target_": target, **options}
-
-
-def _first_special(options: Any) -> str | None:
-    """A key that means something to Hydra (`_target_`, `_args_`, ...), or a value that is not plain, somewhere inside."""
-    if isinstance(options, Mapping):
-        special = next((str(key) for key in options if not isinstance(key, str) or key.startswith("_")), None)
-        return special or _first_special(list(options.values()))
-    if isinstance(options, list | tuple):
-        return next(filter(None, map(_first_special, options)), None)
-    if isinstance(options, str):
-        return options if "${" in options else None
-    if options is None or (isinstance(options, int | float) and abs(options) <= _LARGEST):
-        return None
-    return str(options)

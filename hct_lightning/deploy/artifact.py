@@ -55,11 +55,13 @@ PROGRAMS = ("torchscript", "aoti")  # those that run what the model file says, a
 
 
 def instruction_set() -> str:
-    """What compiled code may use here: `AVX2 avx_vnni`, say, with all of AVX-512 and AMX that there is."""
-    beyond = ("amx_", "avx512_", "avx_")
-    extras = sorted(
-        name for name, has in torch.cpu.get_capabilities().items() if has is True and name.startswith(beyond)
-    )
+    """What compiled code may use here: `AVX2 avx_vnni`, say, with all of AVX-512 and AMX that there is.
+
+    Other CPUs than x86 have all that PyTorch knows of them, such as `neon` and `sve`.
+    """
+    has = torch.cpu.get_capabilities()
+    beyond = ("amx_", "avx512_", "avx_") if "avx2" in has else ""
+    extras = sorted(name for name, value in has.items() if value is True and name.startswith(beyond))
     return " ".join([torch.backends.cpu.get_cpu_capability(), *extras])
 
 
@@ -87,7 +89,7 @@ class Artifact:
         """n c h w uint8 -> n classes probabilities, fp32.
 
         Raises:
-            ValueError: when the images are not what the artifact takes.
+            ValueError: when the images are not what the artifact takes, or it names other classes than its model has.
         """
         return self.logits(images).softmax(dim=1)
 
@@ -98,7 +100,13 @@ class Artifact:
             return torch.empty((0, len(self.classes)))
         with torch.inference_mode():
             batches = images.split(self.description["input"]["batch"] or len(images))
-            return torch.cat([self._run(batch) for batch in batches])
+            found = torch.cat([self._run(batch) for batch in batches])
+        if found.shape != (len(images), len(self.classes)):
+            raise ValueError(
+                f"the model gives {tuple(found.shape)} for {len(images)} images where artifact.json names "
+                f"{len(self.classes)} classes; export it again"
+            )
+        return found
 
     def _check(self, images: Tensor) -> None:
         takes = self.description["input"]
@@ -175,11 +183,18 @@ def load_artifact(
         raise ImportError(f"{folder}: {error}") from error
     try:
         return Artifact(description, server.load(file, description, threads, streams, **options), streams)
+    except MemoryError:
+        raise  # another export needs no less
     except Exception as error:  # each runtime has its own for a file that it can't read
         if isinstance(error, ValueError) and str(file) in str(error):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{file} can't be loaded: {reason}; export it again") from error
+        raise ValueError(f"{file} can't be loaded: {reason_of(error)}; export it again") from error
+
+
+def reason_of(error: Exception) -> str:
+    """The line that says why. OpenVINO's errors begin with where in its source they were thrown."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in lines if not line.startswith(("Exception from ", "Check '"))), lines[-1])
 
 
 def checked_file(folder: Path, description: Mapping[str, Any]) -> Path:

@@ -61,6 +61,10 @@ def check_open_sizes(exporters: Mapping[str, Any]) -> None:
             )
 
 
+class NoImagesError(ValueError):
+    """There is nothing to compare on."""
+
+
 class Reference:
     """What the fp32 network answers on labelled images.
 
@@ -68,12 +72,20 @@ class Reference:
         network: takes uint8 images, in eval mode.
         batches: of uint8 images, labels and indices, negative where an image is not to be counted; gone through once
             for each artifact.
+
+    Raises:
+        NoImagesError: when no image is to be counted.
     """
 
     def __init__(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:
         self.batches = batches
         with torch.inference_mode():
             answers = [(network(images).float(), labels) for images, labels in self._counted()]
+        if not answers:
+            raise NoImagesError(
+                "none of the validation images that export.evaluation asks for can be read; mend them, or give "
+                "export.evaluation=0"
+            )
         logits, labels = zip(*answers, strict=True)
         self.logits, self.labels = torch.cat(logits), torch.cat(labels)
 

@@ -1,4 +1,4 @@
-"""Model files that are programs: which of them are this user's own; and files that would fill the memory.
+"""What model files may do: programs, which of them are this user's own; options; files that would fill the memory.
 
 An AOTInductor package is machine code, and a TorchScript archive a program. Loading one runs it, as the user who loads
 it. So this user's own are remembered when they are made, by their digests, and any other has to be trusted explicitly;
@@ -8,8 +8,9 @@ but a stranger's TorchScript runs in Python where `checked` knows all that it na
 import logging
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,29 +18,57 @@ from torch import nn
 log = logging.getLogger(__name__)
 
 HOW = "use predict.trust=true, serve.trust=true or load_artifact(..., trust=True)"  # to say that a file is trusted
+_LARGEST = 10_000  # number among the options of a network: the depth of one that a file describes must not take hours
 _TABLES = 2**28  # bytes that a network may compute when it is built
 
 
 def _list() -> Path:
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    """Raises OSError where this user has no home."""
+    try:
+        home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError as error:
+        raise FileNotFoundError(f"{error} Give one by XDG_STATE_HOME") from error
     return Path(home) / "hct_lightning" / "compiled.txt"
 
 
 def remember(digest: str) -> None:
     """Notes that this user has made the file with this digest, where that can be written."""
-    file = _list()
     try:
+        file = _list()
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with file.open("a", encoding="ascii") as lines:
             lines.write(f"{digest}\n")
     except OSError as error:  # as in a container, whose home is read only
-        log.warning("%s can't be written, so this artifact has to be trusted as a stranger's: %s", file, error)
+        log.warning(
+            "the list of your own artifacts can't be written, so this artifact has to be trusted as a stranger's: %s",
+            error,
+        )
 
 
 def is_own(digest: str) -> bool:
     """Whether this user has made the file with this digest."""
-    file = _list()
-    return file.is_file() and digest in file.read_text(encoding="ascii").split()
+    try:
+        return digest in _list().read_text(encoding="ascii").split()
+    except OSError:  # there is none, or none that can be read
+        return False
+
+
+def first_special(options: Any) -> str | None:
+    """A key that means something to Hydra (`_target_`, `_args_`, ...), or a value that is not plain, somewhere inside.
+
+    Args:
+        options: of a network, as a file gives them.
+    """
+    if isinstance(options, Mapping):
+        special = next((str(key) for key in options if not isinstance(key, str) or key.startswith("_")), None)
+        return special or first_special(list(options.values()))
+    if isinstance(options, list | tuple):
+        return next(filter(None, map(first_special, options)), None)
+    if isinstance(options, str):
+        return options if "${" in options else None
+    if options is None or (isinstance(options, int | float) and abs(options) <= _LARGEST):
+        return None
+    return str(options)
 
 
 def refuse_inflated(path: Path, *, compressed: int = 0) -> None:

@@ -31,10 +31,10 @@ def compiled_library(folder: Traversable, main: str, headers: Sequence[str], wit
     common = sorted((file for file in shared.iterdir() if file.is_file()), key=lambda file: file.name)
     content = b"".join(file.read_bytes() for file in (*(folder / name for name in (main, *headers)), *common))
     command = [*shlex.split(os.environ.get("CXX", "c++")), *_OPTIONS]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hct_lightning"
     try:
         compiler = subprocess.run([command[0], "--version"], check=True, capture_output=True).stdout
         parts = content, repr(command).encode(), platform.machine().encode(), compiler
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hct_lightning"
         kept = home / f"{Path(main).stem}-{hashlib.sha256(b''.join(parts)).hexdigest()[:16]}.so"
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         owner = home.stat()
@@ -52,6 +52,7 @@ def compiled_library(folder: Traversable, main: str, headers: Sequence[str], wit
         why = next((line for line in said if "error: " in line), error)
         log.info("%s: %s could not compile %s: %s", without, command[0], main, why)
         return None
-    except OSError as error:
-        log.info("%s: %s (a C++ compiler is needed: g++)", without, error)
+    except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home
+        missing = isinstance(error, FileNotFoundError) and error.filename == command[0]
+        log.info("%s: %s%s", without, error, " (a C++ compiler is needed: g++)" if missing else "")
         return None

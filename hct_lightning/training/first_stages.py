@@ -25,7 +25,7 @@ class FirstStages:
         network: HCT on the CPU, in evaluation, with the weights that the artifact was made of.
 
     Attributes:
-        sha256: of the artifact's model.
+        sha256: of each of the artifact's files. (The model's own says nothing of the weights, which lie beside it.)
 
     Raises:
         ValueError: for an artifact of another kind, or of other weights.
@@ -40,7 +40,7 @@ class FirstStages:
                 f"predict.first_stages={folder}: it is of {made}, which gains nothing; make export=[openvino_int8]"
             )
         self._file = checked_file(folder, description)
-        self.sha256: str = description["sha256"][self._file.name]
+        self.sha256: dict[str, str] = dict(description["sha256"])
         self._loaded: dict[int, Callable[[Tensor], Tensor]] = {}
         self._compare(network, folder)
 

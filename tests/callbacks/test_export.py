@@ -4,6 +4,7 @@ import logging
 import shutil
 
 from hct_lightning.callbacks.export import LOGGED, ExportAtEnd
+from hct_lightning.data.datamodule import ImageData
 from hct_lightning.deploy.runtimes import torchscript
 from hct_lightning.training.metrics_csv import MetricsCSV
 
@@ -25,6 +26,19 @@ def test_the_best_checkpoint_becomes_an_artifact_and_its_figures_are_logged(fit,
     assert {key: float(last[f"export/mine/{key}"]) for key in LOGGED} == {key: metrics[key] for key in LOGGED}
     size = sum(file.stat().st_size for file in artifact.iterdir() if file.name not in ("artifact.json", "README.md"))
     assert float(last["export/mine/size_mb"]) * 1e6 == size
+
+
+def test_where_no_image_can_be_read_artifacts_are_made_and_not_compared(fit, trained, tmp_path, monkeypatch, caplog):
+    """It is found out at the end of a run, of which nothing is to be lost."""
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path / "checkpoints")
+    monkeypatch.setattr(ImageData, "evaluation", lambda self, count: [])
+    with caplog.at_level(logging.WARNING):
+        fit(export_at_end(evaluation=4), data={"resolution": 128})
+    assert "artifacts are made, and not compared with the network: none of the validation images" in caplog.text
+    metrics = json.loads((tmp_path / "artifacts" / "mine" / "artifact.json").read_text())["metrics"]
+    assert metrics["time_ms"] > 0
+    assert "accuracy" not in metrics
 
 
 def test_without_a_best_checkpoint_there_is_a_warning_and_no_artifact(fit, tmp_path, caplog):

@@ -1,6 +1,7 @@
 """Asks the C++ program, and Python for the same."""
 
 import json
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from hct_lightning.data.reading.decoding import Decoding
 from hct_lightning.data.reading.image import read_image
 from hct_lightning.deploy import export_artifact
 from hct_lightning.deploy.runtimes import torchscript
+
+CLASSES = ["a", "b", "c", "d"]
 
 
 def decoding(size: tuple[int, int] = (192, 256), **other: object) -> Decoding:
@@ -61,3 +64,10 @@ def expected(image: Path, size: tuple[int, int], **other: object) -> torch.Tenso
 def assert_same_pixels(found: torch.Tensor, wanted: torch.Tensor, atol: int = 0) -> None:
     shift = (found - wanted).median()
     torch.testing.assert_close(found - shift, wanted, rtol=0, atol=atol)
+
+
+def changed(artifact: Path, place: Path, **fields: object) -> Path:
+    other = shutil.copytree(artifact, place)
+    description = json.loads((other / "artifact.json").read_text())
+    (other / "artifact.json").write_text(json.dumps(description | fields))
+    return other

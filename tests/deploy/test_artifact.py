@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from hct_lightning.deploy import load_artifact
+from hct_lightning.deploy.artifact import digest, instruction_set
+from hct_lightning.deploy.runtimes import torchscript
 
 
 def images(*shape: int) -> torch.Tensor:
@@ -83,6 +85,18 @@ def test_refuses_images_that_it_does_not_take(folder, x, message):
         load_artifact(folder)(x)
 
 
+@pytest.mark.parametrize("classes", [["a", "b", "c"], ["a", "b", "c", "d", "e"]])
+def test_as_many_classes_as_the_model_has(folder, tmp_path, classes):
+    """Its answers would stand under other names."""
+    other = shutil.copytree(folder, tmp_path / "other")
+    description = json.loads((other / "artifact.json").read_text())
+    (other / "artifact.json").write_text(json.dumps(description | {"classes": classes}))
+    with pytest.raises(
+        ValueError, match=rf"gives \(1, 4\) for 1 images where artifact\.json names {len(classes)} classes"
+    ):
+        load_artifact(other)(images(1, 3, 192, 256))
+
+
 def test_open_size_has_a_least_one(open_folder):
     with pytest.raises(ValueError, match="at least"):
         load_artifact(open_folder)(images(1, 3, 127, 400))
@@ -120,6 +134,41 @@ def test_refuses_what_it_does_not_know(folder, tmp_path, field, value, message):
     (other / "artifact.json").write_text(json.dumps(description | {field: value}))
     with pytest.raises(ValueError, match=message):
         load_artifact(other)
+
+
+def test_why_a_model_does_not_load_is_said(folder, tmp_path):
+    """OpenVINO says it in the third line of its message, and torch in the first."""
+    pytest.importorskip("openvino")
+    for runtime, reason in (("openvino", "Unable to read the model: "), ("torchscript", "is no TorchScript archive: ")):
+        other = shutil.copytree(folder, tmp_path / runtime)
+        (other / "model.ts").write_bytes(b"no model")
+        description = json.loads((other / "artifact.json").read_text())
+        changed = {"runtime": runtime, "sha256": {"model.ts": digest(other / "model.ts")}}
+        (other / "artifact.json").write_text(json.dumps(description | changed))
+        with pytest.raises(ValueError, match=rf"model\.ts (can't be loaded: )?{reason}"):
+            load_artifact(other)
+
+
+def test_memory_that_is_short_is_no_fault_of_the_artifact(folder, monkeypatch):
+    def load(*args: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(torchscript, "load", load)
+    with pytest.raises(MemoryError):
+        load_artifact(folder)
+
+
+@pytest.mark.parametrize(
+    ("has", "extras"),
+    [
+        ({"avx2": True, "sse4_1": True, "avx_vnni": True, "avx512_f": False, "cpu_name": "x"}, ["avx_vnni"]),
+        ({"neon": True, "sve": True, "sme": False, "architecture": "aarch64", "l2_cache_size": 1}, ["neon", "sve"]),
+    ],
+)
+def test_the_instruction_set_of_any_cpu(monkeypatch, has, extras):
+    """Machine code for SVE must not be taken for that of a CPU without it."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert instruction_set().split()[1:] == extras
 
 
 def test_a_description_of_any_depth_is_damaged(tmp_path):

@@ -2,14 +2,18 @@
 
 import csv
 import json
+import os
+import resource
 import struct
+import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from deploy.cpp_program import answer, assert_same_pixels, expected, pixels_artifact, run, seen
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms
 
 from hct_lightning.data.reading import geometry
 from hct_lightning.data.reading.image import UnreadableImageError
@@ -59,6 +63,39 @@ def test_every_kind_of_png(program, picture, tmp_path, channels):
         assert_same_pixels(found, expected(image, (18, 12), channels=channels))
 
 
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png(head: bytes, rows: bytes) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_interlaced_png(program, picture, tmp_path, channels):
+    """Seven passes: the first has every eighth pixel of every eighth row, and so on."""
+    pixels = np.asarray(picture.resize((18, 24)))
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    rows = [b"\0" + row.tobytes() for y, x, down, right in passes for row in pixels[y::down, x::right]]
+    image, plain = tmp_path / "x.png", tmp_path / "plain.png"
+    image.write_bytes(png(struct.pack(">IIBBBBB", 18, 24, 8, 2, 0, 0, 1), b"".join(rows)))
+    picture.resize((18, 24)).save(plain)
+    artifact = pixels_artifact(tmp_path, (18, 12), channels=channels)
+    wanted = expected(plain, (18, 12), channels=channels)
+    assert torch.equal(expected(image, (18, 12), channels=channels), wanted)
+    assert_same_pixels(seen(program, artifact, image), wanted)
+
+
+def test_a_png_takes_the_memory_of_its_pixels(program, tmp_path):
+    """A list of its rows would take eight bytes each and more."""
+    artifact, peaks = pixels_artifact(tmp_path, (18, 12)), []
+    for height in (2**10, 2**24):
+        image = tmp_path / f"{height}.png"
+        image.write_bytes(png(struct.pack(">IIBBBBB", 1, height, 8, 0, 0, 0, 0), bytes(2 * height)))
+        peaks.append(answer(program, artifact, image)["peak_gib"])
+    assert peaks[1] - peaks[0] < 0.1, peaks
+
+
 def test_window_of_16_bit(program, picture, tmp_path):
     artifact = pixels_artifact(tmp_path, (18, 12), channels=1, window=[1000.5, 40000])
     image = tmp_path / "x.png"
@@ -103,6 +140,22 @@ def test_a_profile_is_refused_where_it_counts(program, picture, tmp_path, suffix
     assert "it embeds an ICC profile" in refused.stderr
 
 
+def test_a_profile_that_libpng_does_not_take_counts_too(program, picture, tmp_path):
+    """It warns, and goes on as if there were none; Python converts by it, or refuses."""
+    image = tmp_path / "x.png"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture.convert("L").resize((24, 18)).save(image, icc_profile=profile)  # of RGB
+    counts = pixels_artifact(tmp_path / "counts", (18, 12), srgb=True)
+    ignored = pixels_artifact(tmp_path / "ignored", (18, 12))
+    assert_same_pixels(seen(program, ignored, image), expected(image, (18, 12)))
+    for broken in (False, True):
+        if broken:  # what Python can't use, either
+            picture.resize((24, 18)).save(image, icc_profile=b"no profile")
+        refused = run(program, counts, image)
+        assert refused.returncode == 4
+        assert "it embeds an ICC profile" in refused.stderr
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_an_image_of_other_channels_is_refused(program, picture, tmp_path, suffix):
     artifact = pixels_artifact(tmp_path, (18, 12), channels=4)
@@ -133,106 +186,26 @@ def test_the_limit_on_pixels_is_the_artifacts(program, picture, tmp_path):
     assert "20x21 pixels are more than data.max_pixels=400" in done.stderr
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_exif_orientation(program, picture, tmp_path, suffix):
+def test_what_is_no_file_is_not_read(program, tmp_path):
     artifact = pixels_artifact(tmp_path, (18, 12))
-    for orientation in range(1, 9):
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        image = tmp_path / f"{orientation}.{suffix}"
-        picture.resize((24, 18)).save(image, exif=exif)
-        # Another build of libjpeg may round otherwise.
-        assert_same_pixels(seen(program, artifact, image), expected(image, (18, 12)), atol=2)
-
-
-def exif(orientation: int | None) -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0131] = "a program"
-    if orientation:
-        exif[0x0112] = orientation
-    return exif
-
-
-ATTRIBUTE = b'<rdf:Description tiff:Orientation="%d"/>'
-ELEMENT = b"<tiff:OrientationX>3</tiff:OrientationX><tiff:Orientation>%d</tiff:Orientation>"
+    os.mkfifo(tmp_path / "pipe.png")
+    for name, kind in ((tmp_path / "pipe.png", "a pipe"), ("/dev/zero", "a device or socket"), (tmp_path, "a folder")):
+        done = run(program, artifact, name)
+        assert (done.returncode, done.stderr) == (4, f"error: {name}: it is {kind}, not a file\n")
 
 
 @pytest.mark.parametrize(
-    ("in_exif", "in_xmp", "turned"),
-    [
-        (None, ATTRIBUTE % 6, True),
-        (None, ELEMENT % 8, True),
-        (None, ATTRIBUTE % 9, False),
-        (None, b"tiff:Orientation=", False),
-        (exif(None), ATTRIBUTE % 6, True),
-        (exif(1), ATTRIBUTE % 6, False),
-        (exif(6), ATTRIBUTE % 1, True),
-    ],
+    ("start", "reason"),
+    [(b"no image", "neither a PNG nor a JPEG file"), (b"\xff\xd8\xff\xe0", "there is not enough memory to read it")],
 )
-def test_orientation_in_the_xmp_of_a_jpeg(program, picture, tmp_path, in_exif, in_xmp, turned):
-    """It counts where EXIF has none."""
-    image, plain = tmp_path / "x.jpg", tmp_path / "plain.jpg"
-    picture.resize((24, 18)).save(image, xmp=in_xmp, **{"exif": in_exif} if in_exif else {})
-    picture.resize((24, 18)).save(plain)
-    wanted = expected(image, (18, 12))
-    assert torch.equal(wanted, expected(plain, (18, 12))) != turned
-    assert_same_pixels(seen(program, pixels_artifact(tmp_path, (18, 12)), image), wanted, atol=2)
-
-
-def as_imagemagick(exif: Image.Exif) -> str:
-    data = exif.tobytes()
-    lines = "\n".join(data.hex()[i : i + 72] for i in range(0, 2 * len(data), 72))
-    return f"\nexif\n{len(data):8}\n{lines}\n"
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-@pytest.mark.parametrize(
-    ("in_text", "in_exif", "in_xmp", "turned"),
-    [
-        (exif(6), None, None, True),
-        (exif(None), None, ATTRIBUTE % 6, True),
-        (exif(1), None, ATTRIBUTE % 6, False),
-        (exif(6), exif(1), None, False),
-        (None, exif(None), ATTRIBUTE % 6, True),
-        (None, None, ATTRIBUTE % 6, False),  # one might stand behind the pixels, so Python does not look for it
-    ],
-)
-def test_orientation_in_the_texts_of_a_png(program, picture, tmp_path, in_text, in_exif, in_xmp, turned, compressed):
-    """What older programs of ImageMagick write, and XMP."""
-    image, plain = tmp_path / "x.png", tmp_path / "plain.png"
-    texts = PngImagePlugin.PngInfo()
-    if in_text:
-        texts.add_text("Raw profile type exif", as_imagemagick(in_text), zip=compressed)
-    if in_xmp:
-        texts.add_itxt("XML:com.adobe.xmp", in_xmp.decode(), zip=compressed)
-    picture.resize((24, 18)).save(image, pnginfo=texts, **{"exif": in_exif} if in_exif else {})
-    picture.resize((24, 18)).save(plain)
-    wanted = expected(image, (18, 12))
-    assert torch.equal(wanted, expected(plain, (18, 12))) != turned
-    assert_same_pixels(seen(program, pixels_artifact(tmp_path, (18, 12)), image), wanted)
-
-
-def test_exif_behind_the_pixels_of_a_png_does_not_count(program, picture, tmp_path):
-    image = tmp_path / "x.png"
-    picture.resize((24, 18)).save(image, exif=exif(6))
-    data = image.read_bytes()
-    at, end = data.index(b"eXIf") - 4, data.index(b"IEND") - 4
-    behind = at + 12 + struct.unpack(">I", data[at : at + 4])[0]
-    image.write_bytes(data[:at] + data[behind:end] + data[at:behind] + data[end:])
-    wanted = expected(image, (18, 12))
-    assert_same_pixels(seen(program, pixels_artifact(tmp_path, (18, 12)), image), wanted)
-
-
-def test_exif_of_a_png_that_is_no_hexadecimal_is_refused(program, picture, tmp_path):
-    image = tmp_path / "x.png"
-    texts = PngImagePlugin.PngInfo()
-    texts.add_text("Raw profile type exif", "\nexif\n       4\n4578-f66\n")
-    picture.resize((24, 18)).save(image, pnginfo=texts)
-    with pytest.raises(UnreadableImageError):
-        expected(image, (18, 12))
-    done = run(program, pixels_artifact(tmp_path, (18, 12)), image)
-    assert done.returncode == 4
-    assert "its EXIF is damaged" in done.stderr
+def test_a_huge_file_is_read_only_if_it_is_an_image(program, tmp_path, start, reason):
+    """And where memory does not suffice for one, it is named."""
+    image = tmp_path / "huge.jpg"
+    image.write_bytes(start)
+    os.truncate(image, 2**42)
+    limit = partial(resource.setrlimit, resource.RLIMIT_AS, (2**38, 2**38))
+    done = run(program, pixels_artifact(tmp_path, (18, 12)), image, preexec_fn=limit)
+    assert (done.returncode, done.stderr) == (4, f"error: {image}: {reason}\n")
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -284,6 +257,15 @@ def test_a_large_jpeg_is_reduced_while_it_is_decoded(program, picture, tmp_path,
         reduced = torch.from_numpy(np.array(file)).permute(2, 0, 1)
     wanted = geometry.apply(reduced, (18, 27), "cover").flatten().float()
     assert_same_pixels(seen(program, artifact, image), wanted, atol=2)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("RGB", 1), ("L", 3)])
+def test_a_jpeg_that_is_converted_is_not_reduced(program, photos, tmp_path, mode, channels):
+    image = tmp_path / "x.jpg"
+    with Image.open(photos / "Plant" / "blue-periwinkle.jpg") as photo:
+        photo.convert(mode).resize((144, 96)).save(image, quality=95)
+    wanted = expected(image, (24, 36), channels=channels)
+    assert_same_pixels(seen(program, pixels_artifact(tmp_path, (24, 36), channels=channels), image), wanted, atol=2)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

@@ -78,6 +78,12 @@ def test_images_that_are_skipped_are_not_judged(network, folder):
     assert (found["images"], found["accuracy_fp32"], found["accuracy"]) == (1, 1.0, 1.0)
 
 
+def test_no_image_to_judge_on_is_said(network):
+    batches = [(torch.zeros(1, 3, 192, 256, dtype=torch.uint8), torch.tensor([0]), torch.tensor([-2]))]
+    with pytest.raises(ValueError, match=r"none of the validation images .* can be read; .* export\.evaluation=0"):
+        Reference(network, batches)
+
+
 def test_what_is_left_of_an_export_that_was_killed_is_no_artifact(folder, tmp_path):
     for name in (".torchscript.tmp", ".torchscript.old", "torchscript"):
         shutil.copytree(folder, tmp_path / name)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,6 +45,20 @@ def test_a_home_that_is_read_only_ends_no_export(tmp_path, monkeypatch, caplog):
     assert not trust.is_own("0" * 64)
 
 
+def test_a_user_without_a_home_has_no_artifacts_of_their_own(monkeypatch, caplog):
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    trust.remember("0" * 64)
+    assert (
+        "has to be trusted as a stranger's: Could not determine home directory. Give one by XDG_STATE_HOME"
+        in caplog.text
+    )
+    assert not trust.is_own("0" * 64)
+
+
 class Own(torch.nn.Module):
     """A network with an operator that is rare."""
 
@@ -68,6 +83,22 @@ def test_machine_code_has_to_be_ones_own_or_trusted(folder, tmp_path, monkeypatc
     trust.remember(digest(other / "model.ts"))
     with pytest.raises(ValueError, match="can't be loaded"):
         load_artifact(other)
+
+
+@pytest.mark.parametrize(
+    ("options", "special"),
+    [
+        ({"blocks": [1, 2, (3, 4.5)], "kernel": "softmax", "drop": None, "deep": {"a": True}}, None),
+        ({"blocks": [1, 1, 10**9]}, "1000000000"),
+        ({"scale": float("nan")}, "nan"),
+        ({"deep": [{"_target_": "os.system"}]}, "_target_"),
+        ({"deep": {3: 1}}, "3"),
+        ({"name": "${oc.env:HOME}"}, "${oc.env:HOME}"),
+        ({"blocks": {1, 2}}, "{1, 2}"),
+    ],
+)
+def test_a_networks_options_are_plain(options, special):
+    assert trust.first_special(options) == special
 
 
 def test_what_would_fill_the_memory_is_refused(tmp_path):

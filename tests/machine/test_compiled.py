@@ -1,5 +1,7 @@
 """C++ that is compiled when it is needed, and kept."""
 
+from pathlib import Path
+
 import pytest
 
 from hct_lightning.machine.compiled import compiled_library
@@ -53,3 +55,17 @@ def test_nothing_is_run_from_where_others_may_write(made, tmp_path, caplog):
     with caplog.at_level("INFO"):
         assert made() is None
     assert f"others may write to {kept}" in caplog.text
+    assert "a C++ compiler is needed" not in caplog.text, "there is one"
+
+
+def test_a_user_without_a_home_has_none(made, monkeypatch, caplog):
+    """As in a container that is run by a number: no HOME, and no entry in passwd."""
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", home)
+    with caplog.at_level("INFO"):
+        assert made() is None
+    assert f"{WITHOUT}: Could not determine home directory." in caplog.text

@@ -47,6 +47,7 @@ def test_tiles_by_an_int8_artifact_are_the_whole_by_it(tmp_path, conv_stages):
         calibration=calibration,
     )
     first, image = FirstStages(folder, network), pixels(431, 377)
+    assert {"model.xml", "model.bin"} <= first.sha256.keys(), "other weights are another artifact"
     whole = StreamedHCT(network, tile=1024, first=first(1))
     tiles = StreamedHCT(network, tile=128, workers=2, first=first(2))
     source = InMemory(image[0])

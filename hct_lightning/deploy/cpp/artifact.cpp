@@ -101,7 +101,6 @@ Artifact read_artifact(const std::filesystem::path& folder) {
   } catch (const nlohmann::json::exception& error) {
     throw Error(kArtifact, description_path.string() + " is damaged: " + error.what());
   }
-  artifact.digest = digests.at(artifact.file.filename());
   if (digests.contains("stem.bin")) artifact.stem = folder / "stem.bin";
   for (const auto& [name, expected] : digests) {
     if (std::filesystem::path(name).filename() != name)
@@ -109,5 +108,6 @@ Artifact read_artifact(const std::filesystem::path& folder) {
     if (digest(folder / name) != expected)
       throw Error(kArtifact, (folder / name).string() + " has changed since it was exported; export it again");
   }
+  artifact.digest = digests.at(artifact.file.filename());  // now known to be the name that it gives
   return artifact;
 }

@@ -1,5 +1,6 @@
 // hct_predict: the class and the probabilities of images, from an artifact, without Python.
 #include <ATen/Parallel.h>
+#include <ATen/ops/isfinite.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
@@ -7,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <charconv>
 #include <chrono>
 #include <climits>
@@ -16,7 +18,6 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <semaphore>
-#include <sstream>
 #include <string>
 #include <thread>
 #include <utility>
@@ -42,8 +43,8 @@ Prints a line of JSON for each image (PNG or JPEG): its class, the probabilities
   --trust      run TorchScript and machine code (AOTInductor's) that you have not exported on this machine
   --help       this text
 
-Exit codes: 0 done; 2 wrong usage; 3 the artifact, 4 an image can't be read; 5 the model can't be loaded or run.
-)";
+Exit codes: 0 done; 2 wrong usage; 3 the artifact, 4 an image can't be read; 5 the model can't be loaded or run,
+or its answer not be written.)";
 
 struct Options {
   int repeat = 0;
@@ -127,12 +128,22 @@ struct Turn {
   ~Turn() { computing.release(); }
 };
 
+void check_answer(const at::Tensor& found, const Artifact& artifact, const std::string& path) {
+  const int64_t classes = artifact.classes.size();
+  if (found.numel() != classes)
+    throw Error(kArtifact, artifact.file.string() + " gives " + std::to_string(found.numel()) +
+                               " numbers an image where artifact.json names " + std::to_string(classes) +
+                               " classes; export it again");
+  if (!at::isfinite(found).all().item<bool>()) throw Error(kRuntime, path + ": the network's answer is not finite");
+}
+
 Answer answer(const std::string& path, int threads, const Artifact& artifact, Model& model,
               std::counting_semaphore<>& computing) {
   at::Tensor images, found;
   const double read_s = seconds([&] { images = read_image(path, artifact.decoding, threads).unsqueeze(0); });
   const Turn turn(computing);
   const double first_s = seconds([&] { found = probabilities(model, images); });
+  check_answer(found, artifact, path);
   nlohmann::ordered_json line = {{"image", path}};
   line["class"] = artifact.classes.at(found.argmax(1).item<int64_t>());
   for (size_t c = 0; c < artifact.classes.size(); ++c)
@@ -156,6 +167,15 @@ int streams_that_fit(const Artifact& artifact, Model& model, int streams, int64_
   return static_cast<int>(fit);
 }
 
+// Writes a line of standard output, so that a full disk does not end as if all were there.
+void say(const std::string& line) {
+  errno = 0;
+  std::cout << line << std::endl;
+  if (std::cout) return;
+  const std::string reason = errno ? std::strerror(errno) : "it is closed";
+  throw Error(kRuntime, "standard output can't be written: " + reason + "; give it a place that can");
+}
+
 // Adds what the options ask for, and prints the line.
 void print(Answer found, Model& model, const Options& options) {
   const auto again = [&] { probabilities(model, found.images); };
@@ -169,10 +189,10 @@ void print(Answer found, Model& model, const Options& options) {
   }
   found.line["peak_gib"] = gib(peak_bytes());
   // A file's name need not be UTF-8, which JSON is: what is not becomes U+FFFD.
-  std::cout << found.line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << std::endl;
+  say(found.line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   std::string word;
   while (options.wait && std::getline(std::cin, word))
-    std::cout << nlohmann::json{{"seconds", seconds(again)}, {"peak_gib", gib(peak_bytes())}}.dump() << std::endl;
+    say(nlohmann::json{{"seconds", seconds(again)}, {"peak_gib", gib(peak_bytes())}}.dump());
 }
 
 void run(int argc, char** argv) {
@@ -182,9 +202,14 @@ void run(int argc, char** argv) {
   const size_t count = options.paths.size() - 1;
   const bool measured = options.repeat || options.wait || options.loading.profile;
   int streams = std::min(options.loading.streams, threads);
-  at::set_num_threads(threads / streams);  // of each thread that computes
   c10::InferenceMode guard;
   const Artifact artifact = read_artifact(options.paths[0]);
+  if (artifact.runtime == "aoti" && streams > 1) {
+    std::cerr << "one image at a time, not " << streams << ": the code of AOTInductor's packages computes no more"
+              << std::endl;
+    streams = 1;
+  }
+  at::set_num_threads(threads / streams);  // of each thread that computes
   std::unique_ptr<Model> model;
   const double load_s = seconds([&] {
     const int64_t before = resident_bytes();
@@ -224,34 +249,26 @@ void run(int argc, char** argv) {
     Answer found = answers[i].get_future().get();
     found.line["load_s"] = load_s;
     found.line["threads"] = threads / streams;
-    print(std::move(found), *model, options);
+    try {
+      print(std::move(found), *model, options);
+    } catch (...) {
+      next = count;  // no line would be printed of the images that are left
+      throw;
+    }
   }
-}
-
-// With control characters escaped, which a terminal would obey: an artifact may be a stranger's.
-std::string printable(const std::string& text) {
-  std::ostringstream shown;
-  for (const unsigned char c : text) {
-    if (c < 0x20 || c == 0x7f) shown << "\\x" << std::hex << std::setw(2) << std::setfill('0') << int{c};
-    else shown << c;
-  }
-  return shown.str();
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const auto fail = [](ExitCode code, std::string message) {
-    // torch's messages go on with a backtrace; the first line says it.
-    std::cerr << "error: " << printable(message.substr(0, message.find('\n'))) << std::endl;
+  const auto fail = [](ExitCode code, const std::string& message) {
+    std::cerr << "error: " << printable(reason_in(message)) << std::endl;
     return static_cast<int>(code);
   };
-  if (std::any_of(argv, argv + argc, [](const char* arg) { return !std::strcmp(arg, "--help"); })) {
-    std::cout << kHelp;
-    return 0;
-  }
+  const bool help = std::any_of(argv, argv + argc, [](const char* arg) { return !std::strcmp(arg, "--help"); });
   try {
-    run(argc, argv);
+    if (help) say(kHelp);
+    else run(argc, argv);
     return 0;
   } catch (const Error& error) {
     return fail(error.code, error.what());

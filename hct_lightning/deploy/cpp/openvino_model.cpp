@@ -163,9 +163,6 @@ std::unique_ptr<Model> load_openvino(const Artifact& artifact, const Loading& lo
   try {
     return std::make_unique<OpenVINO>(artifact, loading);
   } catch (const ov::Exception& error) {
-    // It begins with where in OpenVINO's source it was thrown; the last line says why.
-    std::string words = error.what();
-    while (!words.empty() && words.back() == '\n') words.pop_back();
-    throw Error(kRuntime, artifact.file.string() + ": " + words.substr(words.rfind('\n') + 1));
+    throw Error(kRuntime, artifact.file.string() + ": " + reason_in(error.what()));
   }
 }

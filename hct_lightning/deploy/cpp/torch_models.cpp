@@ -3,6 +3,7 @@
 #include <ATen/record_function.h>
 #include <ATen/cpu/Utils.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
+#include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/csrc/jit/serialization/import.h>
 
@@ -11,10 +12,12 @@
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
+#include <iostream>
 #include <map>
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "error.h"
@@ -39,6 +42,28 @@ void check_own(const Artifact& artifact, bool trust) {
     throw Error(kArtifact, artifact.file.string() +
                                " is a program that you have not exported on this machine: it could do anything; if you "
                                "trust who did, add --trust");
+}
+
+// What compiled code may use here, in the words of hct_lightning/deploy/artifact.py.
+std::string instruction_set() {
+  std::string found = at::get_cpu_capability();
+  std::set<std::string> extras;
+  const auto capabilities = at::cpu::get_cpu_capabilities();
+  const bool x86 = capabilities.contains("avx2");
+  for (const auto& [name, has] : capabilities)
+    if (has.isBool() && has.toBool() &&
+        (!x86 || name.starts_with("amx_") || name.starts_with("avx512_") || name.starts_with("avx_")))
+      extras.insert(name);
+  for (const std::string& name : extras) found += " " + name;
+  return found;
+}
+
+// Made with it, int8 layers have 8 bits of their inputs; where it is missing their sums saturate, as
+// hct_lightning/deploy/runtimes/torchscript.py says.
+constexpr const char* kVnni = "avx512_vnni";
+
+bool has_vnni(const std::string& instructions) {
+  return (instructions + " ").find(std::string(" ") + kVnni + " ") != std::string::npos;
 }
 
 // The operators that torch runs in a thread: seconds of each by name, without those that it calls in turn.
@@ -96,23 +121,25 @@ class TorchScript : public TorchModel {
     check_own(artifact, trust);
     module_ = torch::jit::load(artifact.file.string(), at::kCPU);
     module_.eval();
+    if (has_vnni(artifact.instruction_set) && !has_vnni(instruction_set()) && is_static_int8())
+      std::cerr << "warning: " << printable(artifact.file.string()) << " was made on a CPU with " << kVnni
+                << ", which this one has not: sums of its int8 layers may saturate, and answers be wrong; export it "
+                   "again on this machine" << std::endl;
   }
   at::Tensor logits(const at::Tensor& images) override { return module_.forward({images}).toTensor(); }
 
  private:
+  // Dynamic layers choose the bits of their inputs as they come.
+  bool is_static_int8() const {
+    for (const auto* node : module_.get_method("forward").graph()->nodes()) {
+      const std::string_view kind = node->kind().toQualString();
+      if (kind.starts_with("quantized::") && !kind.ends_with("_dynamic")) return true;
+    }
+    return false;
+  }
+
   torch::jit::Module module_;
 };
-
-// What compiled code may use here, in the words of hct_lightning/deploy/artifact.py.
-std::string instruction_set() {
-  std::string found = at::get_cpu_capability();
-  std::set<std::string> extras;
-  for (const auto& [name, has] : at::cpu::get_cpu_capabilities())
-    for (const char* beyond : {"amx_", "avx512_", "avx_"})
-      if (has.isBool() && has.toBool() && name.starts_with(beyond)) extras.insert(name);
-  for (const std::string& name : extras) found += " " + name;
-  return found;
-}
 
 class AOTInductor : public TorchModel {
  public:

@@ -12,9 +12,14 @@ def layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
 
 
 def has_vnni() -> bool:
-    """Whether this CPU sums products of 8-bit numbers without overflow; on others activations get 7 bits."""
+    """Whether compiled layers sum products of 8-bit numbers without overflow here; elsewhere activations get 7 bits."""
     has = torch.cpu.get_capabilities()
     return bool(has.get("avx512_vnni") or has.get("avx_vnni"))
+
+
+def has_vnni_for_eager() -> bool:
+    """Whether eager layers do: PyTorch gives them oneDNN by AVX-512's VNNI alone, and else FBGEMM, which overflows."""
+    return bool(torch.cpu.get_capabilities().get("avx512_vnni"))
 
 
 def engine(supported: Sequence[str]) -> str:
@@ -25,7 +30,7 @@ def engine(supported: Sequence[str]) -> str:
     """
     if "x86" not in supported:
         return "qnnpack"
-    return "onednn" if has_vnni() else "x86"
+    return "onednn" if has_vnni_for_eager() else "x86"
 
 
 def sqnr_db(exact: Tensor, quantized: Tensor) -> float:

@@ -16,7 +16,7 @@ from torch.ao.nn.quantized import Conv2d
 
 from hct_lightning.deploy.artifact import Exported
 from hct_lightning.deploy.int8.folding import fold_batch_norm, fold_first_activation, fold_normalisation
-from hct_lightning.deploy.int8.layers import engine, has_vnni, layers
+from hct_lightning.deploy.int8.layers import engine, has_vnni_for_eager, layers
 from hct_lightning.deploy.int8.sensitivity import float_layers
 from hct_lightning.deploy.runtimes import torchscript
 from hct_lightning.models.hct import HCT, ConvBlock
@@ -121,7 +121,7 @@ def quantized(network: nn.Module, chosen: Set[str], calibration: Iterable[Tensor
         if isinstance(block, ConvBlock) and f"{name}.conv1" in chosen:
             block.conv1, block.act2 = ConvReLU2d(block.conv1, block.act2), nn.Identity()
     # Without VNNI sums of products with pixels of 8 bits overflow: there the stem's input is quantized to 7.
-    if STEM in chosen and has_vnni() and fold_normalisation(network):
+    if STEM in chosen and has_vnni_for_eager() and fold_normalisation(network):
         fold_first_activation(network)
         network = _RawPixels(cast(FromPixels, network))
     with warnings.catch_warnings(), torch.no_grad():

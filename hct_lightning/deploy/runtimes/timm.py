@@ -16,12 +16,11 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from hct_lightning.deploy.artifact import Exported
-from hct_lightning.deploy.trust import refuse_larger
+from hct_lightning.deploy.trust import first_special, refuse_larger
 from hct_lightning.models import HCT, FromPixels
 
 FILE = "model.safetensors"
 CONFIG = "config.json"
-LARGEST = 10_000  # number among the options of a network: the depth of one that a file describes must not take hours
 # What timm's own weights of this architecture say of themselves, which is not true of these.
 FOREIGN = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
 FOREIGN += ("test_input_size", "test_crop_pct", "label_offset", "label_names", "label_descriptions")
@@ -83,8 +82,11 @@ def load(file: Path, description: Mapping[str, Any], threads: int | None, stream
         ValueError: when the options of the network are none that training leaves.
     """
     config = json.loads((file.parent / CONFIG).read_text(encoding="utf-8"))
-    if not _is_plain(config.get("model_args", {})):
-        raise ValueError(f"{file.parent / CONFIG}: a network's options are plain values and no large numbers")
+    if name := first_special(config.get("model_args", {})):
+        raise ValueError(
+            f"{file.parent / CONFIG}: its network has the option {name!r:.100}; a network's are plain values and no "
+            "large numbers"
+        )
     logging.getLogger("timm.models").setLevel(logging.WARNING)  # a line about the file that it found
     build = partial(
         timm.create_model,
@@ -96,11 +98,3 @@ def load(file: Path, description: Mapping[str, Any], threads: int | None, stream
     network = build(pretrained=True)
     metadata: Any = network.pretrained_cfg
     return FromPixels(network, metadata["mean"], metadata["std"]).to(memory_format=torch.channels_last).eval()
-
-
-def _is_plain(options: Any) -> bool:
-    if isinstance(options, Mapping):
-        return _is_plain(list(options.values()))
-    if isinstance(options, list):
-        return all(map(_is_plain, options))
-    return isinstance(options, str | None) or (isinstance(options, int | float) and abs(options) <= LARGEST)

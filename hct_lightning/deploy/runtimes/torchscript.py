@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from hct_lightning.deploy import trust
-from hct_lightning.deploy.artifact import Exported, digest
+from hct_lightning.deploy.artifact import Exported, digest, instruction_set
 from hct_lightning.deploy.checked.archive import known_parts
 
 log = logging.getLogger(__name__)
 
 FILE = "model.ts"
+VNNI = "avx512_vnni"  # with it PyTorch makes int8 layers for 8 bits of their inputs, without it for 7
 
 
 class _ChannelsLast(nn.Module):
@@ -63,7 +64,21 @@ def load(
     """n c h w uint8 -> n classes logits; errors as `read`."""
     # Without this the second call of each new input shape compiles, for a second or more.
     torch.jit.set_fusion_strategy([("STATIC", 0)])
-    return read(file, trusted=trusted)
+    module = read(file, trusted=trusted)
+    made_with = description["instruction_set"].split()
+    if VNNI in made_with and VNNI not in instruction_set().split() and _is_static_int8(module):
+        log.warning(
+            "%s was made on a CPU with %s, which this one has not: sums of its int8 layers may saturate, and answers be "
+            "wrong; export it again on this machine",
+            *(file, VNNI),
+        )
+    return module
+
+
+def _is_static_int8(module: torch.jit.ScriptModule) -> bool:
+    """Dynamic layers choose the bits of their inputs as they come, for the CPU that they are on."""
+    kinds = [node.kind() for node in module.inlined_graph.nodes()]
+    return any(kind.startswith("quantized::") and not kind.endswith("_dynamic") for kind in kinds)
 
 
 def read(file: Path, *, trusted: bool = False) -> torch.jit.ScriptModule:

@@ -1,7 +1,10 @@
 """Our own decoder of JPEG gives the bytes that Pillow's gives, or leaves a file to it."""
 
 import io
+import platform
 import random
+import subprocess
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -26,6 +29,25 @@ def library():
     found = jpeg.compiled()
     assert found, "there is no C++ compiler: apt-get install g++"
     return found
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere functions are compiled once")
+@pytest.mark.parametrize(
+    ("compiler", "chosen"),
+    [
+        ({"__GNUC__": 11}, "avx2"),
+        ({"__GNUC__": 12}, "arch=x86-64-v3"),
+        ({"__GNUC__": 4, "__clang__": 1, "__clang_major__": 17}, "avx2"),
+        ({"__GNUC__": 4, "__clang__": 1, "__clang_major__": 18}, "arch=x86-64-v3"),
+    ],
+)
+def test_compilers_choose_by_what_they_know(compiler, chosen):
+    """GCC before 12 and clang before 18 know no levels of x86-64 there."""
+    told = [f"-D{name}={value}" for name, value in {"__GLIBC__": 2, **compiler}.items()]
+    header = files("hct_lightning.data.reading") / "cpp" / "fast.h"
+    command = ["c++", "-E", "-P", "-w", "-U__GNUC__", "-U__clang__", *told, "-include", str(header), "-x", "c++", "-"]
+    done = subprocess.run(command, input="FAST", capture_output=True, text=True, check=True)
+    assert f'target_clones("{chosen}", "default")' in done.stdout
 
 
 @pytest.fixture(scope="module")

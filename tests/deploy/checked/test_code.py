@@ -13,7 +13,7 @@ from deploy.checked.strangers import SOURCE
 
 from hct_lightning.deploy.checked import code
 from hct_lightning.deploy.checked.archive import known_parts
-from hct_lightning.deploy.int8.layers import has_vnni
+from hct_lightning.deploy.int8.layers import has_vnni_for_eager
 from hct_lightning.deploy.int8.torchscript import export_dynamic, export_static
 from hct_lightning.deploy.runtimes import torchscript
 from hct_lightning.models import HCT, FromPixels
@@ -77,7 +77,7 @@ def test_the_list_is_what_networks_need(tmp_path, monkeypatch):
         LIST.write_text(HEADER + "".join(f"{name}\n" for name in sorted(found)))
         return
     assert found <= code.OPERATORS, "networks need more"
-    assert found == code.OPERATORS or not has_vnni(), "no network needs the others"
+    assert found == code.OPERATORS or not has_vnni_for_eager(), "no network needs the others"
 
 
 def check(*lines: str) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hct_lightning.deploy.int8.layers import engine, layers, sqnr_db
+from hct_lightning.deploy.int8.layers import engine, has_vnni, layers, sqnr_db
 
 
 def test_a_hundredth_of_noise_is_40_db():
@@ -25,3 +25,18 @@ def test_every_convolution_and_linear_is_a_layer(network):
 )
 def test_the_engine_is_one_that_the_machine_has(supported, engines):
     assert engine(supported) in engines
+
+
+@pytest.mark.parametrize(
+    ("has", "compiled", "chosen"),
+    [
+        ({"avx2": True}, False, "x86"),
+        ({"avx2": True, "avx_vnni": True}, True, "x86"),
+        ({"avx2": True, "avx512_vnni": True}, True, "onednn"),
+    ],
+)
+def test_eager_layers_have_8_bits_by_vnni_of_avx_512_alone(monkeypatch, has, compiled, chosen):
+    """By any other PyTorch packs them for FBGEMM, whose sums of 16 bits saturate."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert has_vnni() == compiled
+    assert engine(["x86", "onednn"]) == chosen

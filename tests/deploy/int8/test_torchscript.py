@@ -4,7 +4,7 @@ import pytest
 import timm.layers
 import torch
 
-from hct_lightning.deploy.int8.layers import has_vnni, sqnr_db
+from hct_lightning.deploy.int8.layers import has_vnni_for_eager, sqnr_db
 from hct_lightning.deploy.int8.torchscript import STEM, export_dynamic, export_static, quantized
 from hct_lightning.deploy.runtimes import torchscript
 from hct_lightning.models import FromPixels
@@ -65,7 +65,7 @@ def test_any_size_and_batch_and_order_in_memory(network, images, tmp_path):
         torch.testing.assert_close(served(x[1:]), answers[1:])
 
 
-@pytest.mark.skipif(not has_vnni(), reason="without VNNI the stem takes normalised pixels")
+@pytest.mark.skipif(not has_vnni_for_eager(), reason="without VNNI the stem takes normalised pixels")
 def test_rounding_of_the_stem_shifts_no_channel(network, images):
     """What a weight is off by is not to be multiplied by the mean of the pixels."""
     network = FromPixels(network.network, [128 / 255] * 3, [0.29] * 3).eval()  # of such images

@@ -3,7 +3,7 @@
 
 #if !defined(__x86_64__) || !defined(__GLIBC__) || defined(HCT_JPEG_ONE_WAY)  // which sanitizers need
 #define FAST
-#elif defined(__clang__) || __GNUC__ >= 12
+#elif defined(__clang__) ? __clang_major__ >= 18 : __GNUC__ >= 12
 #define FAST __attribute__((target_clones("arch=x86-64-v3", "default"), flatten))
 #else  // earlier ones choose by single features
 #define FAST __attribute__((target_clones("avx2", "default"), flatten))
