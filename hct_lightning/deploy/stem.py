@@ -21,7 +21,7 @@ CHANNELS = (1, 3)  # of images that it takes
 OUT = 16  # channels of the map
 LEAST = 5  # pixels a side that make one of the map
 LINE = 64  # bytes of the cache
-WAYS = ("portable", "vnni", "amx")  # of the program, in its order
+WAYS = ("portable", "avx2", "vnni", "amx")  # of the program, in its order
 
 
 def pack(weight: np.ndarray, scale: np.ndarray, shift: np.ndarray, zero_points: np.ndarray) -> bytes:
@@ -94,7 +94,7 @@ def run_by(library: ctypes.CDLL, stem: bytes, threads: int, *, way: int | None =
 def compiled() -> ctypes.CDLL | None:
     """The program as a library; None where it can't be made, and the log then says why."""
     folder, slower = files("hct_lightning.deploy") / "cpp", "int8 artifacts of OpenVINO run slower than they could"
-    if (library := compiled_library(folder, "stem.cpp", ("stem.h", "stem_ways.h"), slower)) is None:
+    if (library := compiled_library(folder, "stem.cpp", ("stem.h", "stem_ways.h", "stem_avx2.h", "stem_avx512.h"), slower)) is None:
         return None
     library.hct_stem_way.restype = ctypes.c_int
     library.hct_stem_channels.argtypes = (ctypes.c_char_p, ctypes.c_size_t)

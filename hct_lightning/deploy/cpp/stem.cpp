@@ -14,7 +14,8 @@
 #include <vector>
 
 #include "parts.h"
-#include "stem_ways.h"
+#include "stem_avx2.h"
+#include "stem_avx512.h"
 
 #if defined(WITH_AMX)
 #include <sys/syscall.h>
@@ -84,7 +85,8 @@ void strip(const Stem& stem, const uint8_t* pixels, int height, int width, uint8
       const auto take = [&](int pair) { window.take(pair, row(2 * pair - kPadding), row(2 * pair - kPadding + 1)); };
       for (int pair = 2 * band + (band == first ? 0 : 1); pair < 2 * band + kPairs; ++pair) take(pair);
       if (band == first) {
-        window.convolve(2 * band, outputs[0]);
+        if constexpr (Way::kTwoRows) window.convolve(2 * band, outputs[0], outputs[1]);
+        else window.convolve(2 * band, outputs[0]);
         Way::pool(outputs[0], count, &above[x]);
       }
       for (int y = band; y < std::min(last, band + kBand); ++y) {
@@ -92,10 +94,16 @@ void strip(const Stem& stem, const uint8_t* pixels, int height, int width, uint8
           const uint8_t* line = pixels + (static_cast<size_t>(soon) * width + 4 * x) * C;
           for (int i = 0; i < std::min(kSeen, width - 4 * x) * C; i += 64) __builtin_prefetch(line + i);
         }
-        take(2 * y + kPairs);
-        window.convolve(2 * y + 1, outputs[0]);
-        take(2 * y + kPairs + 1);
-        window.convolve(2 * y + 2, outputs[1]);
+        if constexpr (Way::kTwoRows) {
+          take(2 * y + kPairs);
+          take(2 * y + kPairs + 1);
+          window.convolve(2 * y + 1, outputs[0], outputs[1]);
+        } else {
+          take(2 * y + kPairs);
+          window.convolve(2 * y + 1, outputs[0]);
+          take(2 * y + kPairs + 1);
+          window.convolve(2 * y + 2, outputs[1]);
+        }
         Way::finish(&above[x], outputs[0], outputs[1], count, stem, start,
                     map + (static_cast<size_t>(y) * columns + x) * kOut);
       }
@@ -119,9 +127,10 @@ void run(const Stem& stem, const uint8_t* pixels, int height, int width, uint8_t
 int hct_stem_way() {
   static const int way = [] {
 #if defined(__x86_64__)
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return kPortable;
     if (!__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512vl"))
-      return kPortable;
+      return kAvx2;
 #if defined(WITH_AMX)
     constexpr int kAsk = 0x1023, kTiles = 18;  // Linux gives the registers to those who ask (arch/x86/xstate)
     if (__builtin_cpu_supports("amx-int8") && __builtin_cpu_supports("avx512vbmi") &&
@@ -156,6 +165,7 @@ void hct_stem(const uint8_t* stem, const uint8_t* pixels, int height, int width,
 #endif
 #if defined(__x86_64__)
   if (way == kVnni) return run<Vnni>(parsed, pixels, height, width, map, threads);
+  if (way == kAvx2) return run<Avx2>(parsed, pixels, height, width, map, threads);
 #endif
   run<Portable>(parsed, pixels, height, width, map, threads);
 }
