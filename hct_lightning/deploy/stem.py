@@ -94,7 +94,11 @@ def run_by(library: ctypes.CDLL, stem: bytes, threads: int, *, way: int | None =
 def compiled() -> ctypes.CDLL | None:
     """The program as a library; None where it can't be made, and the log then says why."""
     folder, slower = files("hct_lightning.deploy") / "cpp", "int8 artifacts of OpenVINO run slower than they could"
-    if (library := compiled_library(folder, "stem.cpp", ("stem.h", "stem_ways.h", "stem_avx2.h", "stem_avx512.h"), slower)) is None:
+    if (
+        library := compiled_library(
+            folder, "stem.cpp", ("stem.h", "stem_ways.h", "stem_avx2.h", "stem_avx512.h"), slower
+        )
+    ) is None:
         return None
     library.hct_stem_way.restype = ctypes.c_int
     library.hct_stem_channels.argtypes = (ctypes.c_char_p, ctypes.c_size_t)

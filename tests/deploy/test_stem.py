@@ -43,7 +43,13 @@ def expected(pixels: torch.Tensor, weight, scale, shift, zero_points) -> torch.T
 # Tiles of 64 outputs see up to pixel 264, of 65 up to 270, of 72 up to 296: an image ends with them, before and after them.
 @pytest.mark.parametrize(
     "size",
-    [(128, 128), (131, 129), (130, 1357), (129, 6301), *((129, end + by) for end in (265, 271, 297) for by in (-1, 0, 1))],
+    [
+        (128, 128),
+        (131, 129),
+        (130, 1357),
+        (129, 6301),
+        *((129, end + by) for end in (265, 271, 297) for by in (-1, 0, 1)),
+    ],
 )
 def test_the_map_is_that_of_the_network(library, size, channels, way):
     if way > library.hct_stem_way():
