@@ -86,7 +86,9 @@ def test_what_a_store_was_read_with_reaches_checkpoint_and_artifact(tmp_path, wr
     assert NetworkSpec.from_json(saved) == spec
 
     channels = options["channels"]
-    network = FromPixels(HCT(in_chans=channels), [0.5] * channels, [0.2] * channels).eval()
+    network = FromPixels(
+        HCT(in_chans=channels, num_classes=len(spec.classes)), [0.5] * channels, [0.2] * channels
+    ).eval()
     artifact = export_artifact(
         "torchscript",
         torchscript.export,
