@@ -205,6 +205,7 @@ def test_channels_last_from_end_to_end():
     assert not wrong
 
 
+@pytest.mark.slow
 def test_exports_with_open_size():
     model = HCT().eval()
     side = {axis: 32 * torch.export.Dim(f"side{axis}", min=4, max=128) for axis in (2, 3)}

@@ -36,6 +36,7 @@ def loader(*batches: Batch) -> DataLoader:
     return DataLoader(batches, batch_size=None)
 
 
+@pytest.mark.slow
 def test_hidden_stripes_are_learned_from_those_around_them():
     losses = {}
     for epochs in (1, 16):

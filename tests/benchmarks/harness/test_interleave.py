@@ -58,7 +58,11 @@ serve(work, name="hungry", precision="fp32", load_s=0, size_bytes=0, threads=1)
 
 
 @pytest.mark.parametrize(
-    ("end", "why"), [("None", "out of memory"), ("os.kill(os.getpid(), signal.SIGKILL)", "killed by SIGKILL")]
+    ("end", "why"),
+    [
+        pytest.param("None", "out of memory", marks=pytest.mark.slow),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "killed by SIGKILL"),
+    ],
 )
 def test_a_side_that_does_not_fit_the_memory_says_so_and_the_others_go_on(tmp_path, end, why):
     hungry = [sys.executable, "-c", HUNGRY.replace("KILL", end)]
