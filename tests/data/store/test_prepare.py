@@ -25,6 +25,8 @@ from hct_lightning.data.store.format import Recipe, item_file
 from hct_lightning.data.store.prepare import prepare
 from hct_lightning.data.store.store import Store
 
+RECIPE = Recipe(Decoding(channels=3, size=(64, 64), geometry="cover", max_pixels=10**7), "raw", None)
+
 # Prepares the images of a folder as the task does, in a process that can be killed.
 PROGRAM = """
 import sys
@@ -165,9 +167,8 @@ def test_killed_before_anything_was_noted_it_begins_again(images, tmp_path):
 def test_an_image_that_is_named_twice_is_twice_in_the_store(images, tmp_path):
     path = str(sorted(images.rglob("*.png"))[0])
     found = Catalogue("twice", ("a", "b"), Split([path] * 5, [0, 1, 0, 0, 0]), Split())
-    recipe = Recipe(Decoding(channels=3, size=(64, 64), geometry="cover", max_pixels=10**7), "raw", None)
     options = {"workers": 2, "skip_unreadable": False}
-    prepare(found, recipe, tmp_path / "store", **options, progress=lambda items, _: items)
+    prepare(found, RECIPE, tmp_path / "store", **options, progress=lambda items, _: items)
     assert Store(tmp_path / "store").catalogue().train.labels == [0, 1, 0, 0, 0]
 
 
@@ -176,10 +177,9 @@ def test_an_image_of_classes_whose_names_differ_in_special_letters_is_of_each(im
     paths = [str(path) for path in sorted(images.rglob("*.png"))[:2]]
     classes = ("A:b", "a/b", "a?b", "a_b")
     found = Catalogue("odd", classes, Split(paths[:1] * 4 + paths[1:], [1, 0, 3, 2, 3]), Split())
-    recipe = Recipe(Decoding(channels=3, size=(64, 64), geometry="cover", max_pixels=10**7), "raw", None)
     options = {"workers": 2, "skip_unreadable": False, "progress": lambda items, _: items}
     for _ in range(2):
-        prepare(found, recipe, tmp_path / "store", **options)
+        prepare(found, RECIPE, tmp_path / "store", **options)
         made = Store(tmp_path / "store").catalogue().train
         assert made.labels == [1, 0, 3, 2, 3]
         assert len({path.casefold() for path in made.paths}) == 5
@@ -224,9 +224,8 @@ def test_another_store_or_folder_is_not_touched(images, tmp_path):
 
 
 def test_a_part_of_the_images_does_not_replace_the_store_of_all(images, tmp_path):
-    recipe = Recipe(Decoding(channels=3, size=(64, 64), geometry="cover", max_pixels=10**7), "raw", None)
     found = folder(str(images), valid_fraction=0.2, split_seed=0)
-    do = partial(prepare, recipe=recipe, workers=2, skip_unreadable=False, progress=lambda items, _: items)
+    do = partial(prepare, recipe=RECIPE, workers=2, skip_unreadable=False, progress=lambda items, _: items)
     do(found.at_most(4), root=tmp_path / "part", part=True)
     do(found, root=tmp_path / "part")  # more may come
     before = contents(tmp_path / "part")
@@ -291,8 +290,7 @@ def test_what_is_done_stands_for_what_is_to_come(images, tmp_path):
             yield item
 
     found = folder(str(images), valid_fraction=0.2, split_seed=0)
-    recipe = Recipe(Decoding(channels=3, size=(64, 64), geometry="cover", max_pixels=10**7), "raw", None)
-    prepare(found, recipe, tmp_path / "store", workers=2, skip_unreadable=False, progress=seen)
+    prepare(found, RECIPE, tmp_path / "store", workers=2, skip_unreadable=False, progress=seen)
     for count in (12, 16, 24, 36):
         assert np.mean(made[:count]) == pytest.approx(np.mean(made), rel=0.26)
         assert kinds[:count].count(".bmp") == pytest.approx(count / 5, abs=1)
@@ -300,7 +298,6 @@ def test_what_is_done_stands_for_what_is_to_come(images, tmp_path):
 
 def test_interrupted_between_two_items_no_worker_goes_on(images, tmp_path):
     found = folder(str(images), valid_fraction=0.2, split_seed=0)
-    recipe = Recipe(Decoding(channels=3, size=(64, 64), geometry="cover", max_pixels=10**7), "raw", None)
     options = {"workers": 2, "skip_unreadable": False}
 
     def interrupted(items, total):
@@ -308,7 +305,7 @@ def test_interrupted_between_two_items_no_worker_goes_on(images, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as error:
-        prepare(found, recipe, tmp_path / "store", **options, progress=interrupted)
+        prepare(found, RECIPE, tmp_path / "store", **options, progress=interrupted)
     assert error.traceback  # it holds the frames, and with them what they hold
     assert not multiprocessing.active_children()
 
@@ -382,7 +379,6 @@ def test_a_worker_takes_less_than_three_decoded_images(photos, tmp_path):
 
 def test_a_store_keeps_the_test_split_and_what_a_table_says(images, tmp_path):
     a, b = (sorted(str(path) for path in (images / label).iterdir()) for label in "ab")
-    recipe = Recipe(Decoding(channels=3, size=(64, 64), geometry="cover", max_pixels=10**7), "raw", None)
 
     def made(group: str) -> Catalogue:
         found = Catalogue(
@@ -393,7 +389,7 @@ def test_a_store_keeps_the_test_split_and_what_a_table_says(images, tmp_path):
             test=Split([b[1], b[2]], [1, 1], {"group": ["4", ""]}),
         )
         options = {"workers": 1, "skip_unreadable": False, "progress": lambda items, _: items}
-        assert prepare(found, recipe, tmp_path / "store", **options) == {}
+        assert prepare(found, RECIPE, tmp_path / "store", **options) == {}
         return Store(tmp_path / "store").catalogue()
 
     stored = made("2")
