@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from typing import Any
 
 from hct_lightning.deploy.extra import extra
@@ -34,7 +36,12 @@ class EndWithServer(Callback):
 
 
 class Server(LitServer):
-    """LitServe's, whose processes leave it to the first one what Ctrl-C means."""
+    """LitServe's, whose processes leave it to the first one what Ctrl-C means, and which ends when one of them does."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.died = False  # one of its processes, before the server was told to end
+        self._ending = threading.Event()
 
     def launch_inference_worker(self, lit_api: Any) -> Any:
         with _children_end_silently():
@@ -43,6 +50,27 @@ class Server(LitServer):
     def _start_server(self, *args: Any, **options: Any) -> Any:
         with _children_end_silently():
             return super()._start_server(*args, **options)
+
+    def _start_worker_monitoring(self, manager: Any, uvicorn_workers: dict[int, Any]) -> None:
+        """Ends the server when a process of it has died.
+
+        LitServe's own asks every two seconds, also while the server ends, and takes what is being
+        ended for dead. It watches the process that holds the artifact alone.
+        """
+        processes = [*self.inference_workers, *uvicorn_workers.values()]
+        threading.Thread(target=self._end_with, args=(processes,), daemon=True).start()
+
+    def _end_with(self, processes: list[Any]) -> None:
+        wait([process.sentinel for process in processes])
+        # What ends them all at once, as Ctrl-C on a terminal, comes to the first process too, maybe a little later.
+        if self._shutdown_event and not self._ending.wait(1):
+            self.died = True
+            with contextlib.suppress(EOFError, OSError):  # it has been told to end meanwhile
+                self._shutdown_event.set()
+
+    def _perform_graceful_shutdown(self, *args: Any, **options: Any) -> None:
+        self._ending.set()
+        super()._perform_graceful_shutdown(*args, **options)
 
 
 @contextlib.contextmanager
@@ -97,7 +125,7 @@ def run(server: Server, *, host: str, port: int) -> None:
 
     Raises:
         ValueError: when the port is taken, or the host is none of this machine's.
-        RuntimeError: when the process that holds the artifact has died.
+        ChildProcessError: when one of its processes has died.
     """
     check_free(host, port)
     # LitServe knows Ctrl-C alone: after any other exception it waits for itself for ever.
@@ -113,12 +141,14 @@ def run(server: Server, *, host: str, port: int) -> None:
             log_config=None,
             access_log=False,
         )
-    except (EOFError, ConnectionError) as error:
-        raise RuntimeError("the process that holds the artifact has died; was the machine short of memory?") from error
+    except (EOFError, ConnectionError):
+        server.died = True  # LitServe's manager
     finally:
         signal.signal(signal.SIGTERM, before)
         for child in multiprocessing.active_children():
             child.terminate()
+    if server.died:
+        raise ChildProcessError("a process of the server has died; was the machine short of memory?")
 
 
 def check_free(host: str, port: int) -> None:

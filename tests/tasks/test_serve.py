@@ -222,6 +222,20 @@ def test_ctrl_c_ends_it_in_order(served):
         urllib.request.urlopen(f"{served.url}/health")
 
 
+def test_it_ends_when_one_of_its_processes_has_died(trained, environment, tmp_path):
+    """The one that holds the artifact; so a supervisor starts it anew, where it would refuse every request."""
+    served = Served(trained / "artifacts" / "torchscript", tmp_path, environment)
+    found = subprocess.run(
+        ["pgrep", "-s", str(served.process.pid), "-f", "spawn_main"], capture_output=True, text=True, check=True
+    )
+    (holder,) = map(int, found.stdout.split())
+    os.kill(holder, signal.SIGKILL)
+    assert served.process.wait(30) == 1
+    reason = "error: a process of the server has died; was the machine short of memory?"
+    assert served.log.read_text().splitlines()[-1] == reason
+    assert served.memory_mb() == 0
+
+
 def test_what_is_no_artifact_ends_with_a_line(cli, tmp_path):
     done = cli("task=serve", "serve.artifact=gone", cwd=tmp_path, status=1)
     assert "gone is no artifact: it holds no artifact.json" in done.stderr.splitlines()[-1]
