@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from hct_lightning.deploy import stem
 from hct_lightning.deploy.artifact import Exported
 from hct_lightning.deploy.extra import extra
-from hct_lightning.deploy.int8.attention import share_products
+from hct_lightning.deploy.int8.attention import linears_to_convolutions, share_products
 from hct_lightning.deploy.int8.folding import (
     fold_batch_norm,
     fold_first_activation,
     fold_normalisation,
     fold_sums,
 )
-from hct_lightning.deploy.int8.layers import layers
+from hct_lightning.deploy.int8.layers import has_vnni, layers
 from hct_lightning.deploy.int8.sensitivity import float_layers
 from hct_lightning.deploy.program import MULTIPLE, program
 from hct_lightning.deploy.runtimes import openvino
@@ -60,6 +61,8 @@ def export(
     fold_first_activation(network)
     fold_sums(network)
     share_products(network)
+    if torch.cpu.get_capabilities().get("avx2") and not has_vnni():
+        linears_to_convolutions(network)
     zero_points = -cast(FromPixels, network).offset if fold_normalisation(network) else None
     exported = program(network, example, dynamic=dynamic).run_decompositions()
     chosen = layers(network).keys() - float_layers(network, calibration, percent)

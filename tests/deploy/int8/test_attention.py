@@ -5,7 +5,13 @@ import copy
 import pytest
 import torch
 
-from hct_lightning.deploy.int8.attention import SMALL, SharedAttention, SharedHeads, share_products
+from hct_lightning.deploy.int8.attention import (
+    SMALL,
+    SharedAttention,
+    SharedHeads,
+    linears_to_convolutions,
+    share_products,
+)
 from hct_lightning.models import HCT, FromPixels
 from hct_lightning.models.performer import PerformerAttention
 
@@ -65,6 +71,17 @@ def test_any_number_of_tokens_can_be_exported():
         for tokens in (37, 512, 625):
             x = torch.randn(2, tokens, 32)
             torch.testing.assert_close(program(x), attention(x), rtol=1e-4, atol=1e-5)
+
+
+def test_convolutions_over_tokens_are_the_linear_layers(network, images):
+    other = copy.deepcopy(network)
+    share_products(other)
+    linears_to_convolutions(other)
+    with torch.inference_mode():
+        torch.testing.assert_close(other(images[0]), network(images[0]), rtol=1e-4, atol=1e-4)
+    nodes = torch.export.export(other, (images[0],)).run_decompositions().graph.nodes
+    linears = [node for node in nodes if node.target is torch.ops.aten.addmm.default]
+    assert len(linears) == 1, "the head's"
 
 
 def test_the_softmax_kernel_stays():

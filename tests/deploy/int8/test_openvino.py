@@ -71,15 +71,30 @@ def test_what_the_last_layer_of_attention_takes_has_no_zero_point(network, image
     made = exporter.export(network, images[0], tmp_path, dynamic=False, calibration=images, percent=100)
     model = openvino.Core().read_model(tmp_path / made.file)
     rounded = [node for node in model.get_ordered_ops() if node.get_type_name() == "FakeQuantize"]
-    users = {node: {user.get_node().get_type_name() for user in node.output(0).get_target_inputs()} for node in rounded}
-    ranges = [
-        tuple(node.input_value(i).get_node().get_data().item() for i in (1, 2))
-        for node in rounded
-        if users[node] & {"MatMul", "Reshape"}
-    ]
+    ranges = [tuple(node.input_value(i).get_node().get_data().item() for i in (1, 2)) for node in rounded]
     signed = [(low, high) for low, high in ranges if low < 0]
     assert signed, "attention's values have a sign"
     assert all(low == pytest.approx(-high * 128 / 127, rel=1e-3) for low, high in signed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_linears_of_attention_are_convolutions_without_vnni_and_answer_alike(
+    network, images, dynamic, monkeypatch, tmp_path
+):
+    from hct_lightning.deploy.int8 import openvino
+    from hct_lightning.deploy.runtimes.openvino import load
+
+    answers = []
+    for vnni, int8 in ((True, {"convolutions": 22, "linears": 23}), (False, {"convolutions": 44, "linears": 1})):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda vnni=vnni: {"avx2": True, "avx_vnni": vnni})
+        (folder := tmp_path / str(vnni)).mkdir()
+        made = openvino.export(network, images[0], folder, dynamic=dynamic, calibration=images, percent=100)
+        assert made.int8 == int8
+        answers.append(load(folder / made.file, WITHOUT, 1, 1)(images[1]))
+    assert sqnr_db(*answers) > 35
+    with torch.inference_mode():
+        assert all(sqnr_db(network(images[1]), answer) > 15 for answer in answers)
 
 
 @pytest.mark.slow
