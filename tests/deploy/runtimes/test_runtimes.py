@@ -152,8 +152,9 @@ def test_artifacts_say_what_they_cost_and_give(quick):
 def test_every_layer_really_is_int8(quick):
     folders, _, _ = quick
     assert int8_layers(folders["torchscript_int8"]) == (22, 17, 39)
-    # Where not all heads fit into one product, queries, keys and values are a layer for each half of them.
-    assert int8_layers(folders["openvino_int8"]) == (22, 23, 45)
+    # Where not all heads fit into one product, queries, keys and values are a layer for each half of them. Without
+    # VNNI all of attention's are convolutions.
+    assert int8_layers(folders["openvino_int8"]) in [(22, 23, 45), (44, 1, 45)]
 
 
 @pytest.mark.parametrize("runtime", ["torchscript", pytest.param("openvino", marks=pytest.mark.slow)])
