@@ -43,12 +43,16 @@ class WatchRanks(Callback):
         launcher.procs = ranks
         endings.before_at_once(lambda: self._finish(trainer, ranks))
         missed_by_nobody = getattr(trainer.strategy, "goes_on_without", lambda number: False)
-        watch = (ranks, Path(trainer.default_root_dir), missed_by_nobody)
+        watch = (ranks, Path(trainer.default_root_dir), missed_by_nobody, self._over)
         threading.Thread(target=self._watch, args=watch, daemon=True).start()
 
-    def _watch(self, ranks: list[subprocess.Popen], folder: Path, missed_by_nobody: Callable[[int], bool]) -> None:
-        over = self._over
-
+    def _watch(
+        self,
+        ranks: list[subprocess.Popen],
+        folder: Path,
+        missed_by_nobody: Callable[[int], bool],
+        over: threading.Event,
+    ) -> None:
         def goes_on(number: int) -> bool:
             return not endings.told(folder) and missed_by_nobody(number)
 

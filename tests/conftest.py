@@ -1,10 +1,13 @@
 """The command line as users run it, and a small trained run that tests share."""
 
+import contextlib
 import json
 import os
+import random
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -64,6 +67,40 @@ Cli = Callable[..., subprocess.CompletedProcess]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
+class Clock:
+    """In the place of a module's `time`: time passes when the test says so, however busy the machine is."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    perf_counter = monotonic
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Below those that connections get by chance, so that it is still free when it is used."""
+
+    def find() -> int:
+        while True:
+            port = random.SystemRandom().randrange(15_000, 30_000)
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+
+    return find
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,8 @@ Gloo's sends and receives block, so each connection has threads of its own. They
 """
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ _GRADIENT, _NOTES, _WEIGHTS, _NO_NEWS, _END = range(5)
 _FIELDS = 3  # of a message, beside notes and members
 _MOST_RANKS = 1024
 _FOREVER = timedelta(days=365)  # of validation or a long step nobody is to be impatient
+_ENDS_S = 10.0  # for the last messages
 
 
 class Gradient(NamedTuple):
@@ -153,9 +155,18 @@ class Line:
         return Weights(version, values, bool(meets), tuple(notes), members)
 
 
-def in_background(work: Callable[[], None], name: str) -> None:
+def in_background(work: Callable[[], None], name: str) -> threading.Thread:
     """A thread that does not keep the process alive."""
-    threading.Thread(target=work, name=name, daemon=True).start()
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def wait_for(threads: Iterable[threading.Thread]) -> None:
+    """Waits for their ends, `_ENDS_S` at most. Python aborts the process where it ends while one waits for a message."""
+    until = time.monotonic() + _ENDS_S
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
 
 
 class Remote:
@@ -164,7 +175,7 @@ class Remote:
     def __init__(self, line: Line, mailbox: Mailbox) -> None:
         self.line = line
         self.mailbox = mailbox
-        in_background(self._receive, "weights")
+        self._thread = in_background(self._receive, "weights")
 
     def deliver(self, gradient: Gradient) -> None:
         try:
@@ -175,6 +186,10 @@ class Remote:
     def close(self) -> None:
         """Says that no more gradients come."""
         self.line.send(0, None)
+
+    def wait(self) -> None:
+        """Waits until no more weights come."""
+        wait_for([self._thread])
 
     def _receive(self) -> None:
         try:

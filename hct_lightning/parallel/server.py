@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from hct_lightning.parallel.courier import SILENT, Gradient, Line, Mailbox, Weights, in_background, sent_as
+from hct_lightning.parallel.courier import SILENT, Gradient, Line, Mailbox, Weights, in_background, sent_as, wait_for
 from hct_lightning.parallel.schemes import Arrivals, Scheme
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,7 @@ class Server:
         self._notes = SILENT
         self._newest = Weights(version, None)
         self._due: dict[int, Weights] = {}  # by worker, what is to be sent
+        self._threads: list[threading.Thread] = []
         self._closed = False
         self._changed = threading.Condition()
         self._since = self._last = time.monotonic()
@@ -93,8 +94,10 @@ class Server:
     def connect(self, line: Line) -> None:
         """Serves the other ranks from now on."""
         for rank in self.alive[1:]:
-            in_background(lambda rank=rank: self._receive(line, rank), f"gradients of rank {rank}")
-            in_background(lambda rank=rank: self._send(line, rank), f"weights for rank {rank}")
+            self._threads += [
+                in_background(lambda rank=rank: self._receive(line, rank), f"gradients of rank {rank}"),
+                in_background(lambda rank=rank: self._send(line, rank), f"weights for rank {rank}"),
+            ]
 
     def deliver(self, gradient: Gradient, rank: int = 0) -> None:
         """Takes a gradient; what follows is in the mailbox soon."""
@@ -212,6 +215,10 @@ class Server:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def wait(self) -> None:
+        """Waits until the other ranks have closed their lines."""
+        wait_for(self._threads)
 
     def begin_tally(self) -> None:
         """Updates are timed from now on."""

@@ -280,10 +280,9 @@ class FirstArrivals(DDPStrategy):
 
     def on_train_end(self) -> None:
         self._running = False
-        if self._server:
-            self._server.close()
-        elif self._remote:
-            self._remote.close()
+        if side := self._server or self._remote:
+            side.close()
+            side.wait()
 
     def on_exception(self, exception: BaseException) -> None:
         if self._server:  # that the others end now is no news

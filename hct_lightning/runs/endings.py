@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 FAILED, INTERRUPTED, TERMINATED = 1, 128 + signal.SIGINT, signals.STATUS  # exit codes
 PATIENCE_S = 5.0  # how long a rank looks for the cause of an error that may be a consequence
 GRACE_S = 1.0  # how long a rank may take to end by itself when another one has said why
+_RECORD_S = 10.0  # how long its main thread may take to record the end where rank 0 is gone
 _LINGER_S = 10.0  # how long a rank that rank 0 started leaves it to rank 0 to say why, and to end it
 
 
@@ -71,12 +72,14 @@ class Ending(NamedTuple):
 
 # Of this process, which has one run at a time.
 _ending = threading.Event()  # its main thread has begun to end
+_recorded = threading.Event()  # it has recorded that, where it does
 _last_acts: list[Callable[[], Any]] = []  # to be done where a thread ends it
 
 
 def begin(folder: Path) -> None:
     """Forgets what ranks of earlier attempts have left in the folder."""
     _ending.clear()
+    _recorded.clear()
     _last_acts.clear()
     out_of_memory.forget()
     for path in folder.glob(".ending-*"):
@@ -100,7 +103,7 @@ def _end_after(parent: int, mine: Ending, folder: Path) -> None:
     """Ends a rank after rank 0, which started it. It has the last word where rank 0 was aborted."""
     while os.getppid() == parent:
         time.sleep(0.05)
-    time.sleep(GRACE_S)  # for its main thread to write the record
+    _recorded.wait(_RECORD_S)
     if _first(mine, folder).rank == mine.rank:
         say(mine, folder, go_on=None)
     os._exit(mine.code)
@@ -282,6 +285,11 @@ def before_at_once(act: Callable[[], Any]) -> None:
 def ends_by_itself(within_s: float) -> bool:
     """Whether the main thread has begun to end, or does so in this time."""
     return _ending.wait(within_s)
+
+
+def recorded() -> None:
+    """The main thread has recorded the end of the run, or left that to another rank."""
+    _recorded.set()
 
 
 def completed() -> None:

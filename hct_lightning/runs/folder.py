@@ -118,23 +118,22 @@ class Run:
         self.update(
             **{"id": uuid.uuid4().hex[:8], "created": _now()} | self.record,
         )
-        self.update(
-            status="running",
-            reason=None,
-            pid=os.getpid(),
-            started=_now(),
-            ended=None,
-            slurm=job.description(),
-            versions={"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
-            **fields,
-        )
+        begun: dict[str, Any] = {
+            "pid": os.getpid(),
+            "started": _now(),
+            "ended": None,
+            "slurm": job.description(),
+            "versions": {"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
+        }
         with self.together(records=True):
             try:
+                self.update(status="running", reason=None, **begun, **fields)
                 yield
             except BaseException as error:
                 ending = endings.of_run(self.folder, error)
                 if self.writes or ending.rank == ranks.rank():
                     self.end(ending.status, ending.reason, since=started)
+                endings.recorded()
                 raise
         if self.writes:
             self.end("completed", None, since=started)

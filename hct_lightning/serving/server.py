@@ -63,7 +63,7 @@ class Server(LitServer):
     def _end_with(self, processes: list[Any]) -> None:
         wait([process.sentinel for process in processes])
         # What ends them all at once, as Ctrl-C on a terminal, comes to the first process too, maybe a little later.
-        if self._shutdown_event and not self._ending.wait(1):
+        if self._shutdown_event and not self._ending.wait(3):
             self.died = True
             with contextlib.suppress(EOFError, OSError):  # it has been told to end meanwhile
                 self._shutdown_event.set()

@@ -1,9 +1,9 @@
 import math
-import time
+from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, timer
 
 from hct_lightning.callbacks.time_budget import TimeBudget
 from hct_lightning.training.progress import total_steps
@@ -13,11 +13,12 @@ from hct_lightning.training.resuming import StepSchedule
 class Slow(Callback):
     """Steps of a known length; what the whole training was thought to be, after each epoch."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Any) -> None:
+        self.clock = clock
         self.estimates: list[float] = []
 
     def on_train_batch_start(self, *_) -> None:
-        time.sleep(0.05)
+        self.clock.sleep(0.05)
 
     def on_train_epoch_end(self, trainer, module) -> None:
         self.estimates.append(total_steps(trainer))
@@ -44,10 +45,11 @@ def scheduled(classifier):
     return classifier
 
 
-def test_the_steps_of_the_time_are_known_after_an_epoch_and_saved(fit, scheduled, tmp_path):
-    budget, slow = TimeBudget(), Slow()
+def test_the_steps_of_the_time_are_known_after_an_epoch_and_saved(fit, scheduled, clock, monkeypatch, tmp_path):
+    monkeypatch.setattr(timer, "time", clock)
+    budget, slow = TimeBudget(), Slow(clock)
     trainer = fit(budget, slow, max_epochs=-1, max_time={"seconds": 2})
-    assert slow.estimates[-2:] == pytest.approx([trainer.global_step] * 2, rel=0.35)
+    assert slow.estimates[-2:] == pytest.approx([trainer.global_step] * 2, rel=0.03)
     assert scheduled.steps_in_time == budget.steps
     trainer.save_checkpoint(tmp_path / "end.ckpt")
     assert trainer.optimizers[0].param_groups[0]["lr"] == budget.steps
@@ -60,8 +62,8 @@ def test_the_steps_of_the_time_are_known_after_an_epoch_and_saved(fit, scheduled
     assert first.rate == pytest.approx(3 * budget.steps)
 
 
-def test_epochs_that_end_sooner_count_and_without_a_time_nothing_is_said(fit):
-    slow = Slow()
+def test_epochs_that_end_sooner_count_and_without_a_time_nothing_is_said(fit, clock):
+    slow = Slow(clock)
     fit(TimeBudget(), slow, max_epochs=1, max_time={"hours": 1})
     assert slow.estimates == [4]
     budget = TimeBudget()

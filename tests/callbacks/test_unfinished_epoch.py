@@ -1,11 +1,10 @@
 """Runs that were ended within an epoch, or at its end, and go on for longer."""
 
-import time
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, LambdaCallback
+from lightning.pytorch.callbacks import Callback, LambdaCallback, timer
 
 from hct_lightning.callbacks.average_weights import AverageWeights
 from hct_lightning.callbacks.batch_norm import BatchNormStatistics
@@ -17,15 +16,13 @@ from hct_lightning.callbacks.validate_last import ValidateLast
 class Steps(Callback):
     """Epoch, batch, images and step of each batch."""
 
-    def __init__(self, pause_s: float = 0) -> None:
-        self.pause_s = pause_s
+    def __init__(self) -> None:
         self.steps: list[tuple[Any, ...]] = []
 
     def setup(self, trainer, module, stage) -> None:
         trainer.datamodule.micro_batches = trainer.accumulate_grad_batches
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        time.sleep(self.pause_s)
         self.steps.append((trainer.current_epoch, batch_idx, batch.index.tolist(), trainer.global_step))
 
 
@@ -57,14 +54,15 @@ def test_with_more_steps_it_ends_bitwise_where_an_undisturbed_one_does(fit, clas
         assert all(torch.equal(value, wanted[key][name]) for name, value in found[key].items())
 
 
-def test_with_more_time_too_where_it_was_over_between_micro_batches(fit, tmp_path):
+def test_with_more_time_too_where_it_was_over_between_micro_batches(fit, clock, monkeypatch, tmp_path):
+    monkeypatch.setattr(timer, "time", clock)
     options = {"max_epochs": 3, "accumulate_grad_batches": 2, "enable_checkpointing": True}
     whole, parts = Steps(), Steps()
     fit(*callbacks(whole), **options)
-    for i, pause_s in enumerate([0.4, 0]):
+    pause = LambdaCallback(on_train_batch_end=lambda *_: clock.sleep(0.4))
+    for i in range(2):
         last = {"ckpt_path": tmp_path / "checkpoints" / "last.ckpt"} if i else {}
-        parts.pause_s = pause_s
-        fit(*callbacks(parts), **options, max_time={"seconds": 100 if i else 1}, **last)
+        fit(*callbacks(parts), pause, **options, max_time={"seconds": 100 if i else 1}, **last)
         if not i:
             assert len(parts.steps) == 3  # of which the third made no step, and is trained on again
             parts.steps.pop()

@@ -366,8 +366,8 @@ def test_images_for_calibration_and_evaluation(root, prepared):
 
 def test_images_for_calibration_are_read_as_they_are_asked_for(root, prepared):
     """At 4000 px 64 of them would be 3 GB."""
-    data = prepared(root, num_workers=1, prefetch_factor=2)
-    for images in (data.calibration(16), data.evaluation(4)):
+    data = prepared(root, num_workers=1, prefetch_factor=2, valid_fraction=0.5)
+    for images in (data.calibration(10), data.evaluation(10)):
         batches = iter(images)
         next(batches)
         for file in root.rglob("*.png"):

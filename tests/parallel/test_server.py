@@ -1,5 +1,6 @@
 """The server with workers in threads, over real connections: the weights that come out, and who is told what."""
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -50,13 +51,19 @@ def serve(scheme: Scheme, *, until: int, slow_s: float = 0.0, meets=lambda versi
     lines = connected(3, 2)
     server.connect(lines[0])
     workers = [Worker(0, server.deliver, server.mailbox, takes_s=0.01)]
+    remotes = []
     for rank in (1, 2):
-        mailbox = Mailbox()
+        remotes.append(Remote(lines[rank], mailbox := Mailbox()))
         takes_s = slow_s if rank == 2 else 0.01
-        workers.append(Worker(rank, Remote(lines[rank], mailbox).deliver, mailbox, takes_s=takes_s))
+        workers.append(Worker(rank, remotes[-1].deliver, mailbox, takes_s=takes_s))
     with ThreadPoolExecutor() as pool:
         seen = list(pool.map(lambda worker: worker.run(until), workers))
-    server.close()
+    sides = [server, *remotes]
+    for side in sides:
+        side.close()
+    for side in sides:
+        side.wait()
+    assert not any(thread.name.startswith(("gradients of rank", "weights")) for thread in threading.enumerate())
     return server, seen
 
 

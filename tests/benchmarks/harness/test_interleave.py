@@ -9,15 +9,17 @@ from hct_lightning.benchmarks.inference import shapes
 from hct_lightning.benchmarks.inference.shapes import Shape, Turns, in_groups, table
 
 SIDE = """
-import sys, time
-from hct_lightning.benchmarks.harness.side import serve
-calls = []
+import sys
+from types import SimpleNamespace
+from hct_lightning.benchmarks.harness import side
+calls, clock = [], SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+side.time = clock
 def work():
     calls.append(1)
-    time.sleep(float(sys.argv[1]) * (5 if len(calls) == 1 else 1))
+    clock.now += float(sys.argv[1]) * (5 if len(calls) == 1 else 1)
     with open(sys.argv[2], "a") as file:
         file.write(sys.argv[3] + "\\n")
-serve(work, name=sys.argv[3], precision="fp32", load_s=0, size_bytes=0, threads=1)
+side.serve(work, name=sys.argv[3], precision="fp32", load_s=0, size_bytes=0, threads=1)
 """
 
 
@@ -31,9 +33,10 @@ def test_sides_take_turns_and_the_warm_up_does_not_count(tmp_path):
     measured = interleave(sides, warmup=1, rounds=3)
     assert diary.read_text().split() == ["slow", "fast"] * 4
     assert len(measured["slow"].seconds) == 3
-    assert measured["slow"].first_s > 0.4 > 0.3 > max(measured["slow"].seconds)
+    assert measured["slow"].first_s == pytest.approx(0.4)
+    assert measured["slow"].seconds == pytest.approx([0.08] * 3)
     assert measured["fast"].facts["name"] == "fast"
-    assert 2 < paired_ratio(measured["slow"], measured["fast"]) < 6
+    assert paired_ratio(measured["slow"], measured["fast"]) == pytest.approx(4)
 
 
 def test_groups_all_hold_the_first_side(tmp_path):
