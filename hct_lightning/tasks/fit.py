@@ -117,6 +117,8 @@ def main(cfg: DictConfig, folder: Path) -> None:
             micro_batches=plan.micro_batches,
             gradient_bytes=sum(p.nbytes for p in network.parameters()),
         )
+        # Lightning converts it later: after weights are averaged in a copy, and loaded, which would round those of fp64.
+        trainer.precision_plugin.convert_module(module)
         data.trains_with(devices.global_batch, plan.micro_batches, partial(total_steps, trainer))
         introduce(cfg, trainer, module, devices, plan)
         if resume:

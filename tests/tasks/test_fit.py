@@ -149,9 +149,12 @@ def test_ctrl_c_says_how_to_go_on(trained, environment, tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_resuming_at_the_end_of_an_epoch_is_bitwise_too_and_can_go_further(cli, trained, tiny, tmp_path):
-    one = (*tiny[:6], "trainer.max_epochs=1", "schedule=constant")
-    two = (*tiny[:6], "trainer.max_epochs=2", "schedule=constant")
+@pytest.mark.parametrize(
+    "options", [(), ("trainer.precision=64-true", "callbacks=default")], ids=["fp32", "averages in fp64"]
+)
+def test_resuming_at_the_end_of_an_epoch_is_bitwise_too_and_can_go_further(cli, trained, tiny, tmp_path, options):
+    one = (*tiny[:6], "trainer.max_epochs=1", "schedule=constant", *options)
+    two = (*tiny[:6], "trainer.max_epochs=2", "schedule=constant", *options)
     cli(*one, f"hydra.run.dir={tmp_path}/a", "export=[]", cwd=tmp_path)
     cli(f"run={tmp_path}/a", "trainer.max_epochs=2", cwd=tmp_path)
     cli(*two, f"hydra.run.dir={tmp_path}/b", "export=[]", cwd=tmp_path)
