@@ -4,7 +4,7 @@ import contextlib
 import logging
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Set, Sized
+from collections.abc import Collection, Iterable, Mapping, Set, Sized
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,15 +74,7 @@ def export(
     }
     model = openvino.convert(exported, example, dynamic=dynamic)
     openvino.name_first_stages(model, exported, network)
-    blocks = blocks_of(network, chosen)
-    ignored, sums = [], []
-    for operation in model.get_ordered_ops():
-        name, kind = operation.get_friendly_name(), operation.get_type_name()
-        module = module_of.get(name.split("/")[0])
-        if kind == "Add" and module in blocks:
-            sums.append(name)
-        elif kind not in ("Convolution", "MatMul") or module not in chosen:
-            ignored.append(name)
+    sums, ignored = sums_and_ignored(model, module_of, blocks_of(network, chosen), chosen)
     # Without zero points where that is no loss: in HCT only what the attention's last layer takes has a sign, and there
     # a zero point costs time. Activations of other networks may be negative a little, as GELU's are.
     of_hct = isinstance(network, FromPixels) and isinstance(network.network, HCT)
@@ -116,6 +108,28 @@ def export(
         int8=count_int8(folder / openvino.FILE),
         layers=len(layers(network)),
     )
+
+
+def sums_and_ignored(
+    model: Model, module_of: Mapping[str, str], blocks: Set[str], chosen: Set[str]
+) -> tuple[list[str], list[str]]:
+    """The names of the sums of blocks, and of all that is not quantized.
+
+    Args:
+        model: as converted.
+        module_of: the modules, by the names of the program's nodes.
+        blocks: whose sums are to be in int8.
+        chosen: the layers that are.
+    """
+    sums, ignored = [], []
+    for operation in model.get_ordered_ops():
+        name, kind = operation.get_friendly_name(), operation.get_type_name()
+        module = module_of.get(name.split("/")[0])
+        if kind == "Add" and module in blocks:
+            sums.append(name)
+        elif kind not in ("Convolution", "MatMul") or module not in chosen:
+            ignored.append(name)
+    return sums, ignored
 
 
 def blocks_of(network: nn.Module, chosen: Set[str]) -> set[str]:
