@@ -62,7 +62,7 @@ def save(model: openvino.Model, folder: Path) -> None:
     """Writes `model.xml` and `model.bin`, weights as they are."""
     file = folder / FILE
     openvino.save_model(model, file, compress_to_fp16=False)
-    file.write_text(re.sub(r"^\t+", "", file.read_text(), flags=re.MULTILINE))  # 48 kB of HCT's are indentation
+    file.write_bytes(re.sub(rb"^\t+", b"", file.read_bytes(), flags=re.MULTILINE))  # 48 kB of HCT's are indentation
 
 
 def export(network: nn.Module, example: Tensor, folder: Path, *, dynamic: bool, precision: str) -> Exported:
