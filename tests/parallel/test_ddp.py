@@ -48,7 +48,10 @@ def one_process(cli, tmp_path_factory):
     [
         ("trainer.devices=2", "data.batch_size=4"),
         ("data.batch_size=8", "micro_batches=3"),
-        ("trainer.devices=2", "data.batch_size=4", "gradients=k_sync", "gradients.k=2"),
+        pytest.param(
+            ("trainer.devices=2", "data.batch_size=4", "gradients=k_sync", "gradients.k=2"),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             ("trainer.devices=2", "data.batch_size=4", "micro_batches=3"),
             marks=pytest.mark.slow,

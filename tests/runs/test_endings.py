@@ -74,6 +74,7 @@ def test_the_rank_that_fails_says_why_while_another_waits_for_ever(tmp_path, err
     assert "error:" not in "".join(said[:-1])
 
 
+@pytest.mark.slow
 def test_an_option_that_lightning_refuses_is_said_in_its_words(tmp_path):
     """A real one: so small a share of the batches is none."""
     fails = """

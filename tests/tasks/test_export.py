@@ -27,9 +27,11 @@ def test_export_again_with_open_size(cli, trained, tmp_path):
     ("args", "message"),
     [
         (("export=[]",), "names nothing to make"),
-        (("export.percentages=[50]", "export.evaluation=0"), "export.percentages measures"),
+        pytest.param(
+            ("export.percentages=[50]", "export.evaluation=0"), "export.percentages measures", marks=pytest.mark.slow
+        ),
         (("data.resolution=256",), "data.resolution=[256, 256]: an artifact takes images as its network was trained"),
-        (("data.window=[0,9]",), "data.window=[0, 9]: an artifact takes"),
+        pytest.param(("data.window=[0,9]",), "data.window=[0, 9]: an artifact takes", marks=pytest.mark.slow),
         (("data.mean=[0.1,0.1,0.1]",), "data.mean=[0.1, 0.1, 0.1]: the network was trained with"),
         (("export=[torchscript]", "export.dynamic=true", "data.resolution=128"), None),
     ],

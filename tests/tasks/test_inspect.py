@@ -44,6 +44,7 @@ def test_inspect_tells_what_is_there_and_how_to_begin(cli, pictures, tmp_path):
     assert str(pictures / "train/b/3.png") in skipped
 
 
+@pytest.mark.slow
 def test_images_smaller_than_the_network_takes_are_enlarged(cli, tmp_path):
     for i in range(8):
         (tmp_path / "tiny" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
@@ -52,6 +53,7 @@ def test_images_smaller_than_the_network_takes_are_enlarged(cli, tmp_path):
     assert "data.resolution=128" in done.stdout.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_window_is_suggested_and_looked_with(cli, tmp_path):
     """12 bits in 16: without a window the network would see black, and its mean would hide it."""
     rng = np.random.default_rng(0)

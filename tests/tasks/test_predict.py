@@ -60,6 +60,7 @@ def test_an_artifact_of_the_run_predicts_as_the_checkpoint_does(cli, trained, ph
     assert 'data.geometry="paper": this artifact takes' in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_predict_finds_the_run_of_a_checkpoint(cli, trained, photos, tmp_path):
     file = next(photos.rglob("*.jpg"))
     checkpoint = trained / "checkpoints" / "last.ckpt"
